@@ -1,0 +1,84 @@
+// Pinned workers that run one parallel region a step, and the barrier operators meet at inside it.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace edgewise {
+
+// A callable borrowed for the length of a call; copies nothing and allocates nothing.
+class WorkerFunction {
+ public:
+  template <typename F>
+  WorkerFunction(const F& function)  // NOLINT: implicit, so that a lambda can be passed directly
+      : object_(&function), call_([](const void* object, int worker) {
+          (*static_cast<const F*>(object))(worker);
+        }) {}
+  void operator()(int worker) const { call_(object_, worker); }
+
+ private:
+  const void* object_;
+  void (*call_)(const void*, int);
+};
+
+// All `count` threads wait until the last one arrives. Spins briefly, then yields its core.
+class SpinBarrier {
+ public:
+  explicit SpinBarrier(int count) : count_(count) {}
+  void arrive_and_wait() noexcept;
+
+ private:
+  const int count_;
+  std::atomic<int> arrived_{0};
+  std::atomic<uint32_t> generation_{0};
+};
+
+class ThreadPool {
+ public:
+  // `threads` workers, the caller being worker 0; 0 means as many as this process may use.
+  explicit ThreadPool(int threads = 0);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int size() const { return size_; }
+  // Runs function(worker) on every worker, 0 <= worker < size(), and returns when all are done.
+  // One region at a time; the function must not throw.
+  void run(WorkerFunction function) noexcept;
+  // For use inside a region, by all workers.
+  void barrier() noexcept { barrier_.arrive_and_wait(); }
+
+ private:
+  void work(int worker);
+
+  int size_;
+  SpinBarrier barrier_;
+  std::atomic<uint32_t> region_{0};
+  std::atomic<int> running_{0};
+  std::atomic<bool> stop_{false};
+  const WorkerFunction* function_ = nullptr;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::vector<std::thread> threads_;
+};
+
+// Cores this process may run on (affinity mask and cgroup quota).
+int available_cores();
+
+// The half-open share of `count` items that `worker` of `workers` takes, in multiples of `grain`.
+struct Range {
+  int64_t begin;
+  int64_t end;
+};
+inline Range share_of(int64_t count, int worker, int workers, int64_t grain = 1) {
+  const int64_t units = (count + grain - 1) / grain;
+  const int64_t begin = units * worker / workers * grain;
+  const int64_t end = units * (worker + 1) / workers * grain;
+  return {begin < count ? begin : count, end < count ? end : count};
+}
+
+}  // namespace edgewise

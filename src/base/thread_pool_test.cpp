@@ -1,0 +1,53 @@
+#include "base/thread_pool.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <numeric>
+#include <vector>
+
+namespace edgewise {
+namespace {
+
+TEST(ThreadPool, EveryWorkerRunsOnceARegion) {
+  for (const int threads : {1, 2, 3, 5}) {
+    ThreadPool pool(threads);
+    std::vector<int> runs(static_cast<size_t>(threads), 0);
+    for (int region = 0; region < 2000; ++region) {
+      pool.run([&](int worker) { ++runs[static_cast<size_t>(worker)]; });
+    }
+    for (const int count : runs) EXPECT_EQ(count, 2000);
+  }
+}
+
+TEST(ThreadPool, BarrierSeparatesPhases) {
+  ThreadPool pool(3);
+  std::vector<int> first(3, 0);
+  std::atomic<int> wrong{0};
+  pool.run([&](int worker) {
+    for (int phase = 1; phase <= 500; ++phase) {
+      first[static_cast<size_t>(worker)] = phase;
+      pool.barrier();
+      for (const int value : first) wrong += value != phase;
+      pool.barrier();
+    }
+  });
+  EXPECT_EQ(wrong.load(), 0);
+}
+
+TEST(ThreadPool, SharesCoverTheRangeOnce) {
+  for (int64_t count : {0, 1, 7, 64, 1000}) {
+    for (int workers : {1, 2, 3, 7}) {
+      int64_t next = 0;
+      for (int worker = 0; worker < workers; ++worker) {
+        const Range range = share_of(count, worker, workers, 16);
+        EXPECT_EQ(range.begin, next);
+        next = range.end;
+      }
+      EXPECT_EQ(next, count);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace edgewise
