@@ -1,0 +1,98 @@
+// What the compiler, the runtime and the quantizer ask of a backend. Only src/backends/<name>/ knows more.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/tensor.h"
+#include "graph/graph.h"
+
+namespace edgewise {
+
+inline constexpr int kPageTokens = 64;  // tokens in a page of the KV cache
+
+// One sequence's share of a step: rows [first_token, first_token + token_count).
+struct SequenceSlice {
+  int32_t first_token = 0;
+  int32_t token_count = 0;
+  int32_t kv_length = 0;                // tokens in the cache before this step
+  int32_t context_length = 0;           // tokens known of the sequence, prompt chunks still to come included
+  std::span<const int32_t> page_table;  // covers kv_length + token_count tokens
+  int32_t adapter = -1;
+};
+
+struct StepInput {
+  std::span<const int32_t> tokens;     // [N]
+  std::span<const int32_t> positions;  // [N]
+  std::span<const SequenceSlice> sequences;
+  std::span<const int32_t> logits_rows;  // [R], ascending
+};
+
+enum class StepOutcome { kDone, kTooLarge, kOutOfMemory, kDeviceFault };
+std::string_view outcome_name(StepOutcome outcome);
+
+// Capacities fixed when an engine is loaded.
+struct LoadOptions {
+  int max_tokens = 512;    // N of the largest step
+  int max_sequences = 1;   // S
+  int max_rows = 1;        // R
+  int kv_pages = 32;       // of kPageTokens tokens, shared by all sequences
+  DType kv_dtype = DType::kBF16;
+  int threads = 0;         // 0: as many as the process may use
+};
+
+struct MemoryUse {
+  size_t weights = 0;      // bytes, as mapped or uploaded
+  size_t kv_cache = 0;
+  size_t activations = 0;  // the arena
+  size_t workspace = 0;    // scratch beside the arena
+};
+
+// Called after a node ran, with its outputs as float32 [rows, columns]. For `check`, calibration and debugging.
+using NodeObserver = std::function<void(const Node& node, std::span<const Tensor> outputs)>;
+
+// A loaded engine. Holds the KV pages; which page belongs to whom is the runtime's business.
+class Executable {
+ public:
+  virtual ~Executable() = default;
+  // Runs one step and writes float32 logits [R, vocabulary]. Allocates nothing.
+  virtual StepOutcome run(const StepInput& input, std::span<float> logits) noexcept = 0;
+  virtual MemoryUse memory() const = 0;
+  // Seconds spent in each node since the last call, in the order of the graph; empty unless profiling is on.
+  virtual void set_profiling(bool on) = 0;
+  virtual std::vector<double> take_profile() = 0;
+  // An empty function turns observation off. Observed steps are slow and may allocate.
+  virtual void observe(NodeObserver observer) = 0;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual std::string_view name() const = 0;
+  // Name of the weight layout; every machine of a class reads it. Part of the engine's header.
+  virtual std::string_view layout() const = 0;
+  // Nothing when the backend runs the node; else what it lacks, for an error that names the node.
+  virtual std::optional<std::string> why_unsupported(const Graph& graph, const Node& node) const = 0;
+  // Replaces the node's constants by packed ones, loaded lazily, one at a time.
+  virtual void pack(Graph& graph, NodeId node) const = 0;
+  // Kernels that can run the node, best guess first; empty when there is no choice.
+  virtual std::vector<std::string> kernels(const Graph& graph, const Node& node) const = 0;
+  // Median seconds of a packed node with the kernel at N = tokens on this machine.
+  virtual double time_kernel(const Graph& graph, const Node& node, const std::string& kernel, int tokens) const = 0;
+  // `graph` is packed and outlives the result, which reads its constants where they lie.
+  virtual std::unique_ptr<Executable> load(const Graph& graph, const LoadOptions& options) const = 0;
+};
+
+// Backends register themselves; the highest priority is the default.
+void register_backend(std::unique_ptr<Backend> backend, int priority);
+// Throws Error(kUsage) listing the backends there are.
+const Backend& find_backend(std::string_view name);
+std::vector<std::string> backend_names();
+
+}  // namespace edgewise
