@@ -1,0 +1,273 @@
+#include "backends/reference/executable.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <new>
+
+#include "base/error.h"
+
+namespace edgewise::reference {
+namespace {
+
+// A sequence's history in one layer, by position.
+class SequenceKv final : public KvReader {
+ public:
+  SequenceKv(const LayerCache& cache, std::span<const int32_t> pages) : cache_(cache), pages_(pages) {}
+  std::span<const float> key(int64_t position, int64_t head) const override {
+    return cache_.key(page(position), position % kPageTokens, head);
+  }
+  std::span<const float> value(int64_t position, int64_t head) const override {
+    return cache_.value(page(position), position % kPageTokens, head);
+  }
+
+ private:
+  int32_t page(int64_t position) const { return pages_[static_cast<size_t>(position / kPageTokens)]; }
+  const LayerCache& cache_;
+  std::span<const int32_t> pages_;
+};
+
+}  // namespace
+
+LayerCache::LayerCache(int64_t pages, int64_t heads, int64_t head_dim, DType dtype)
+    : heads_(heads), head_dim_(head_dim), dtype_(dtype) {
+  const auto size = static_cast<size_t>(pages * heads * kPageTokens * head_dim);
+  keys_.resize(size);
+  values_.resize(size);
+}
+
+void LayerCache::store(int32_t page, int64_t slot, std::span<const float> k, std::span<const float> v) {
+  const auto d = static_cast<size_t>(head_dim_);
+  for (int64_t head = 0; head < heads_; ++head) {
+    const auto from = static_cast<size_t>(head) * d;
+    const auto round = [&](std::span<const float> source, std::vector<float>& pages) {
+      const Tensor rounded = Tensor::from_floats(dtype_, {head_dim_}, source.subspan(from, d));
+      const auto floats = rounded.to_floats();
+      std::copy(floats.begin(), floats.end(), pages.begin() + static_cast<std::ptrdiff_t>(offset(page, slot, head)));
+    };
+    round(k, keys_);
+    round(v, values_);
+  }
+}
+
+ReferenceExecutable::ReferenceExecutable(const Graph& graph, const LoadOptions& options)
+    : graph_(graph), options_(options), pool_(options.threads), values_(graph.values().size()), rows_(values_.size()) {
+  for (const Node& node : graph.nodes()) {
+    if (node.op != Op::kAttention) continue;
+    caches_.try_emplace(node.integer("layer"), options.kv_pages, node.integer("kv_heads"), node.integer("head_dim"),
+                        options.kv_dtype);
+  }
+  profile_.assign(graph.nodes().size(), 0.0);
+}
+
+Matrix ReferenceExecutable::matrix(ValueId id) {
+  auto& data = values_[static_cast<size_t>(id)];
+  const int64_t rows = rows_[static_cast<size_t>(id)];
+  return {data, rows, rows == 0 ? 0 : static_cast<int64_t>(data.size()) / rows};
+}
+
+Matrix ReferenceExecutable::make(ValueId id, const StepInput& input) {
+  const Shape& shape = graph_.value(id).shape;
+  const auto rows = static_cast<int64_t>(shape[0] == kTokens ? input.tokens.size() : input.logits_rows.size());
+  rows_[static_cast<size_t>(id)] = rows;
+  values_[static_cast<size_t>(id)].assign(static_cast<size_t>(rows * shape[1]), 0.0f);
+  return matrix(id);
+}
+
+std::vector<float> ReferenceExecutable::floats(const Node& node, size_t index) const {
+  if (index >= node.inputs.size() || node.inputs[index] == kNone) return {};
+  return graph_.constant(node.inputs[index]).to_floats();
+}
+
+StepOutcome ReferenceExecutable::run(const StepInput& input, std::span<float> logits) noexcept {
+  if (static_cast<int>(input.tokens.size()) > options_.max_tokens) return StepOutcome::kTooLarge;
+  try {
+    for (size_t i = 0; i < graph_.nodes().size(); ++i) {
+      const Node& node = graph_.nodes()[i];
+      const auto start = std::chrono::steady_clock::now();
+      for (const ValueId output : node.outputs) make(output, input);
+      run_node(node, input);
+      if (profiling_) profile_[i] += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+      if (!observer_) continue;
+      std::vector<Tensor> outputs;
+      for (const ValueId output : node.outputs) {
+        const Matrix m = matrix(output);
+        outputs.push_back(Tensor::from_floats(DType::kF32, {m.rows, m.columns}, m.data));
+      }
+      observer_(node, outputs);
+    }
+    const Matrix result = matrix(graph_.outputs().at(0));
+    if (logits.size() < result.data.size()) return StepOutcome::kTooLarge;
+    std::copy(result.data.begin(), result.data.end(), logits.begin());
+    return StepOutcome::kDone;
+  } catch (const std::bad_alloc&) {
+    return StepOutcome::kOutOfMemory;
+  } catch (const std::exception&) {
+    return StepOutcome::kDeviceFault;
+  }
+}
+
+void ReferenceExecutable::run_linear(const Node& node) {
+  Matrix x = matrix(node.inputs[0]);
+  std::vector<float> rounded;
+  if (node.text("activation") == "int8") {
+    rounded.assign(x.data.begin(), x.data.end());
+    x.data = rounded;
+    round_rows_to_int8(x);
+  }
+  for (size_t part = 0; part < node.outputs.size(); ++part) {
+    const WeightRows weight(graph_, node, 1 + part * 4);
+    linear(pool_, x, weight, floats(node, 4 + part * 4), matrix(node.outputs[part]));
+  }
+}
+
+void ReferenceExecutable::run_moe(const Node& node) {
+  moe(pool_, matrix(node.inputs[0]), matrix(node.inputs[1]), WeightRows(graph_, node, 2), WeightRows(graph_, node, 5),
+      WeightRows(graph_, node, 8), matrix(node.outputs[0]));
+}
+
+void ReferenceExecutable::run_rotary_table(const Node& node, const StepInput& input) {
+  const auto inv_freq = floats(node, 1);
+  const auto long_inv_freq = floats(node, 2);
+  const Matrix cos = matrix(node.outputs[0]);
+  const Matrix sin = matrix(node.outputs[1]);
+  for (const SequenceSlice& sequence : input.sequences) {
+    const bool is_long = !long_inv_freq.empty() && sequence.context_length > node.integer("threshold");
+    const double scale = node.number("scale", 1.0);
+    const double factor = is_long ? node.number("long_scale", scale) : scale;
+    for (int32_t row = sequence.first_token; row < sequence.first_token + sequence.token_count; ++row) {
+      rotary_table_row(input.positions[static_cast<size_t>(row)], is_long ? long_inv_freq : inv_freq,
+                       static_cast<float>(factor), cos.row(row), sin.row(row));
+    }
+  }
+}
+
+void ReferenceExecutable::run_attention(const Node& node, const StepInput& input) {
+  const Matrix q = matrix(node.inputs[0]);
+  const Matrix k = matrix(node.inputs[1]);
+  const Matrix v = matrix(node.inputs[2]);
+  const Matrix out = matrix(node.outputs[0]);
+  LayerCache& cache = caches_.at(node.integer("layer"));
+  for (const SequenceSlice& sequence : input.sequences) {
+    for (int32_t i = 0; i < sequence.token_count; ++i) {
+      const int64_t position = sequence.kv_length + i;
+      const int64_t row = sequence.first_token + i;
+      cache.store(sequence.page_table[static_cast<size_t>(position / kPageTokens)], position % kPageTokens, k.row(row),
+                  v.row(row));
+    }
+    const SequenceKv kv(cache, sequence.page_table);
+    pool_.run([&](int worker) {
+      for (int32_t i = worker; i < sequence.token_count; i += pool_.size()) {
+        const int64_t row = sequence.first_token + i;
+        attention_row(node, q.row(row), sequence.kv_length + i, kv, out.row(row));
+      }
+    });
+  }
+}
+
+void ReferenceExecutable::run_elementwise(const Node& node) {
+  const Matrix a = matrix(node.inputs[0]);
+  const Matrix out = matrix(node.outputs[0]);
+  std::vector<float> constant;
+  std::span<const float> b;
+  if (node.inputs.size() > 1) {
+    if (graph_.value(node.inputs[1]).is_constant()) {
+      constant = floats(node, 1);
+      b = constant;
+    } else {
+      b = matrix(node.inputs[1]).data;
+    }
+  }
+  for (size_t i = 0; i < a.data.size(); ++i) {
+    const float x = a.data[i];
+    const float y = b.empty() ? 0.0f : b[i % b.size()];
+    switch (node.op) {
+      case Op::kAdd:
+        out.data[i] = x + y;
+        break;
+      case Op::kMul:
+        out.data[i] = x * y;
+        break;
+      case Op::kSwiGlu:
+        out.data[i] = activation(Op::kSilu, node, x) * y;
+        break;
+      case Op::kGeGlu:
+        out.data[i] = activation(Op::kGelu, node, x) * y;
+        break;
+      default:
+        out.data[i] = activation(node.op, node, x);
+    }
+  }
+}
+
+void ReferenceExecutable::run_node(const Node& node, const StepInput& input) {
+  switch (node.op) {
+    case Op::kEmbedding:
+      return embedding(WeightRows(graph_, node, 1), input.tokens, matrix(node.outputs[0]));
+    case Op::kLinear:
+      return run_linear(node);
+    case Op::kRmsNorm:
+      return rms_norm(matrix(node.inputs[0]), floats(node, 1), node.number("epsilon"), matrix(node.outputs[0]));
+    case Op::kLayerNorm:
+      return layer_norm(matrix(node.inputs[0]), floats(node, 1), floats(node, 2), node.number("epsilon"),
+                        matrix(node.outputs[0]));
+    case Op::kAddRmsNorm: {
+      const Matrix a = matrix(node.inputs[0]);
+      const Matrix b = matrix(node.inputs[1]);
+      const Matrix sum = matrix(node.outputs[0]);
+      for (size_t i = 0; i < a.data.size(); ++i) sum.data[i] = a.data[i] + b.data[i];
+      return rms_norm(sum, floats(node, 2), node.number("epsilon"), matrix(node.outputs[1]));
+    }
+    case Op::kRotaryTable:
+      return run_rotary_table(node, input);
+    case Op::kRotary:
+      return rotary(matrix(node.inputs[0]), matrix(node.inputs[1]), matrix(node.inputs[2]), node,
+                    matrix(node.outputs[0]));
+    case Op::kAttention:
+      return run_attention(node, input);
+    case Op::kGatherColumns: {
+      const auto index = graph_.constant(node.inputs[1]).to_int64();
+      const Matrix x = matrix(node.inputs[0]);
+      const Matrix out = matrix(node.outputs[0]);
+      for (int64_t i = 0; i < x.rows; ++i) {
+        for (size_t j = 0; j < index.size(); ++j) out.at(i, static_cast<int64_t>(j)) = x.at(i, index[j]);
+      }
+      return;
+    }
+    case Op::kRoute:
+      return route(matrix(node.inputs[0]), node, matrix(node.outputs[0]));
+    case Op::kMoe:
+      return run_moe(node);
+    case Op::kSelectRows: {
+      const Matrix x = matrix(node.inputs[0]);
+      const Matrix out = matrix(node.outputs[0]);
+      for (int64_t i = 0; i < out.rows; ++i) {
+        const auto from = x.row(input.logits_rows[static_cast<size_t>(i)]);
+        std::copy(from.begin(), from.end(), out.row(i).begin());
+      }
+      return;
+    }
+    case Op::kDequantize:
+      fail(ErrorKind::kInternal, "dequantize {} was not folded", node.name);
+    default:
+      return run_elementwise(node);
+  }
+}
+
+MemoryUse ReferenceExecutable::memory() const {
+  MemoryUse use;
+  for (const Value& value : graph_.values()) {
+    if (value.is_constant()) use.weights += byte_size(value.dtype, static_cast<size_t>(element_count(value.shape)));
+  }
+  for (const auto& [layer, cache] : caches_) use.kv_cache += cache.bytes();
+  for (const auto& data : values_) use.activations += data.capacity() * sizeof(float);
+  return use;
+}
+
+std::vector<double> ReferenceExecutable::take_profile() {
+  std::vector<double> result(graph_.nodes().size(), 0.0);
+  std::swap(result, profile_);
+  return profiling_ ? result : std::vector<double>{};
+}
+
+}  // namespace edgewise::reference

@@ -1,0 +1,68 @@
+// Runs a graph node by node with the reference kernels.
+#pragma once
+
+#include <map>
+#include <vector>
+
+#include "backends/backend.h"
+#include "backends/reference/kernels.h"
+
+namespace edgewise::reference {
+
+// One layer's pages in float32: [page][kv_head][64][head_dim]. Values are rounded to the cache's dtype on writing.
+class LayerCache {
+ public:
+  LayerCache(int64_t pages, int64_t heads, int64_t head_dim, DType dtype);
+  void store(int32_t page, int64_t slot, std::span<const float> k, std::span<const float> v);
+  std::span<const float> key(int32_t page, int64_t slot, int64_t head) const { return at(keys_, page, slot, head); }
+  std::span<const float> value(int32_t page, int64_t slot, int64_t head) const { return at(values_, page, slot, head); }
+  size_t bytes() const { return (keys_.size() + values_.size()) * sizeof(float); }
+
+ private:
+  size_t offset(int32_t page, int64_t slot, int64_t head) const {
+    return static_cast<size_t>(((page * heads_ + head) * kPageTokens + slot) * head_dim_);
+  }
+  std::span<const float> at(const std::vector<float>& pages, int32_t page, int64_t slot, int64_t head) const {
+    return std::span(pages).subspan(offset(page, slot, head), static_cast<size_t>(head_dim_));
+  }
+
+  int64_t heads_;
+  int64_t head_dim_;
+  DType dtype_;
+  std::vector<float> keys_;
+  std::vector<float> values_;
+};
+
+class ReferenceExecutable final : public Executable {
+ public:
+  ReferenceExecutable(const Graph& graph, const LoadOptions& options);
+
+  StepOutcome run(const StepInput& input, std::span<float> logits) noexcept override;
+  MemoryUse memory() const override;
+  void set_profiling(bool on) override { profiling_ = on; }
+  std::vector<double> take_profile() override;
+  void observe(NodeObserver observer) override { observer_ = std::move(observer); }
+
+ private:
+  void run_node(const Node& node, const StepInput& input);
+  void run_linear(const Node& node);
+  void run_moe(const Node& node);
+  void run_attention(const Node& node, const StepInput& input);
+  void run_rotary_table(const Node& node, const StepInput& input);
+  void run_elementwise(const Node& node);
+  Matrix matrix(ValueId id);
+  Matrix make(ValueId id, const StepInput& input);
+  std::vector<float> floats(const Node& node, size_t index) const;
+
+  const Graph& graph_;
+  LoadOptions options_;
+  ThreadPool pool_;
+  std::vector<std::vector<float>> values_;
+  std::vector<int64_t> rows_;
+  std::map<int64_t, LayerCache> caches_;
+  NodeObserver observer_;
+  bool profiling_ = false;
+  std::vector<double> profile_;
+};
+
+}  // namespace edgewise::reference
