@@ -1,0 +1,101 @@
+#include "compiler/build.h"
+
+#include <chrono>
+
+#include "backends/backend.h"
+#include "base/error.h"
+#include "base/output_file.h"
+#include "compiler/self_test.h"
+#include "compiler/tactics.h"
+#include "onnx/import.h"
+
+namespace edgewise {
+namespace fs = std::filesystem;
+namespace {
+
+void check_limits(const BuildOptions& options) {
+  const auto positive = [](const char* flag, int value) {
+    if (value < 1) usage_error("{} {}: expected a positive number", flag, value);
+  };
+  positive("--maxBatchSize", options.max_batch_size);
+  positive("--maxInputLen", options.max_input_length);
+  positive("--maxKVCacheCapacity", options.kv_capacity);
+  if (options.max_input_length > options.kv_capacity) {
+    usage_error("--maxInputLen {} is larger than --maxKVCacheCapacity {}: such a prompt could never be stored",
+                options.max_input_length, options.kv_capacity);
+  }
+  if (options.kv_policy != "linear" && options.kv_policy != "paged") {
+    usage_error("--kvCachePolicy {}: expected linear or paged", options.kv_policy);
+  }
+}
+
+void check_supported(const Graph& graph, const Backend& backend) {
+  for (const Node& node : graph.nodes()) {
+    if (const auto why = backend.why_unsupported(graph, node)) {
+      unsupported("{} \"{}\": the {} backend can't run it: {}", op_name(node.op), node.name, backend.name(), *why);
+    }
+  }
+}
+
+// Copies of the graph share constant loaders, so packing one leaves the other as it was.
+Graph pack_graph(const Graph& plain, const Backend& backend) {
+  Graph packed = plain;
+  for (size_t i = 0; i < packed.nodes().size(); ++i) backend.pack(packed, static_cast<NodeId>(i));
+  packed.compact();
+  verify_graph(packed);
+  return packed;
+}
+
+}  // namespace
+
+void copy_companions(const fs::path& from, const fs::path& to) {
+  for (const char* name : {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+                           "special_tokens_map.json", "chat_template.jinja", "chat_template.json"}) {
+    if (fs::exists(from / name)) fs::copy_file(from / name, to / name, fs::copy_options::overwrite_existing);
+  }
+}
+
+BuildReport build_engine(const fs::path& onnx_dir, const fs::path& engine_dir, const BuildOptions& options) {
+  const auto start = std::chrono::steady_clock::now();
+  check_limits(options);
+  const Backend& backend = find_backend(options.device);
+  if (!fs::exists(onnx_dir / "model.onnx")) {
+    fail(ErrorKind::kIo, "{}: no model.onnx; make it with `edgewise export --model_dir MODEL --output_dir {}`",
+         onnx_dir.string(), onnx_dir.string());
+  }
+  BuildReport report;
+  Graph plain = import_onnx(onnx_dir / "model.onnx");
+  report.passes = run_passes(plain, options.disabled_passes);
+  check_supported(plain, backend);
+  Graph packed = pack_graph(plain, backend);
+  if (options.opt_level > 0) report.kernels_timed = choose_tactics(packed, backend, options.timing_cache);
+  report.operators = static_cast<int>(packed.nodes().size());
+
+  const EngineInfo info{fs::absolute(onnx_dir).lexically_normal().filename().string(),
+                        options.device,
+                        std::string(backend.layout()),
+                        machine_fingerprint(),
+                        options.max_batch_size,
+                        options.max_input_length,
+                        options.kv_capacity,
+                        options.kv_policy,
+                        options.kv_dtype};
+  OutputDirectory out(engine_dir, kEngineFileName);
+  report.engine_bytes = write_engine(packed, info, out.path() / kEngineFileName);
+  copy_companions(onnx_dir, out.path());
+
+  const Engine engine = read_engine(out.path() / kEngineFileName);
+  report.self_test_error = self_test_error(plain, engine, backend);
+  const double tolerance = self_test_tolerance(plain, options.kv_dtype);
+  if (!(report.self_test_error <= tolerance)) {
+    fail(ErrorKind::kInternal,
+         "self-test: the engine's logits differ from the reference by {:.2g} (relative), allowed is {:.2g}; the engine was "
+         "not written. `--disablePass` and `--optLevel 0` narrow down the cause",
+         report.self_test_error, tolerance);
+  }
+  out.commit();
+  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return report;
+}
+
+}  // namespace edgewise

@@ -1,0 +1,50 @@
+#include "compiler/self_test.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "backends/sequence_runner.h"
+#include "base/error.h"
+
+namespace edgewise {
+namespace {
+
+constexpr int kPromptTokens = 6;
+
+std::vector<float> first_logits(const Graph& graph, const Backend& backend, DType kv_dtype) {
+  const int64_t vocabulary = graph.value(graph.outputs().at(0)).shape.at(1);
+  const auto executable = backend.load(graph, {.max_tokens = kPromptTokens, .max_rows = kPromptTokens, .kv_pages = 1, .kv_dtype = kv_dtype});
+  SequenceRunner runner(*executable, vocabulary, kPromptTokens, kPromptTokens + 1);
+  std::vector<int32_t> tokens;
+  for (int i = 0; i < kPromptTokens - 1; ++i) tokens.push_back(static_cast<int32_t>((i * 7919 + 11) % vocabulary));
+  auto logits = runner.append(tokens);                                        // a prefill
+  const auto next = runner.append({static_cast<int32_t>(101 % vocabulary)});  // and a decode step on its cache
+  logits.insert(logits.end(), next.begin(), next.end());
+  return logits;
+}
+
+}  // namespace
+
+double self_test_error(const Graph& plain, const Engine& engine, const Backend& backend) {
+  const auto expected = first_logits(plain, find_backend("reference"), engine.info.kv_dtype);
+  const auto found = first_logits(engine.graph, backend, engine.info.kv_dtype);
+  double difference = 0;
+  double size = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    if (!std::isfinite(found[i])) return INFINITY;
+    difference += (double{found[i]} - double{expected[i]}) * (double{found[i]} - double{expected[i]});
+    size += double{expected[i]} * double{expected[i]};
+  }
+  return std::sqrt(difference / std::max(size, 1e-30));
+}
+
+double self_test_tolerance(const Graph& plain, DType kv_dtype) {
+  bool integers = false;
+  for (const Node& node : plain.nodes()) {
+    if (node.op == Op::kLinear && !is_float(plain.value(node.inputs[1]).dtype)) integers = true;
+  }
+  if (integers) return 0.05;
+  return kv_dtype == DType::kF32 ? 1e-3 : 1e-2;
+}
+
+}  // namespace edgewise
