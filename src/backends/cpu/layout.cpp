@@ -88,21 +88,28 @@ uint32_t raw_bits(const std::byte* data, int bits, size_t index) {
 // Reads a source by (row, column of k) whatever its order.
 class Reader {
  public:
-  Reader(const Tensor& tensor, bool transposed, int64_t rows, int64_t columns)
-      : data_(tensor.bytes().data()),
-        bits_(bit_width(tensor.dtype())),
-        row_stride_(static_cast<size_t>(transposed ? columns : 1)),
-        column_stride_(static_cast<size_t>(transposed ? 1 : rows)) {
-    check_internal(tensor.count() == rows * columns, "packing: a source has another shape than announced");
-  }
+  Reader(const Tensor& tensor, const SourceMatrix& source, int64_t rows, int64_t columns)
+      : Reader(tensor, source.transposed, source.index, rows, columns) {}
   int bits() const { return bits_; }
   uint32_t at(int64_t row, int64_t column) const {
-    return raw_bits(data_, bits_, static_cast<size_t>(row) * row_stride_ + static_cast<size_t>(column) * column_stride_);
+    return raw_bits(data_, bits_,
+                    first_ + static_cast<size_t>(row) * row_stride_ + static_cast<size_t>(column) * column_stride_);
   }
 
  private:
+  Reader(const Tensor& tensor, bool transposed, int64_t index, int64_t rows, int64_t columns)
+      : data_(tensor.bytes().data()),
+        bits_(bit_width(tensor.dtype())),
+        first_(static_cast<size_t>(index * rows * columns)),
+        row_stride_(static_cast<size_t>(transposed ? columns : 1)),
+        column_stride_(static_cast<size_t>(transposed ? 1 : rows)) {
+    check_internal(tensor.count() >= (index + 1) * rows * columns,
+                   "packing: a source has another shape than announced");
+  }
+
   const std::byte* data_;
   int bits_;
+  size_t first_;
   size_t row_stride_;
   size_t column_stride_;
 };
@@ -154,17 +161,16 @@ void put_scale(const PackedFormat& format, std::byte* panel, int row, int64_t bl
 
 // A layout no integer kernel reads: each weight as the float32 it stands for.
 void pack_dequantized(const PackedFormat& format, const SourceMatrix& source, std::span<std::byte> out) {
-  const bool t = source.transposed;
   const int64_t block = source.block;
   const int64_t blocks = (format.k + block - 1) / block;
-  const Reader weights(source.weight, t, format.n, format.k);
-  const Reader scales(source.scale, t, format.n, blocks);
+  const Reader weights(source.weight, source, format.n, format.k);
+  const Reader scales(source.scale, source, format.n, blocks);
   for (int64_t n = 0; n < format.n; ++n) {
     std::byte* panel = out.data() + static_cast<size_t>(n / kPanel) * format.panel_bytes;
     for (int64_t k = 0; k < format.k; ++k) {
       float zero = 0;
       if (!source.zero.empty()) {
-        zero = bits_to_float(source.zero.dtype(), Reader(source.zero, t, format.n, blocks).at(n, k / block));
+        zero = bits_to_float(source.zero.dtype(), Reader(source.zero, source, format.n, blocks).at(n, k / block));
       }
       const float value = (bits_to_float(source.weight.dtype(), weights.at(n, k)) - zero) *
                           bits_to_float(source.scale.dtype(), scales.at(n, k / block));
@@ -175,20 +181,21 @@ void pack_dequantized(const PackedFormat& format, const SourceMatrix& source, st
 
 void pack_panel_scales(const PackedFormat& format, const SourceMatrix& source, int64_t first, std::byte* panel) {
   const int rows = static_cast<int>(std::min<int64_t>(kPanel, format.n - first));
-  const Reader scales(source.scale, source.transposed, format.n, format.blocks);
+  const Reader scales(source.scale, source, format.n, format.blocks);
   for (int64_t block = 0; block < format.blocks; ++block) {
     for (int row = 0; row < rows; ++row) {
       put_scale(format, panel, row, block, source.scale.dtype(), scales.at(first + row, block));
     }
   }
   if (!format.has_zeros) return;
-  const Reader zeros(source.zero, source.transposed, format.n, format.blocks);
+  const Reader zeros(source.zero, source, format.n, format.blocks);
   const int offset = unsigned_offset(source.weight.dtype());
   for (int64_t block = 0; block < format.blocks; ++block) {
     for (int row = 0; row < rows; ++row) {
       const float zero = bits_to_float(source.zero.dtype(), zeros.at(first + row, block));
-      panel[format.zeros_offset + static_cast<size_t>(block * kPanel + row)] =
-          static_cast<std::byte>(static_cast<int>(zero) + offset);
+      const int stored = static_cast<int>(zero) + offset;
+      if (stored < 0 || stored > 255) unsupported("a zero point of {} for weights of type {}", zero, dtype_name(source.weight.dtype()));
+      panel[format.zeros_offset + static_cast<size_t>(block * kPanel + row)] = static_cast<std::byte>(stored);
     }
   }
 }
@@ -288,7 +295,7 @@ void pack_matrix(const PackedFormat& format, const SourceMatrix& source, std::sp
   check_internal(out.size() == format.bytes(), "packing: wrong output size");
   std::memset(out.data(), 0, out.size());
   if (!source.scale.empty() && format.scale == ScaleKind::kNone) return pack_dequantized(format, source, out);
-  const Reader weights(source.weight, source.transposed, format.n, format.k);
+  const Reader weights(source.weight, source, format.n, format.k);
   const auto offset = static_cast<uint32_t>(is_integer(format.encoding) ? unsigned_offset(source.weight.dtype()) : 0);
   const uint32_t mask = weights.bits() == 32 ? ~0u : (1u << weights.bits()) - 1u;
   for (int64_t p = 0; p < format.panels; ++p) {

@@ -59,11 +59,12 @@ struct PackedFormat {
 
 // A matrix as a checkpoint or an ONNX file stores it.
 struct SourceMatrix {
-  Tensor weight;  // [n, k] when transposed, else [k, n]; or a slice of such with a leading dimension of 1
+  Tensor weight;  // [n, k] when transposed, else [k, n]; or a stack of them
   Tensor scale;   // empty when there is none
   Tensor zero;
   bool transposed = true;
   int64_t block = 0;  // elements of k a scale covers
+  int64_t index = 0;  // of the stack
 };
 
 // What the packed form of a source looks like; needs no data.
