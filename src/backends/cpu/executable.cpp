@@ -1,0 +1,186 @@
+#include "backends/cpu/executable.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <chrono>
+#include <exception>
+#include <new>
+
+#include "backends/memory_plan.h"
+#include "base/error.h"
+
+namespace edgewise::cpu {
+
+PageMemory::PageMemory(size_t bytes) {
+  constexpr size_t kHugePage = size_t{2} << 20;
+  size_ = std::max<size_t>(bytes, 1);
+  if (size_ >= kHugePage) size_ = (size_ + kHugePage - 1) / kHugePage * kHugePage;
+  void* memory = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) throw std::bad_alloc();
+  madvise(memory, size_, MADV_HUGEPAGE);
+  data_ = static_cast<std::byte*>(memory);
+}
+
+PageMemory::~PageMemory() { munmap(data_, size_); }
+
+Tensor float_constant(const Graph& graph, const Node& node, size_t input) {
+  if (input >= node.inputs.size() || node.inputs[input] == kNone) return {};
+  return graph.constant(node.inputs[input]).cast(DType::kF32);
+}
+
+std::unique_ptr<CpuOp> make_op(const BuildContext& context, const Node& node) {
+  switch (node.op) {
+    case Op::kLinear:
+      return make_linear_op(context, node);
+    case Op::kAttention:
+      return make_attention_op(context, node);
+    case Op::kMoe:
+      return make_moe_op(context, node);
+    default:
+      return make_row_op(context, node);
+  }
+}
+
+CpuExecutable::CpuExecutable(const Graph& graph, const LoadOptions& options, Isa isa)
+    : graph_(graph), options_(options), pool_(options.threads), values_(graph.values().size(), nullptr) {
+  BuildContext context;
+  context.graph = &graph;
+  context.options = &options_;
+  context.isa = isa;
+  context.workers = pool_.size();
+  context.owner = this;
+  context.pages_of = [](void* owner, const Node& node) { return static_cast<CpuExecutable*>(owner)->pages_of(node); };
+  build(context);
+  place_values();
+  profile_.assign(graph.nodes().size(), 0.0);
+}
+
+KvPages CpuExecutable::pages_of(const Node& node) {
+  const int64_t layer = node.integer("layer");
+  const KvLayout layout = KvLayout::make(options_.kv_dtype, static_cast<int>(node.integer("kv_heads")),
+                                         static_cast<int>(node.integer("head_dim")));
+  const auto pages = static_cast<size_t>(options_.kv_pages);
+  auto& [memory, kv] = layers_[layer];
+  const size_t keys = layout.key_page_bytes() * pages;
+  if (memory == nullptr) {
+    memory = std::make_unique<PageMemory>(keys + layout.value_page_bytes() * pages);
+    kv = {memory->data(), memory->data() + keys};
+  }
+  return kv;
+}
+
+void CpuExecutable::build(const BuildContext& context) {
+  size_t workspace = 0;
+  for (const Node& node : graph_.nodes()) {
+    Step step;
+    step.op = make_op(context, node);
+    step.of_rows = !node.outputs.empty() && graph_.value(node.outputs[0]).shape[0] == kRows;
+    step.op->of_rows = step.of_rows;
+    workspace = std::max(workspace, step.op->workspace());
+    steps_.push_back(std::move(step));
+  }
+  workspace_ = std::make_unique<PageMemory>(workspace);
+}
+
+void CpuExecutable::place_values() {
+  // Neighbours that may run without a barrier between them count as one step: nothing may be overwritten there.
+  std::vector<int> numbers(steps_.size(), 0);
+  for (size_t i = 1; i < steps_.size(); ++i) {
+    const bool together = steps_[i].op->may_share_rows() && steps_[i - 1].op->may_share_rows() &&
+                          steps_[i].of_rows == steps_[i - 1].of_rows;
+    numbers[i] = numbers[i - 1] + (together ? 0 : 1);
+  }
+  const auto lives = value_lifetimes(graph_, numbers, options_.max_tokens, options_.max_rows, sizeof(float));
+  const MemoryPlan plan = plan_memory(lives);
+  arena_ = std::make_unique<PageMemory>(plan.total);
+  for (size_t i = 0; i < lives.size(); ++i) {
+    if (lives[i].bytes > 0) values_[i] = reinterpret_cast<float*>(arena_->data() + plan.offsets[i]);
+  }
+}
+
+StepOutcome CpuExecutable::run(const StepInput& input, std::span<float> logits) noexcept {
+  const auto tokens = static_cast<int>(input.tokens.size());
+  const auto rows = static_cast<int>(input.logits_rows.size());
+  if (tokens > options_.max_tokens || rows > options_.max_rows) return StepOutcome::kTooLarge;
+  if (static_cast<int>(input.sequences.size()) > options_.max_sequences) return StepOutcome::kTooLarge;
+  const ValueId output = graph_.outputs().at(0);
+  const Shape& shape = graph_.value(output).shape;
+  const size_t count = static_cast<size_t>(shape[0] == kRows ? rows : tokens) * static_cast<size_t>(shape[1]);
+  if (logits.size() < count) return StepOutcome::kTooLarge;
+  float* const home = values_[static_cast<size_t>(output)];
+  values_[static_cast<size_t>(output)] = logits.data();  // the last operator writes them in place
+  StepContext context;
+  context.input = &input;
+  context.tokens = tokens;
+  context.rows = rows;
+  context.values = values_.data();
+  context.workspace = workspace_->data();
+  context.pool = &pool_;
+  failed_ = false;
+  pool_.run([&](int worker) { run_nodes(context, worker); });
+  values_[static_cast<size_t>(output)] = home;
+  return failed_ ? StepOutcome::kDeviceFault : StepOutcome::kDone;
+}
+
+void CpuExecutable::run_nodes(StepContext& context, int worker) noexcept {
+  using Clock = std::chrono::steady_clock;
+  const int workers = pool_.size();
+  const bool observed = static_cast<bool>(observer_);
+  const bool timed = profiling_ && worker == 0;
+  Clock::time_point start = timed ? Clock::now() : Clock::time_point{};
+  for (size_t i = 0; i < steps_.size(); ++i) {
+    const Step& step = steps_[i];
+    const int count = context.count(step.of_rows);
+    step.op->run(context, worker, workers);
+    bool barrier = true;
+    if (i + 1 < steps_.size() && step.of_rows == steps_[i + 1].of_rows) {
+      barrier = step.op->sharing(count, workers) != Sharing::kRows ||
+                steps_[i + 1].op->sharing(count, workers) != Sharing::kRows;
+    }
+    if (barrier || observed) pool_.barrier();
+    if (timed) {
+      const Clock::time_point now = Clock::now();
+      profile_[i] += std::chrono::duration<double>(now - start).count();
+      start = now;
+    }
+    if (!observed) continue;
+    if (worker == 0) report(i, context);
+    pool_.barrier();
+  }
+}
+
+void CpuExecutable::report(size_t index, const StepContext& context) {
+  try {
+    const Node& node = graph_.nodes()[index];
+    std::vector<Tensor> outputs;
+    for (const ValueId id : node.outputs) {
+      const Shape& shape = graph_.value(id).shape;
+      const int64_t rows = context.count(shape[0] == kRows);
+      const int64_t columns = shape.size() > 1 ? shape[1] : 1;
+      outputs.push_back(Tensor::from_floats(DType::kF32, {rows, columns},
+                                            {context.values[id], static_cast<size_t>(rows * columns)}));
+    }
+    observer_(node, outputs);
+  } catch (const std::exception&) {
+    failed_ = true;  // the step goes on, so that no worker waits for ever
+  }
+}
+
+MemoryUse CpuExecutable::memory() const {
+  MemoryUse use;
+  for (const Step& step : steps_) use.weights += step.op->weight_bytes();
+  for (const auto& [layer, pages] : layers_) use.kv_cache += pages.first->size();
+  use.activations = arena_->size();
+  use.workspace = workspace_->size();
+  return use;
+}
+
+std::vector<double> CpuExecutable::take_profile() {
+  if (!profiling_) return {};
+  std::vector<double> result(graph_.nodes().size(), 0.0);
+  std::swap(result, profile_);
+  return result;
+}
+
+}  // namespace edgewise::cpu

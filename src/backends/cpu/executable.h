@@ -1,0 +1,65 @@
+// A graph loaded on the CPU: one object an operator, one arena, one parallel region a step.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "backends/backend.h"
+#include "backends/cpu/ops.h"
+#include "base/thread_pool.h"
+
+namespace edgewise::cpu {
+
+// Zeroed pages of memory from the system, touched lazily, with huge pages asked for.
+class PageMemory {
+ public:
+  explicit PageMemory(size_t bytes);
+  ~PageMemory();
+  PageMemory(const PageMemory&) = delete;
+  PageMemory& operator=(const PageMemory&) = delete;
+  std::byte* data() const { return data_; }
+  size_t size() const { return size_; }
+
+ private:
+  std::byte* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+class CpuExecutable final : public Executable {
+ public:
+  CpuExecutable(const Graph& graph, const LoadOptions& options, Isa isa);
+  StepOutcome run(const StepInput& input, std::span<float> logits) noexcept override;
+  MemoryUse memory() const override;
+  void set_profiling(bool on) override { profiling_ = on; }
+  std::vector<double> take_profile() override;
+  void observe(NodeObserver observer) override { observer_ = std::move(observer); }
+
+ private:
+  // A node ready to run.
+  struct Step {
+    std::unique_ptr<CpuOp> op;
+    bool of_rows = false;
+  };
+
+  void build(const BuildContext& context);
+  void place_values();
+  KvPages pages_of(const Node& node);
+  void run_nodes(StepContext& context, int worker) noexcept;
+  void report(size_t node, const StepContext& context);
+
+  const Graph& graph_;
+  LoadOptions options_;
+  ThreadPool pool_;
+  std::vector<Step> steps_;
+  std::vector<float*> values_;  // by value id; into the arena
+  std::unique_ptr<PageMemory> arena_;
+  std::unique_ptr<PageMemory> workspace_;
+  std::map<int64_t, std::pair<std::unique_ptr<PageMemory>, KvPages>> layers_;
+  std::vector<double> profile_;
+  bool profiling_ = false;
+  bool failed_ = false;  // an observer threw
+  NodeObserver observer_;
+};
+
+}  // namespace edgewise::cpu

@@ -1,0 +1,288 @@
+// Linear for weights that are multiplied as float32: f32, f16, bf16, f8e4m3, f4e2m1.
+//
+// Every output is one chain of fused multiply-adds over ascending k, in both walks, so the two walks and every
+// tile size give the same bits.
+#include "backends/cpu/kernels.h"
+#include "backends/cpu/targets.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backends/cpu/linear_float.cpp"
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "backends/cpu/panel-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace edgewise::cpu::HWY_NAMESPACE {
+namespace {
+
+// What decode() leaves out of the value and the scale has to bring in.
+template <Encoding E>
+constexpr float kDecodeFactor = E == Encoding::kF8E4M3                  ? 256.0f
+                                : E == Encoding::kF4E2M1 && kLanes == 4 ? 16384.0f
+                                                                        : 1.0f;
+
+template <Encoding E>
+HWY_INLINE VF decode_fp4(const uint8_t* weights, int64_t k, int part) {
+  const hn::Rebind<uint32_t, DF> du;
+  const auto words =
+      hn::LoadU(du, reinterpret_cast<const uint32_t*>(weights) + k / 8 * kPanel + part * kLanes);
+  const auto shifted = hn::ShiftRightSame(words, static_cast<int>(k % 8) * 4);
+  const DF d;
+#if HWY_TARGET == HWY_AVX3
+  alignas(64) static constexpr float kValues[16] = {0,  0.5f,  1,  1.5f,  2,  3,  4,  6,
+                                                    -0, -0.5f, -1, -1.5f, -2, -3, -4, -6};
+  return VF{_mm512_permutexvar_ps(shifted.raw, hn::Load(d, kValues).raw)};
+#elif HWY_TARGET == HWY_AVX2
+  alignas(32) static constexpr float kValues[8] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
+  const VF magnitude{_mm256_permutevar8x32_ps(hn::Load(d, kValues).raw, shifted.raw)};
+  return hn::Or(magnitude, hn::BitCast(d, hn::ShiftLeft<28>(hn::And(shifted, hn::Set(du, 8)))));
+#else
+  const hn::Rebind<uint16_t, DF> du16;
+  const hn::Rebind<hwy::float16_t, DF> dh;
+  const auto sign = hn::ShiftLeft<12>(hn::And(shifted, hn::Set(du, 8)));
+  const auto magnitude = hn::ShiftLeft<9>(hn::And(shifted, hn::Set(du, 7)));
+  const auto bits = hn::DemoteTo(du16, hn::BitCast(hn::Rebind<int32_t, DF>(), hn::Or(sign, magnitude)));
+  return hn::PromoteTo(d, hn::BitCast(dh, bits));
+#endif
+}
+
+// The weights of element k for the rows of one part of a panel.
+template <Encoding E>
+HWY_INLINE VF decode(const uint8_t* weights, int64_t k, int part) {
+  const DF d;
+  const int64_t at = k * kPanel + part * kLanes;
+  if constexpr (E == Encoding::kF32) {
+    return hn::LoadU(d, reinterpret_cast<const float*>(weights) + at);
+  } else if constexpr (E == Encoding::kF16) {
+    return load_f16(reinterpret_cast<const uint16_t*>(weights) + at);
+  } else if constexpr (E == Encoding::kBF16) {
+    return load_bf16(reinterpret_cast<const uint16_t*>(weights) + at);
+  } else if constexpr (E == Encoding::kF8E4M3) {
+    return load_f8_scaled(weights + at);
+  } else {
+    return decode_fp4<E>(weights, k, part);
+  }
+}
+
+// Multiplies by the row's scale where there is one a row, by the global scale, adds the bias and writes.
+template <Encoding E>
+HWY_INLINE void finish_panel(const LinearCall& call, int64_t panel, int token, const VF* sums) {
+  const DF d;
+  const PackedFormat& format = *call.format;
+  VF factor = hn::Set(d, format.blocks > 1 ? 1.0f : kDecodeFactor<E>);
+  for (int part = 0; part < kParts; ++part) {
+    VF value = sums[part];
+    if (format.blocks == 1) {
+      const std::byte* scales = call.weights + static_cast<size_t>(panel) * format.panel_bytes;
+      value = hn::Mul(value, hn::Mul(load_scales(format.scale, scales, 0, part), factor));
+    } else if (kDecodeFactor<E> != 1.0f) {
+      value = hn::Mul(value, factor);
+    }
+    store_part(call, panel, token, part, value);
+  }
+}
+
+template <Encoding E, bool kBlockScales, int kTokens, int kPanels>
+HWY_INLINE void direct_tile(const LinearCall& call, int64_t panel, int token) {
+  const DF d;
+  const PackedFormat& format = *call.format;
+  constexpr int kVectors = kPanels * kParts;
+  VF sums[kTokens][kVectors];
+  EDGEWISE_UNROLL for (int t = 0; t < kTokens; ++t) {
+    EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v) sums[t][v] = hn::Zero(d);
+  }
+  const std::byte* base = call.weights + static_cast<size_t>(panel) * format.panel_bytes;
+  const auto* weights = reinterpret_cast<const uint8_t*>(base + format.weights_offset);
+  const float* x = call.x + token * call.x_stride;
+  const int64_t blocks = kBlockScales ? format.blocks : 1;
+  const int64_t block = kBlockScales ? format.block : format.k;
+  for (int64_t b = 0; b < blocks; ++b) {
+    VF scales[kVectors];
+    if constexpr (kBlockScales) {
+      EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v) {
+        const std::byte* at = base + static_cast<size_t>(v / kParts) * format.panel_bytes;
+        scales[v] = hn::Mul(load_scales(format.scale, at, b, v % kParts), hn::Set(d, kDecodeFactor<E>));
+      }
+    }
+    const int64_t end = std::min((b + 1) * block, format.k);
+    for (int64_t k = b * block; k < end; ++k) {
+      EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v) {
+        VF w = decode<E>(weights + static_cast<size_t>(v / kParts) * format.panel_bytes, k, v % kParts);
+        if constexpr (kBlockScales) w = hn::Mul(w, scales[v]);
+        EDGEWISE_UNROLL for (int t = 0; t < kTokens; ++t) {
+          sums[t][v] = hn::MulAdd(w, hn::Set(d, x[t * call.x_stride + k]), sums[t][v]);
+        }
+      }
+    }
+  }
+  EDGEWISE_UNROLL for (int t = 0; t < kTokens; ++t) {
+    EDGEWISE_UNROLL for (int p = 0; p < kPanels; ++p) {
+      finish_panel<E>(call, panel + p, token + t, sums[t] + p * kParts);
+    }
+  }
+}
+
+template <Encoding E, bool kBlockScales, int kPanels>
+void direct_tokens(const LinearCall& call, int64_t panel) {
+  int token = 0;
+  for (; token + 4 <= call.tokens; token += 4) direct_tile<E, kBlockScales, 4, kPanels>(call, panel, token);
+  if (token + 2 <= call.tokens) {
+    direct_tile<E, kBlockScales, 2, kPanels>(call, panel, token);
+    token += 2;
+  }
+  if (token < call.tokens) direct_tile<E, kBlockScales, 1, kPanels>(call, panel, token);
+}
+
+template <Encoding E, bool kBlockScales>
+void direct(const LinearCall& call) {
+  constexpr int kTogether = kLanes == 16 ? 2 : 1;
+  int64_t panel = call.panel_begin;
+  for (; panel + kTogether <= call.panel_end; panel += kTogether) {
+    direct_tokens<E, kBlockScales, kTogether>(call, panel);
+  }
+  for (; panel < call.panel_end; ++panel) direct_tokens<E, kBlockScales, 1>(call, panel);
+}
+
+// The blocked walk: registers hold kTileTokens x kTilePanels panels of sums.
+constexpr int kTilePanels = kLanes == 16 ? 2 : 1;
+constexpr int kTileTokens = kLanes == 16 ? 12 : kLanes == 8 ? 6 : HWY_TARGET == HWY_NEON ? 6 : 2;
+constexpr int kTileColumns = kTilePanels * kPanel;
+constexpr int kChunk = 128;          // of k, decoded at a time: 16 KiB, in the first-level cache
+constexpr int kTokensTogether = 144;  // tokens that share a decoded chunk
+
+template <Encoding E>
+void decode_chunk(const LinearCall& call, int64_t panel, int panels, int64_t begin, int64_t end, float* out) {
+  const DF d;
+  const PackedFormat& format = *call.format;
+  const bool block_scales = format.blocks > 1;
+  for (int p = 0; p < panels; ++p) {
+    const std::byte* base = call.weights + static_cast<size_t>(panel + p) * format.panel_bytes;
+    const auto* weights = reinterpret_cast<const uint8_t*>(base + format.weights_offset);
+    for (int64_t k = begin; k < end;) {
+      const int64_t stop = block_scales ? std::min((k / format.block + 1) * format.block, end) : end;
+      for (int part = 0; part < kParts; ++part) {
+        VF scale = hn::Set(d, 1.0f);
+        if (block_scales) {
+          scale = hn::Mul(load_scales(format.scale, base, k / format.block, part), hn::Set(d, kDecodeFactor<E>));
+        }
+        float* to = out + (k - begin) * kTileColumns + p * kPanel + part * kLanes;
+        for (int64_t i = k; i < stop; ++i, to += kTileColumns) {
+          VF w = decode<E>(weights, i, part);
+          if (block_scales) w = hn::Mul(w, scale);
+          hn::StoreU(w, d, to);
+        }
+      }
+      k = stop;
+    }
+  }
+}
+
+template <int kTokens>
+HWY_INLINE void blocked_tile(const float* weights, const float* x, int64_t x_stride, int64_t count, float* sums) {
+  const DF d;
+  constexpr int kVectors = kTilePanels * kParts;
+  VF acc[kTokens][kVectors];
+  EDGEWISE_UNROLL for (int t = 0; t < kTokens; ++t) {
+    EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v) acc[t][v] = hn::LoadU(d, sums + t * kTileColumns + v * kLanes);
+  }
+  for (int64_t k = 0; k < count; ++k) {
+    VF w[kVectors];
+    EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v) w[v] = hn::LoadU(d, weights + k * kTileColumns + v * kLanes);
+    EDGEWISE_UNROLL for (int t = 0; t < kTokens; ++t) {
+      const VF value = hn::Set(d, x[t * x_stride + k]);
+      EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v) acc[t][v] = hn::MulAdd(w[v], value, acc[t][v]);
+    }
+  }
+  EDGEWISE_UNROLL for (int t = 0; t < kTokens; ++t) {
+    EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v) hn::StoreU(acc[t][v], d, sums + t * kTileColumns + v * kLanes);
+  }
+}
+
+template <int kTokens>
+void blocked_tail(const float* weights, const float* x, int64_t x_stride, int64_t count, int tokens, float* sums) {
+  if constexpr (kTokens > 0) {
+    if (tokens == kTokens) return blocked_tile<kTokens>(weights, x, x_stride, count, sums);
+    blocked_tail<kTokens - 1>(weights, x, x_stride, count, tokens, sums);
+  }
+}
+
+template <Encoding E>
+void blocked_tokens(const LinearCall& call, int64_t panel, int panels, int first, int tokens) {
+  alignas(64) float decoded[kChunk * kTileColumns];
+  alignas(64) float sums[kTokensTogether * kTileColumns];
+  std::memset(sums, 0, sizeof(float) * static_cast<size_t>(tokens * kTileColumns));
+  if (panels < kTilePanels) std::memset(decoded, 0, sizeof(decoded));
+  const float* x = call.x + first * call.x_stride;
+  for (int64_t k = 0; k < call.format->k; k += kChunk) {
+    const int64_t count = std::min<int64_t>(kChunk, call.format->k - k);
+    decode_chunk<E>(call, panel, panels, k, k + count, decoded);
+    int t = 0;
+    for (; t + kTileTokens <= tokens; t += kTileTokens) {
+      blocked_tile<kTileTokens>(decoded, x + t * call.x_stride + k, call.x_stride, count, sums + t * kTileColumns);
+    }
+    blocked_tail<kTileTokens - 1>(decoded, x + t * call.x_stride + k, call.x_stride, count, tokens - t,
+                                  sums + t * kTileColumns);
+  }
+  const DF d;
+  for (int t = 0; t < tokens; ++t) {
+    for (int p = 0; p < panels; ++p) {
+      VF values[kParts];
+      for (int part = 0; part < kParts; ++part) {
+        values[part] = hn::LoadU(d, sums + t * kTileColumns + p * kPanel + part * kLanes);
+      }
+      finish_panel<E>(call, panel + p, first + t, values);
+    }
+  }
+}
+
+template <Encoding E>
+void blocked(const LinearCall& call) {
+  for (int64_t panel = call.panel_begin; panel < call.panel_end; panel += kTilePanels) {
+    const int panels = static_cast<int>(std::min<int64_t>(kTilePanels, call.panel_end - panel));
+    for (int first = 0; first < call.tokens; first += kTokensTogether) {
+      blocked_tokens<E>(call, panel, panels, first, std::min(kTokensTogether, call.tokens - first));
+    }
+  }
+}
+
+template <Encoding E>
+void linear(const LinearCall& call) noexcept {
+  if (call.walk == Walk::kBlocked) return blocked<E>(call);
+  if constexpr (E == Encoding::kF8E4M3 || E == Encoding::kF4E2M1) {
+    if (call.format->blocks > 1) return direct<E, true>(call);
+  }
+  direct<E, false>(call);
+}
+
+LinearKernel pick(Encoding encoding) {
+  switch (encoding) {
+    case Encoding::kF32:
+      return linear<Encoding::kF32>;
+    case Encoding::kF16:
+      return linear<Encoding::kF16>;
+    case Encoding::kBF16:
+      return linear<Encoding::kBF16>;
+    case Encoding::kF8E4M3:
+      return linear<Encoding::kF8E4M3>;
+    case Encoding::kF4E2M1:
+      return linear<Encoding::kF4E2M1>;
+    default:
+      return nullptr;
+  }
+}
+
+}  // namespace
+}  // namespace edgewise::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace edgewise::cpu {
+
+LinearKernel float_linear_kernel(Isa isa, Encoding encoding) { return EDGEWISE_PICK(isa, pick)(encoding); }
+
+}  // namespace edgewise::cpu
+#endif
