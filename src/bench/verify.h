@@ -23,7 +23,7 @@ struct VerifyTolerance {
   double kl;
   double noise;  // share of the largest logit
 };
-// float32: 1e-4 relative. Half precision: rounding of weights is in the golden too, that of the cache is not.
+// float32: 1e-4 relative. Half precision: the relative error is reported, KL and greedy choices must hold.
 VerifyTolerance verify_tolerance(DType dtype);
 
 // `golden` holds prompt_{i}_ids [T], prompt_{i}_logits [R, V] of the last R positions, prompt_{i}_greedy [G].

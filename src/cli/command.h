@@ -32,6 +32,7 @@ CLI::Option* add_flag(CLI::App& command, const std::string& flag, T& value, cons
   return command.add_option(both_spellings(flag), value, what)->capture_default_str();
 }
 
+void add_quantize(Commands& commands);
 void add_export(Commands& commands);
 void add_build(Commands& commands);
 void add_run(Commands& commands);

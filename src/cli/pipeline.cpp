@@ -7,7 +7,8 @@
 
 #include "base/error.h"
 #include "base/output_file.h"
-#include "hub/hub.h"
+#include "formats/companions.h"
+
 #include "models/families.h"
 #include "onnx/export.h"
 
@@ -46,6 +47,11 @@ DType parse_float_dtype(const std::string& name, DType fallback) {
   if (name == "fp16" || name == "f16" || name == "float16") return DType::kF16;
   if (name == "bf16" || name == "bfloat16") return DType::kBF16;
   usage_error("--dtype {}: expected fp32, fp16 or bf16", name);
+}
+
+fs::path resolve_model(const std::string& name) {
+  if (!fs::is_directory(name)) fail(ErrorKind::kIo, "{}: no such directory", name);
+  return name;
 }
 
 void export_model(const ExportRequest& request) {

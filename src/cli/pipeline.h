@@ -15,6 +15,9 @@ struct ExportRequest {
   bool oracle = false;
 };
 
+// The directory of a checkpoint.
+std::filesystem::path resolve_model(const std::string& name);
+
 // Checkpoint directory -> ONNX directory.
 void export_model(const ExportRequest& request);
 

@@ -65,7 +65,7 @@ StepOutcome Scheduler::step() noexcept {
   admit();
   plan();
   if (tokens_.empty()) return StepOutcome::kDone;
-  const StepOutcome outcome = executable_.run({tokens_, positions_, slices_, rows_}, logits_);
+  const StepOutcome outcome = executable_.run({tokens_, positions_, {}, slices_, rows_}, logits_);
   if (outcome == StepOutcome::kDone) {
     commit();
   } else {
