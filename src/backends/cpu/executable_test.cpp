@@ -1,0 +1,216 @@
+// Whole models on this backend against the reference backend, bit-for-bit invariance, and no allocation in a step.
+#include "backends/cpu/executable.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+
+#include "backends/cpu/allocation_count.h"
+#include "backends/cpu/backend.h"
+#include "backends/cpu/test_model.h"
+#include "backends/reference/executable.h"
+#include "base/error.h"
+
+namespace edgewise::cpu {
+namespace {
+
+LoadOptions options_for(const StepMaker& steps, DType kv, int threads) {
+  LoadOptions options;
+  options.max_tokens = 300;
+  options.max_sequences = 4;
+  options.max_rows = 300;
+  options.kv_pages = steps.pages();
+  options.kv_dtype = kv;
+  options.threads = threads;
+  return options;
+}
+
+// Every node's outputs, by name.
+using Outputs = std::map<std::string, std::vector<std::vector<float>>>;
+
+Outputs observed(Executable& executable, const StepInput& input, int64_t vocabulary) {
+  Outputs outputs;
+  executable.observe([&](const Node& node, std::span<const Tensor> tensors) {
+    for (const Tensor& tensor : tensors) outputs[node.name].push_back(tensor.to_floats());
+  });
+  std::vector<float> logits(input.logits_rows.size() * static_cast<size_t>(vocabulary));
+  EXPECT_EQ(executable.run(input, logits), StepOutcome::kDone);
+  return outputs;
+}
+
+// Root mean square of the difference over that of the reference.
+double relative_error(const std::vector<float>& a, const std::vector<float>& b) {
+  double difference = 0, size = 1e-30;
+  for (size_t i = 0; i < a.size(); ++i) {
+    difference += (double{a[i]} - b[i]) * (double{a[i]} - b[i]);
+    size += double{b[i]} * b[i];
+  }
+  return std::sqrt(difference / size);
+}
+
+void compare_with_reference(const TestModel& model, DType kv, double tolerance) {
+  SCOPED_TRACE(dtype_name(model.weight));
+  const Graph graph = model.build();
+  const Graph fast = packed(graph);
+  for (const Isa isa : supported_isas()) {
+    SCOPED_TRACE(isa_name(isa));
+    StepMaker steps(3, 700, model.vocabulary, 5);
+    const LoadOptions options = options_for(steps, kv, 2);
+    reference::ReferenceExecutable slow(graph, options);
+    CpuExecutable quick(fast, options, isa);
+    const std::vector<std::vector<Feed>> script = {{{0, 130}, {1, 7}}, {{2, 1}}, {{1, 5}, {0, 1}, {2, 3}}, {{0, 140}}, {{0, 1}, {1, 1}}};
+    for (const auto& feeds : script) {
+      const StepInput& input = steps.next(feeds);
+      const Outputs expected = observed(slow, input, model.vocabulary);
+      const Outputs found = observed(quick, input, model.vocabulary);
+      ASSERT_EQ(expected.size(), found.size());
+      for (const Node& node : graph.nodes()) {
+        const auto& a = found.at(node.name);
+        const auto& b = expected.at(node.name);
+        ASSERT_EQ(a.size(), b.size());
+        for (size_t i = 0; i < a.size(); ++i) {
+          ASSERT_EQ(a[i].size(), b[i].size());
+          ASSERT_LT(relative_error(a[i], b[i]), tolerance) << node.name;
+        }
+      }
+    }
+  }
+}
+
+TEST(CpuExecutable, MatchesReferenceFloat) {
+  TestModel model;
+  compare_with_reference(model, DType::kF32, 1e-4);
+  model.weight = DType::kBF16;
+  model.transposed = false;
+  compare_with_reference(model, DType::kBF16, 1e-2);  // a key may round to its neighbour in the cache
+  model.weight = DType::kF16;
+  compare_with_reference(model, DType::kF16, 2e-3);
+}
+
+TEST(CpuExecutable, MatchesReferenceScaledFloat) {
+  TestModel model;
+  model.weight = DType::kF8E4M3;
+  compare_with_reference(model, DType::kF32, 1e-4);
+  model.weight = DType::kF4E2M1;
+  model.scale = DType::kF8E4M3;
+  model.block = 16;
+  compare_with_reference(model, DType::kF32, 1e-4);
+}
+
+// A router close to a tie may choose another expert when activations are rounded, hence one expert here.
+TEST(CpuExecutable, MatchesReferenceInteger) {
+  TestModel model;
+  model.experts = 2;
+  for (const DType weight : {DType::kI8, DType::kI4, DType::kU4}) {
+    model.weight = weight;
+    model.zeros = weight == DType::kU4;
+    model.transposed = weight != DType::kI4;
+    compare_with_reference(model, DType::kF32, 0.08);
+  }
+}
+
+TEST(CpuExecutable, MatchesReferenceTokenScales) {
+  TestModel model;
+  model.weight = DType::kI8;
+  model.token_scales = true;
+  model.block = 1000;
+  model.experts = 2;
+  compare_with_reference(model, DType::kF32, 0.08);
+}
+
+// Logits of sequence 0's tokens, however it is fed.
+std::vector<float> feed(const Graph& graph, Isa isa, int threads, const std::vector<std::vector<Feed>>& script) {
+  StepMaker steps(3, 700, 61, 5);
+  CpuExecutable executable(graph, options_for(steps, DType::kBF16, threads), isa);
+  std::vector<float> result;
+  std::vector<float> logits(300 * 61);
+  for (const auto& feeds : script) {
+    const StepInput& input = steps.next(feeds);
+    EXPECT_EQ(executable.run(input, logits), StepOutcome::kDone);
+    int row = 0;
+    for (const Feed& f : feeds) {
+      if (f.sequence == 0) result.insert(result.end(), logits.begin() + row * 61, logits.begin() + (row + f.count) * 61);
+      row += f.count;
+    }
+  }
+  return result;
+}
+
+TEST(CpuExecutable, CompanionsAndThreadsChangeNoBit) {
+  TestModel model;
+  for (const DType weight : {DType::kBF16, DType::kI8, DType::kI4, DType::kF4E2M1}) {
+    model.weight = weight;
+    model.block = weight == DType::kF4E2M1 ? 16 : 24;
+    const Graph graph = packed(model.build());
+    for (const Isa isa : supported_isas()) {
+      std::vector<std::vector<Feed>> alone;
+      for (int i = 0; i < 300; ++i) alone.push_back({{0, 1}});
+      const auto one = feed(graph, isa, 1, alone);
+      const auto two = feed(graph, isa, 2, alone);
+      const auto chunks = feed(graph, isa, 2, {{{0, 290}}, {{0, 10}}});
+      const auto mixed = feed(graph, isa, 3, {{{1, 30}, {0, 113}, {2, 7}}, {{0, 150}, {1, 1}}, {{2, 3}, {0, 7}}, {{0, 30}}});
+      EXPECT_EQ(std::memcmp(one.data(), two.data(), one.size() * 4), 0) << dtype_name(weight) << isa_name(isa);
+      EXPECT_EQ(std::memcmp(one.data(), chunks.data(), one.size() * 4), 0) << dtype_name(weight) << isa_name(isa);
+      EXPECT_EQ(std::memcmp(one.data(), mixed.data(), one.size() * 4), 0) << dtype_name(weight) << isa_name(isa);
+    }
+  }
+}
+
+TEST(CpuExecutable, AllocatesNothing) {
+  for (const DType weight : {DType::kBF16, DType::kI4}) {
+    TestModel model;
+    model.weight = weight;
+    const Graph graph = packed(model.build());
+    StepMaker steps(2, 700, model.vocabulary, 3);
+    CpuExecutable executable(graph, options_for(steps, DType::kBF16, 2), supported_isas().back());
+    std::vector<float> logits(300 * static_cast<size_t>(model.vocabulary));
+    executable.set_profiling(true);
+    for (const auto& feeds : std::vector<std::vector<Feed>>{{{0, 280}}, {{0, 1}}, {{0, 1}, {1, 40}}, {{0, 280}}, {{0, 1}, {1, 1}}}) {
+      const StepInput& input = steps.next(feeds);
+      const int64_t before = allocation_count();
+      EXPECT_EQ(executable.run(input, logits), StepOutcome::kDone);
+      EXPECT_EQ(allocation_count(), before);
+    }
+    EXPECT_EQ(executable.take_profile().size(), graph.nodes().size());
+    const MemoryUse use = executable.memory();
+    EXPECT_GT(use.weights, 0u);
+    EXPECT_GT(use.kv_cache, 0u);
+    EXPECT_GT(use.activations, 0u);
+  }
+}
+
+TEST(CpuExecutable, RefusesStepsTooLarge) {
+  TestModel model;
+  const Graph graph = packed(model.build());
+  StepMaker steps(1, 700, model.vocabulary, 3);
+  CpuExecutable executable(graph, options_for(steps, DType::kF32, 1), supported_isas().back());
+  std::vector<float> logits(10);
+  EXPECT_EQ(executable.run(steps.next({{0, 301}}), logits), StepOutcome::kTooLarge);
+  EXPECT_EQ(executable.run(steps.next({{0, 1}}), logits), StepOutcome::kTooLarge);
+}
+
+TEST(CpuBackend, TimesKernels) {
+  TestModel model;
+  const Graph graph = packed(model.build());
+  const CpuBackend backend;
+  for (const Node& node : graph.nodes()) {
+    EXPECT_FALSE(backend.why_unsupported(graph, node).has_value());
+    if (node.op != Op::kLinear) continue;
+    for (const std::string& kernel : backend.kernels(graph, node)) EXPECT_GT(backend.time_kernel(graph, node, kernel, 4), 0);
+  }
+}
+
+TEST(CpuBackend, ForcedInstructionSet) {
+  setenv("EDGEWISE_FORCE_ISA", "baseline", 1);
+  EXPECT_EQ(choose_isa(), Isa::kBaseline);
+  setenv("EDGEWISE_FORCE_ISA", "mmx", 1);
+  EXPECT_THROW(choose_isa(), Error);
+  unsetenv("EDGEWISE_FORCE_ISA");
+  EXPECT_EQ(choose_isa(), supported_isas().back());
+}
+
+}  // namespace
+}  // namespace edgewise::cpu

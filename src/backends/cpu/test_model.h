@@ -1,0 +1,58 @@
+// A small random model with every operator, and steps to run it with; for tests of this backend.
+#pragma once
+
+#include <random>
+#include <string>
+#include <vector>
+
+#include "backends/backend.h"
+
+namespace edgewise::cpu {
+
+struct TestModel {
+  int64_t vocabulary = 61;
+  int64_t hidden = 72;
+  int64_t heads = 6;
+  int64_t kv_heads = 2;
+  int64_t head_dim = 20;
+  int64_t inner = 104;
+  int64_t experts = 5;
+  DType weight = DType::kF32;
+  DType scale = DType::kF32;
+  int64_t block = 24;
+  bool zeros = false;
+  bool transposed = true;
+  bool token_scales = false;
+
+  // The unpacked graph.
+  Graph build() const;
+};
+
+// Graph `g` with every node packed for the CPU backend.
+Graph packed(const Graph& g);
+
+// What a sequence is fed in one step.
+struct Feed {
+  int sequence;
+  int count;
+};
+
+// Sequences of random tokens with pages of their own, run in steps of any mix.
+class StepMaker {
+ public:
+  StepMaker(int sequences, int length, int64_t vocabulary, uint32_t seed);
+  // The next `count` tokens of each sequence named; logits for all of them. Valid until the next call.
+  const StepInput& next(const std::vector<Feed>& feeds);
+  int pages() const { return pages_; }
+
+ private:
+  std::vector<std::vector<int32_t>> tokens_;
+  std::vector<std::vector<int32_t>> page_tables_;
+  std::vector<int> done_;
+  int pages_ = 0;
+  std::vector<int32_t> step_tokens_, step_positions_, step_rows_;
+  std::vector<SequenceSlice> slices_;
+  StepInput input_;
+};
+
+}  // namespace edgewise::cpu
