@@ -38,6 +38,7 @@ bool is_align(char c) { return c == '<' || c == '>' || c == '=' || c == '^'; }
 Spec parse_spec(const std::string& text) {
   Spec spec;
   size_t at = 0;
+  bool fill_given = false;
   const auto at_char = [&](const char* set) {
     return at < text.size() && std::string_view(set).find(text[at]) != std::string_view::npos;
   };
@@ -46,6 +47,7 @@ Spec parse_spec(const std::string& text) {
     next_code_point(text, after);
     if (after < text.size() && is_align(text[after])) {
       spec.fill = text.substr(0, after);
+      fill_given = true;
       spec.align = text[after];
       at = after + 1;
     } else if (is_align(text[0])) {
@@ -57,10 +59,8 @@ Spec parse_spec(const std::string& text) {
   if (at_char("#")) spec.alternate = text[at++] == '#';
   if (at_char("0")) {
     ++at;
-    if (spec.align == 0) {
-      spec.align = '=';
-      spec.fill = "0";
-    }
+    if (!fill_given) spec.fill = "0";
+    if (spec.align == 0) spec.align = '=';
   }
   bool any = false;
   spec.width = read_digits(text, at, any);
@@ -256,6 +256,7 @@ class BraceFormatter {
 
   Value look_up(const std::string& name) {
     const size_t first_end = std::min(name.find_first_of(".["), name.size());
+    if (first_end == 0 && !name.empty()) throw Failure("KeyError", "''");  // only a bare {} counts by itself
     Value value = root(name.substr(0, first_end));
     for (size_t at = first_end; at < name.size();) {
       if (name[at] == '.') {

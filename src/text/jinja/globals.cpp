@@ -59,6 +59,11 @@ class Range : public Object {
     if (index < 0 || index >= count_) return std::nullopt;
     return Value(start_ + index * step_);
   }
+  bool equals(const Object& other) const override {
+    const auto* range = dynamic_cast<const Range*>(&other);
+    if (range == nullptr || range->count_ != count_) return false;
+    return count_ == 0 || (range->start_ == start_ && (count_ == 1 || range->step_ == step_));
+  }
   std::optional<Value> attribute(const std::string& name) override {
     if (name == "start") return Value(start_);
     if (name == "stop") return Value(stop_);

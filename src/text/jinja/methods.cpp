@@ -53,6 +53,16 @@ class DictView : public Object {
     };
   }
   int depth() const override { return dict_->depth + 1; }
+  // Keys and items compare as sets; values only with themselves.
+  bool equals(const Object& other) const override {
+    const auto* view = dynamic_cast<const DictView*>(&other);
+    if (view == this) return true;
+    if (view == nullptr || part_ == DictPart::kValues || view->part_ != part_) return false;
+    if (part_ == DictPart::kItems) return jinja::equals(Value(dict_), Value(view->dict_));
+    const auto known = [view](const auto& item) { return view->dict_->find(item.first) != nullptr; };
+    return dict_->items.size() == view->dict_->items.size() &&
+           std::all_of(dict_->items.begin(), dict_->items.end(), known);
+  }
 
  private:
   Value at(size_t index) const {

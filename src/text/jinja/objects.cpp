@@ -97,7 +97,7 @@ Value Loop::call(const Args& args) {
 
 bool Loop::changed(const std::vector<Value>& values) {
   const bool same = last_changed_ && last_changed_->size() == values.size() &&
-                    std::equal(values.begin(), values.end(), last_changed_->begin(), equals);
+                    std::equal(values.begin(), values.end(), last_changed_->begin(), jinja::equals);
   if (!same && !finished_) last_changed_ = values;
   return !same;
 }

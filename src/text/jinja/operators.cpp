@@ -251,7 +251,7 @@ bool equals(const Value& a, const Value& b) {
       Budget::check_stack();
       return a.dict_ptr() == b.dict_ptr() || equal_dicts(a.dict(), b.dict());
     default:
-      return a.object() == b.object();
+      return a.object()->equals(*b.object());
   }
 }
 
@@ -265,6 +265,8 @@ bool same_as(const Value& a, const Value& b) {
       return a.dict_ptr() == b.dict_ptr();
     case Kind::kUndefined:
       return &a.undefined() == &b.undefined();
+    case Kind::kObject:
+      return a.object() == b.object();
     default:
       return equals(a, b);
   }
@@ -331,7 +333,7 @@ size_t hash_of(const Value& value) {
       return hash;
     }
     case Kind::kObject:
-      return std::hash<const void*>{}(value.object().get());
+      return std::hash<std::string>{}(value.object()->type_name());  // equal objects have one type
     case Kind::kList:
     case Kind::kDict:
       type_error("unhashable type: '{}'", type_name(value));

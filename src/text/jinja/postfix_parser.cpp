@@ -52,15 +52,14 @@ ExprPtr ExpressionParser::slice_or_item(ExprPtr node, int line) {
   ExprPtr out = make(ExprKind::kItem, line);
   out->children.push_back(std::move(node));
   const auto ends = [&] { return current().is_operator("]") || current().is_operator(":"); };
-  if (current().is_operator("]")) fail(current(), "expected an index inside of []");
   ExprPtr start = ends() ? nullptr : expression();
   if (current().is_operator(":")) {
     out->kind = ExprKind::kSlice;
     out->children.push_back(std::move(start));
     for (int i = 0; i < 2; ++i) out->children.push_back(skip_operator(":") && !ends() ? expression() : nullptr);
-  } else if (current().is_operator(",")) {
+  } else if (current().is_operator(",") || !start) {
     ExprPtr key = make(ExprKind::kTuple, line);
-    key->children.push_back(std::move(start));
+    if (start) key->children.push_back(std::move(start));
     while (!current().is_operator("]")) {
       expect_operator(",");
       key->children.push_back(expression());

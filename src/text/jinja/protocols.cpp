@@ -237,8 +237,8 @@ std::optional<Value> own_attribute(const Value& object, const std::string& name)
 }
 
 Value get_attribute(const Value& object, const std::string& name) {
-  if (object.is_undefined()) fail_undefined(object);
   if (is_unsafe_attribute(object, name)) return unsafe(object, name);
+  if (object.is_undefined()) fail_undefined(object);
   if (auto value = own_attribute(object, name)) return *std::move(value);
   if (object.is(Kind::kDict)) {
     if (const Value* value = object.dict().find(name)) return *value;

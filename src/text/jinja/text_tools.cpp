@@ -30,7 +30,7 @@ std::vector<std::string> split_at_spaces(std::string_view text, int64_t limit) {
   };
   for (skip(true); at < text.size(); skip(true)) {
     if (limit >= 0 && static_cast<int64_t>(parts.size()) == limit) {
-      parts.emplace_back(strip_text(text.substr(at), nullptr, false, true));
+      parts.emplace_back(text.substr(at));
       break;
     }
     const size_t start = at;

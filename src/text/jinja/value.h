@@ -139,6 +139,7 @@ class Object : public std::enable_shared_from_this<Object> {
   // obj[key] with an integer; absent when out of range.
   virtual std::optional<Value> item(int64_t) { return std::nullopt; }
   virtual int depth() const { return 1; }
+  virtual bool equals(const Object& other) const { return this == &other; }
 };
 
 inline const std::string& Value::text() const { return str().text; }
