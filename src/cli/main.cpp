@@ -39,7 +39,9 @@ int main(int argc, char** argv) {
   edgewise::add_export(commands);
   edgewise::add_build(commands);
   edgewise::add_run(commands);
+  edgewise::add_infer(commands);
   edgewise::add_verify(commands);
+  edgewise::add_eval(commands);
   edgewise::add_tokenize(commands);
   edgewise::add_template(commands);
   try {

@@ -140,6 +140,7 @@ std::vector<Session::Running> Session::submit(const std::vector<Request>& reques
     }
     const int room = info().kv_capacity - static_cast<int>(request.prompt.size());
     auto sequence = std::make_unique<Sequence>(request.prompt, request.sampling, std::min(request.max_tokens, room), vocabulary_);
+    sequence->ignore_end = request.ignore_eos;
     running.push_back({i, std::move(sequence), OutputText(tokenizer_, request.stop)});
     scheduler_->submit(*running.back().sequence);
   }

@@ -26,6 +26,7 @@ struct Request {
   SamplingOptions sampling;
   int max_tokens = 256;  // cut to what the cache has room for
   std::vector<std::string> stop;
+  bool ignore_eos = false;  // an end token does not end the answer
 };
 
 struct CompletionToken {
