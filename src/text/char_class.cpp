@@ -20,8 +20,7 @@ constexpr uint32_t kPunctuationMask = bit(UTF8PROC_CATEGORY_PC) | bit(UTF8PROC_C
 constexpr uint32_t kWordMask = kLetterMask | kMarkMask | bit(UTF8PROC_CATEGORY_ND) |
                                bit(UTF8PROC_CATEGORY_NL) | bit(UTF8PROC_CATEGORY_PC);
 constexpr uint32_t kOtherMask = bit(UTF8PROC_CATEGORY_CC) | bit(UTF8PROC_CATEGORY_CF) |
-                                bit(UTF8PROC_CATEGORY_CN) | bit(UTF8PROC_CATEGORY_CO) |
-                                bit(UTF8PROC_CATEGORY_CS);
+                                bit(UTF8PROC_CATEGORY_CO) | bit(UTF8PROC_CATEGORY_CS);
 
 uint32_t category_bit(char32_t c) {
   return bit(utf8proc_category(static_cast<utf8proc_int32_t>(c)));

@@ -52,7 +52,7 @@ inline bool is_punctuation(char32_t c) {
   return char_flags(c) & kPunctuation;
 }
 
-// General categories Mn, Mc and Me; Mn alone; Cc, Cf, Cn, Co and Cs.
+// General categories Mn, Mc and Me; Mn alone; Cc, Cf, Co and Cs.
 bool is_mark(char32_t c);
 bool is_nonspacing_mark(char32_t c);
 bool is_other(char32_t c);
