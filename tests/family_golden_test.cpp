@@ -27,7 +27,7 @@ class FamilyGolden : public testing::TestWithParam<std::string> {
     const auto length = static_cast<int32_t>(tokens.size());
     const SequenceSlice sequence{0, length, 0, length, pages, -1};
     std::vector<float> all(tokens.size() * static_cast<size_t>(vocabulary));
-    EXPECT_EQ(executable.run({tokens, positions, std::span(&sequence, 1), wanted}, all), StepOutcome::kDone);
+    EXPECT_EQ(executable.run({tokens, positions, {}, std::span(&sequence, 1), wanted}, all), StepOutcome::kDone);
     return {all.end() - static_cast<std::ptrdiff_t>(rows * vocabulary), all.end()};
   }
 };

@@ -27,11 +27,19 @@ struct SequenceSlice {
   int32_t adapter = -1;
 };
 
+inline constexpr std::string_view kEmbeddingsInput = "inputs_embeds";
+
 struct StepInput {
   std::span<const int32_t> tokens;     // [N]
   std::span<const int32_t> positions;  // [N]
+  std::span<const float> embeddings;   // [N, hidden], for graphs with the input "inputs_embeds" instead of tokens
   std::span<const SequenceSlice> sequences;
   std::span<const int32_t> logits_rows;  // [R], ascending
+
+  // N; `columns` of the embeddings, 0 when the graph starts from tokens.
+  size_t count(int64_t columns) const {
+    return columns > 0 ? embeddings.size() / static_cast<size_t>(columns) : tokens.size();
+  }
 };
 
 enum class StepOutcome { kDone, kTooLarge, kOutOfMemory, kDeviceFault };
@@ -61,7 +69,7 @@ using NodeObserver = std::function<void(const Node& node, std::span<const Tensor
 class Executable {
  public:
   virtual ~Executable() = default;
-  // Runs one step and writes float32 logits [R, vocabulary]. Allocates nothing.
+  // Runs one step and writes the graph's output, float32 logits [R, vocabulary]. Allocates nothing.
   virtual StepOutcome run(const StepInput& input, std::span<float> logits) noexcept = 0;
   virtual MemoryUse memory() const = 0;
   // Seconds spent in each node since the last call, in the order of the graph; empty unless profiling is on.

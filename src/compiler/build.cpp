@@ -7,6 +7,7 @@
 #include "base/output_file.h"
 #include "compiler/self_test.h"
 #include "compiler/tactics.h"
+#include "formats/companions.h"
 #include "onnx/import.h"
 
 namespace edgewise {
@@ -47,13 +48,6 @@ Graph pack_graph(const Graph& plain, const Backend& backend) {
 }
 
 }  // namespace
-
-void copy_companions(const fs::path& from, const fs::path& to) {
-  for (const char* name : {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-                           "special_tokens_map.json", "chat_template.jinja", "chat_template.json"}) {
-    if (fs::exists(from / name)) fs::copy_file(from / name, to / name, fs::copy_options::overwrite_existing);
-  }
-}
 
 BuildReport build_engine(const fs::path& onnx_dir, const fs::path& engine_dir, const BuildOptions& options) {
   const auto start = std::chrono::steady_clock::now();

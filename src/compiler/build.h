@@ -37,7 +37,4 @@ struct BuildReport {
 BuildReport build_engine(const std::filesystem::path& onnx_dir, const std::filesystem::path& engine_dir,
                          const BuildOptions& options);
 
-// Files that travel from a checkpoint through export and build to the engine.
-void copy_companions(const std::filesystem::path& from, const std::filesystem::path& to);
-
 }  // namespace edgewise

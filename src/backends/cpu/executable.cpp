@@ -56,6 +56,8 @@ CpuExecutable::CpuExecutable(const Graph& graph, const LoadOptions& options, Isa
   context.pages_of = [](void* owner, const Node& node) {
     return static_cast<CpuExecutable*>(owner)->pages_of(node);
   };
+  embeddings_ = graph.find_value(kEmbeddingsInput);
+  if (embeddings_ != kNone) embedding_columns_ = graph.value(embeddings_).shape.at(1);
   build(context);
   place_values();
   profile_.assign(graph.nodes().size(), 0.0);
@@ -106,7 +108,7 @@ void CpuExecutable::place_values() {
 }
 
 StepOutcome CpuExecutable::run(const StepInput& input, std::span<float> logits) noexcept {
-  const auto tokens = static_cast<int>(input.tokens.size());
+  const auto tokens = static_cast<int>(input.count(embedding_columns_));
   const auto rows = static_cast<int>(input.logits_rows.size());
   if (tokens > options_.max_tokens || rows > options_.max_rows) return StepOutcome::kTooLarge;
   if (static_cast<int>(input.sequences.size()) > options_.max_sequences) return StepOutcome::kTooLarge;
@@ -116,6 +118,8 @@ StepOutcome CpuExecutable::run(const StepInput& input, std::span<float> logits) 
   if (logits.size() < count) return StepOutcome::kTooLarge;
   float* const home = values_[static_cast<size_t>(output)];
   values_[static_cast<size_t>(output)] = logits.data();  // the last operator writes them in place
+  // Read in place: no operator writes to a graph input.
+  if (embeddings_ != kNone) values_[static_cast<size_t>(embeddings_)] = const_cast<float*>(input.embeddings.data());
   StepContext context;
   context.input = &input;
   context.tokens = tokens;

@@ -53,6 +53,8 @@ class CpuExecutable final : public Executable {
   ThreadPool pool_;
   std::vector<Step> steps_;
   std::vector<float*> values_;  // by value id; into the arena
+  ValueId embeddings_ = kNone;  // the graph's input of activations, where it has one
+  int64_t embedding_columns_ = 0;
   std::unique_ptr<PageMemory> arena_;
   std::unique_ptr<PageMemory> workspace_;
   std::map<int64_t, std::pair<std::unique_ptr<PageMemory>, KvPages>> layers_;

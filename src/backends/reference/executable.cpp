@@ -68,7 +68,7 @@ Matrix ReferenceExecutable::matrix(ValueId id) {
 
 Matrix ReferenceExecutable::make(ValueId id, const StepInput& input) {
   const Shape& shape = graph_.value(id).shape;
-  const auto rows = static_cast<int64_t>(shape[0] == kTokens ? input.tokens.size() : input.logits_rows.size());
+  const auto rows = static_cast<int64_t>(shape[0] == kTokens ? tokens_ : input.logits_rows.size());
   rows_[static_cast<size_t>(id)] = rows;
   values_[static_cast<size_t>(id)].assign(static_cast<size_t>(rows * shape[1]), 0.0f);
   return matrix(id);
@@ -80,8 +80,14 @@ std::vector<float> ReferenceExecutable::floats(const Node& node, size_t index) c
 }
 
 StepOutcome ReferenceExecutable::run(const StepInput& input, std::span<float> logits) noexcept {
-  if (static_cast<int>(input.tokens.size()) > options_.max_tokens) return StepOutcome::kTooLarge;
+  const ValueId embeddings = graph_.find_value(kEmbeddingsInput);
+  tokens_ = input.count(embeddings == kNone ? 0 : graph_.value(embeddings).shape.at(1));
+  if (tokens_ > static_cast<size_t>(options_.max_tokens)) return StepOutcome::kTooLarge;
   try {
+    if (embeddings != kNone) {
+      values_[static_cast<size_t>(embeddings)].assign(input.embeddings.begin(), input.embeddings.end());
+      rows_[static_cast<size_t>(embeddings)] = static_cast<int64_t>(tokens_);
+    }
     for (size_t i = 0; i < graph_.nodes().size(); ++i) {
       const Node& node = graph_.nodes()[i];
       const auto start = std::chrono::steady_clock::now();

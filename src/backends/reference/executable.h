@@ -59,6 +59,7 @@ class ReferenceExecutable final : public Executable {
   ThreadPool pool_;
   std::vector<std::vector<float>> values_;
   std::vector<int64_t> rows_;
+  size_t tokens_ = 0;  // of the step under way
   std::map<int64_t, LayerCache> caches_;
   NodeObserver observer_;
   bool profiling_ = false;

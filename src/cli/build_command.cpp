@@ -1,0 +1,55 @@
+#include "base/error.h"
+#include "cli/build_flags.h"
+#include "cli/command.h"
+#include "cli/pipeline.h"
+
+namespace edgewise {
+namespace {
+
+void print_report(const BuildReport& report, const std::filesystem::path& engine) {
+  for (const PassReport& pass : report.passes) {
+    fmt::print("  pass {:<24} {:4} changes  {:7.1f} ms\n", pass.name, pass.changes, pass.seconds * 1e3);
+  }
+  fmt::print("  {} operators, {} kernels timed, self-test error {:.1e}\n", report.operators, report.kernels_timed,
+             report.self_test_error);
+  fmt::print("built {} ({:.1f} MB) in {:.1f} s\n", engine.string(), static_cast<double>(report.engine_bytes) / 1e6, report.seconds);
+}
+
+}  // namespace
+
+void add_build_flags(CLI::App& command, BuildFlags& flags) {
+  BuildOptions& o = flags.options;
+  add_flag(command, "maxBatchSize", o.max_batch_size, "sequences side by side");
+  add_flag(command, "maxInputLen", o.max_input_length, "tokens of the longest prompt");
+  add_flag(command, "maxKVCacheCapacity", o.kv_capacity, "tokens of cache for each sequence: prompt and answer");
+  add_flag(command, "kvCachePolicy", o.kv_policy, "linear (each sequence's pages reserved) or paged (on demand)");
+  add_flag(command, "kvDtype", flags.kv_dtype, "fp32, fp16 or bf16 for the KV cache");
+  add_flag(command, "device", o.device, "cpu or reference");
+  add_flag(command, "timingCache", o.timing_cache, "file that keeps kernel timings");
+  add_flag(command, "optLevel", o.opt_level, "0: skip kernel timing");
+  command.add_option(both_spellings("disablePass"), flags.disabled, "passes to leave out");
+}
+
+BuildOptions BuildFlags::take() const {
+  BuildOptions result = options;
+  result.kv_dtype = parse_float_dtype(kv_dtype, DType::kBF16);
+  result.disabled_passes = {disabled.begin(), disabled.end()};
+  return result;
+}
+
+void add_build(Commands& commands) {
+  CLI::App& command = commands.add("build", "compile an ONNX directory into an engine for this machine",
+                                   "edgewise build --onnxDir out/onnx --engineDir out/engine --maxKVCacheCapacity 2048");
+  auto flags = std::make_shared<BuildFlags>();
+  auto onnx = std::make_shared<std::filesystem::path>();
+  auto engine = std::make_shared<std::filesystem::path>();
+  add_flag(command, "onnxDir", *onnx, "directory with model.onnx")->required();
+  add_flag(command, "engineDir", *engine, "directory to write")->required();
+  add_build_flags(command, *flags);
+  commands.on_run(command, [flags, onnx, engine] {
+    print_report(build_engine(*onnx, *engine, flags->take()), *engine);
+    return 0;
+  });
+}
+
+}  // namespace edgewise

@@ -1,0 +1,29 @@
+#include <chrono>
+
+#include "base/error.h"
+#include "cli/command.h"
+#include "cli/pipeline.h"
+
+
+namespace edgewise {
+
+void add_export(Commands& commands) {
+  CLI::App& command = commands.add("export", "write a checkpoint as ONNX, with its config, tokenizer and chat template",
+                                   "edgewise export --model_dir models/edge-tiny-16m --output_dir out/onnx");
+  auto request = std::make_shared<ExportRequest>();
+  auto model = std::make_shared<std::string>();
+  add_flag(command, "model_dir", *model, "checkpoint directory or hub name")->required();
+  add_flag(command, "output_dir", request->output_dir, "directory to write")->required();
+  add_flag(command, "dtype", request->dtype, "fp32, fp16 or bf16 for float weights (default: the checkpoint's)");
+  command.add_flag("--oracle", request->oracle, "dequantize to float32, for runtimes without kernels for the format");
+  commands.on_run(command, [request, model] {
+    const auto start = std::chrono::steady_clock::now();
+    request->model_dir = resolve_model(*model);
+    export_model(*request);
+    fmt::print("exported {} to {} in {:.1f} s\n", request->model_dir.string(), request->output_dir.string(),
+               std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    return 0;
+  });
+}
+
+}  // namespace edgewise

@@ -1,0 +1,60 @@
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <map>
+
+#include "base/error.h"
+#include "base/progress.h"
+#include "cli/command.h"
+
+namespace {
+
+// 0: done. 1: a check did not hold. 2: bad input, or it can't be done. 130: interrupted.
+int exit_code(const edgewise::Error& error) { return error.kind() == edgewise::ErrorKind::kInterrupted ? 130 : 2; }
+
+// A link's name stands for a subcommand: llm_build ARGS is edgewise build ARGS.
+std::vector<std::string> arguments(int argc, char** argv) {
+  static const std::map<std::string, std::string> kLinks = {{"llm_build", "build"},
+                                                            {"llm_inference", "infer"},
+                                                            {"tensorrt-edgellm-quantize-llm", "quantize"},
+                                                            {"tensorrt-edgellm-export-llm", "export"}};
+  std::vector<std::string> result;
+  const auto link = kLinks.find(std::filesystem::path(argc > 0 ? argv[0] : "").filename().string());
+  if (link != kLinks.end()) result.push_back(link->second);
+  for (int i = 1; i < argc; ++i) result.emplace_back(argv[i]);
+  std::reverse(result.begin(), result.end());  // as CLI11 takes them
+  return result;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  edgewise::install_interrupt_handler();
+  CLI::App app("Edgewise: run language models on the machine at hand.\n\n"
+               "  HF checkpoint --quantize--> checkpoint --export--> ONNX --build--> engine --run--> text\n");
+  app.require_subcommand(1);
+  app.set_version_flag("--version", EDGEWISE_VERSION);
+  edgewise::Commands commands(app);
+  edgewise::add_quantize(commands);
+  edgewise::add_export(commands);
+  edgewise::add_build(commands);
+  edgewise::add_run(commands);
+  edgewise::add_verify(commands);
+  edgewise::add_tokenize(commands);
+  edgewise::add_template(commands);
+  try {
+    app.parse(arguments(argc, argv));
+    return commands.run();
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  } catch (const edgewise::Error& error) {
+    fmt::print(stderr, "error: {}\n", error.what());
+    return exit_code(error);
+  } catch (const std::bad_alloc&) {
+    fmt::print(stderr, "error: out of memory\n");
+    return 2;
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "error: {}\n", error.what());
+    return 2;
+  }
+}

@@ -1,0 +1,149 @@
+#include <unistd.h>
+
+#include <iostream>
+#include <iterator>
+
+#include "base/error.h"
+#include "base/progress.h"
+#include "cli/build_flags.h"
+#include "cli/command.h"
+#include "cli/pipeline.h"
+#include "runtime/session.h"
+
+namespace edgewise {
+namespace {
+
+struct RunFlags {
+  std::string model;
+  std::string prompt;
+  std::string system;
+  std::filesystem::path cache_dir = default_cache_dir();
+  bool raw = false;
+  bool quiet = false;
+  int max_tokens = 512;
+  int threads = 0;
+  std::optional<double> temperature;
+  std::optional<double> top_p;
+  std::optional<int> top_k;
+  std::optional<double> min_p;
+  std::optional<double> repetition_penalty;
+  std::optional<uint64_t> seed;
+  BuildFlags build;
+};
+
+SamplingOptions sampling(const RunFlags& flags, const Session& session) {
+  SamplingOptions options = session.recommended_sampling();
+  if (flags.temperature) options.temperature = *flags.temperature;
+  if (flags.top_p) options.top_p = *flags.top_p;
+  if (flags.top_k) options.top_k = *flags.top_k;
+  if (flags.min_p) options.min_p = *flags.min_p;
+  if (flags.repetition_penalty) options.repetition_penalty = *flags.repetition_penalty;
+  options.seed = flags.seed;
+  return options;
+}
+
+// Streams one answer to standard output and returns it.
+Completion answer(Session& session, const RunFlags& flags, std::vector<int32_t> prompt) {
+  const Request request{std::move(prompt), sampling(flags, session), flags.max_tokens, {}};
+  const Completion completion = session.generate(request, [](std::string_view text) {
+    std::cout << text << std::flush;
+    return !interrupted();
+  });
+  if (completion.finish == FinishReason::kError) usage_error("{}", completion.error);
+  std::cout << "\n";
+  return completion;
+}
+
+void print_speed(const Completion& c) {
+  const double decoded = static_cast<double>(c.tokens.size()) - 1;
+  fmt::print(stderr, "[{} prompt tokens, first token after {:.0f} ms; {} tokens, {:.0f} tokens/s; {}]\n", c.prompt_tokens,
+             c.prefill_seconds * 1e3, c.tokens.size(), c.decode_seconds > 0 ? decoded / c.decode_seconds : 0.0,
+             finish_reason_name(c.finish));
+}
+
+int answer_once(Session& session, const RunFlags& flags, const std::string& prompt) {
+  std::vector<int32_t> ids;
+  if (flags.raw || !session.has_chat_template()) {
+    ids = session.encode_text(prompt);
+  } else {
+    OrderedJson messages = OrderedJson::array();
+    if (!flags.system.empty()) messages.push_back({{"role", "system"}, {"content", flags.system}});
+    messages.push_back({{"role", "user"}, {"content", prompt}});
+    ids = session.encode_chat(messages);
+  }
+  const Completion completion = answer(session, flags, std::move(ids));
+  if (!flags.quiet) print_speed(completion);
+  return interrupted() ? 130 : 0;
+}
+
+// A conversation on the terminal. Ctrl-C stops an answer; at the prompt it leaves.
+int chat(Session& session, const RunFlags& flags) {
+  if (!session.has_chat_template()) usage_error("this model has no chat template; give a prompt and --raw");
+  OrderedJson messages = OrderedJson::array();
+  const auto restart = [&] {
+    messages = OrderedJson::array();
+    if (!flags.system.empty()) messages.push_back({{"role", "system"}, {"content", flags.system}});
+  };
+  restart();
+  fmt::print(stderr, "Chat with {}. /clear forgets, /exit or Ctrl-D leaves, Ctrl-C stops an answer.\n", session.info().model);
+  for (std::string line; std::cerr << "> " && std::getline(std::cin, line);) {
+    if (line.empty()) continue;
+    if (line == "/exit" || line == "/quit") return 0;
+    if (line == "/clear") {
+      restart();
+      continue;
+    }
+    if (line[0] == '/') {
+      fmt::print(stderr, "commands: /clear, /exit\n");
+      continue;
+    }
+    messages.push_back({{"role", "user"}, {"content", line}});
+    try {
+      const Completion completion = answer(session, flags, session.encode_chat(messages));
+      messages.push_back({{"role", "assistant"}, {"content", completion.text}});
+      if (!flags.quiet) print_speed(completion);
+    } catch (const Error& error) {
+      fmt::print(stderr, "error: {}\n", error.what());
+      messages.erase(messages.size() - 1);
+    }
+    clear_interrupt();
+  }
+  return 0;
+}
+
+int run(const RunFlags& flags) {
+  const auto engine = ensure_engine(flags.model, flags.cache_dir, flags.build.take());
+  Session session(engine, {.threads = flags.threads});
+  if (!flags.prompt.empty()) return answer_once(session, flags, flags.prompt);
+  if (::isatty(STDIN_FILENO) != 0) return chat(session, flags);
+  std::string text((std::istreambuf_iterator<char>(std::cin)), std::istreambuf_iterator<char>());
+  while (!text.empty() && text.back() == '\n') text.pop_back();
+  if (text.empty()) usage_error("the prompt on standard input is empty");
+  return answer_once(session, flags, text);
+}
+
+}  // namespace
+
+void add_run(Commands& commands) {
+  CLI::App& command = commands.add("run", "answer a prompt, or chat, with a checkpoint, ONNX or engine directory",
+                                   "edgewise run models/edge-tiny-16m \"What is machine learning?\"");
+  auto flags = std::make_shared<RunFlags>();
+  command.add_option("model", flags->model, "checkpoint, ONNX or engine directory, or a hub name")->required();
+  command.add_option("prompt", flags->prompt, "the prompt; else standard input, else an interactive chat");
+  add_flag(command, "system", flags->system, "system prompt");
+  add_flag(command, "max_tokens", flags->max_tokens, "longest answer");
+  command.add_option(both_spellings("temperature"), flags->temperature, "0 is greedy (default: the model's recommendation)");
+  command.add_option(both_spellings("top_p"), flags->top_p, "nucleus sampling");
+  command.add_option(both_spellings("top_k"), flags->top_k, "sample from the k best tokens");
+  command.add_option(both_spellings("min_p"), flags->min_p, "drop tokens below this share of the best one's probability");
+  command.add_option(both_spellings("repetition_penalty"), flags->repetition_penalty, "above 1 discourages repetition");
+  command.add_option("--seed", flags->seed, "the same seed gives the same answer");
+  command.add_flag("--raw", flags->raw, "no chat template: continue the prompt as text");
+  command.add_flag("--quiet", flags->quiet, "print the answer only");
+  add_flag(command, "threads", flags->threads, "CPU threads (0: all cores)");
+  add_flag(command, "cache_dir", flags->cache_dir, "where exported and built stages are kept");
+  add_build_flags(command, flags->build);
+  commands.on_run(command, [flags] { return run(*flags); });
+}
+
+}  // namespace edgewise

@@ -1,0 +1,10 @@
+// The files that travel beside a model through every stage: config, tokenizer, chat template.
+#pragma once
+
+#include <filesystem>
+
+namespace edgewise {
+
+void copy_companions(const std::filesystem::path& from, const std::filesystem::path& to);
+
+}  // namespace edgewise

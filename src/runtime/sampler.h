@@ -1,0 +1,65 @@
+// From logits to a token.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <span>
+#include <vector>
+
+namespace edgewise {
+
+struct SamplingOptions {
+  double temperature = 0;  // 0: greedy, the exact argmax
+  double top_p = 1;        // nucleus: the smallest set of tokens with this much probability (arXiv:1904.09751)
+  int top_k = 0;           // 0: all
+  double min_p = 0;        // tokens at least this share as probable as the best one (arXiv:2407.01082)
+  double repetition_penalty = 1;  // of tokens in prompt and answer (arXiv:1909.05858)
+  double presence_penalty = 0;    // of tokens in the answer, once
+  double frequency_penalty = 0;   // of tokens in the answer, each time
+  std::optional<uint64_t> seed;   // absent: a fresh one
+  std::map<int32_t, float> logit_bias;
+  int num_logprobs = 0;  // alternatives to report with each token
+
+  // Throws Error(kUsage) naming the option, its value and its range.
+  void check(int64_t vocabulary) const;
+};
+
+struct TokenLogprob {
+  int32_t token = 0;
+  float logprob = 0;
+};
+
+// One sequence's sampling state. sample() allocates nothing.
+class Sampler {
+ public:
+  Sampler(const SamplingOptions& options, int64_t vocabulary, std::span<const int32_t> prompt);
+
+  // Chooses from `logits` [vocabulary], which it overwrites, and takes the choice into account from then on.
+  int32_t sample(std::span<float> logits) noexcept;
+  // Log probability of the last token under the model (before penalties, temperature and truncation), and the
+  // num_logprobs most probable tokens. Filled when num_logprobs > 0.
+  float last_logprob() const { return last_logprob_; }
+  std::span<const TokenLogprob> last_alternatives() const { return alternatives_; }
+
+ private:
+  void note_logprobs(std::span<const float> logits) noexcept;
+  void penalize(std::span<float> logits) const noexcept;
+  int32_t draw(std::span<const float> logits) noexcept;
+  double next_uniform() noexcept;
+
+  SamplingOptions options_;
+  std::vector<uint16_t> generated_;  // times each token was generated
+  std::vector<bool> seen_;           // in the prompt or the answer
+  std::vector<TokenLogprob> candidates_;
+  std::vector<TokenLogprob> alternatives_;
+  std::vector<float> plain_;  // the model's logits, when log probabilities are reported
+  float log_sum_ = 0;
+  float last_logprob_ = 0;
+  uint64_t random_[2];
+};
+
+// Index of the largest logit; the first one of equals.
+int32_t argmax(std::span<const float> logits) noexcept;
+
+}  // namespace edgewise

@@ -1,0 +1,197 @@
+#include "runtime/session.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/progress.h"
+#include "runtime/output_text.h"
+
+namespace edgewise {
+namespace fs = std::filesystem;
+namespace {
+
+Tokenizer load_tokenizer(const fs::path& engine_dir) {
+  if (!fs::exists(engine_dir / "tokenizer.json")) {
+    fail(ErrorKind::kIo, "{}: no tokenizer.json; the engine was built from a model without one", engine_dir.string());
+  }
+  return Tokenizer::load(engine_dir / "tokenizer.json");
+}
+
+std::unique_ptr<Engine> load_engine(const fs::path& engine_dir) {
+  const fs::path file = engine_dir / kEngineFileName;
+  if (!fs::exists(file)) {
+    fail(ErrorKind::kIo, "{}: no {}; build one with `edgewise build --onnxDir ONNX --engineDir {}`", engine_dir.string(),
+         kEngineFileName, engine_dir.string());
+  }
+  auto engine = std::make_unique<Engine>(read_engine(file));
+  const Backend& backend = find_backend(engine->info.device);
+  if (backend.layout() != engine->info.layout) {
+    bad_file("{}: its weights have the layout {}, this program's {} backend reads {}; build the engine again",
+             file.string(), engine->info.layout, engine->info.device, backend.layout());
+  }
+  return engine;
+}
+
+double seconds_between(std::chrono::steady_clock::time_point a, std::chrono::steady_clock::time_point b) {
+  return std::chrono::duration<double>(b - a).count();
+}
+
+}  // namespace
+
+// A request under way.
+struct Session::Running {
+  size_t index;
+  std::unique_ptr<Sequence> sequence;
+  OutputText text;
+};
+
+Session::Session(const fs::path& engine_dir, const SessionOptions& options)
+    : engine_(load_engine(engine_dir)),
+      tokenizer_(load_tokenizer(engine_dir)),
+      chat_template_(load_chat_template(engine_dir)) {
+  const EngineInfo& info = engine_->info;
+  vocabulary_ = engine_->graph.value(engine_->graph.outputs().at(0)).shape.at(1);
+  const int pages_each = (info.kv_capacity + kPageTokens - 1) / kPageTokens;
+  limits_.vocabulary = vocabulary_;
+  limits_.max_sequences = info.max_batch_size;
+  limits_.max_step_tokens = std::max(info.max_batch_size, std::min(options.max_step_tokens, info.max_input_length));
+  limits_.kv_capacity = info.kv_capacity;
+  limits_.kv_pages = pages_each * info.max_batch_size;
+  limits_.reserve_whole = info.kv_policy == "linear";
+  executable_ = find_backend(info.device).load(engine_->graph, {.max_tokens = limits_.max_step_tokens,
+                                                                .max_sequences = info.max_batch_size,
+                                                                .max_rows = limits_.max_step_tokens,
+                                                                .kv_pages = limits_.kv_pages,
+                                                                .kv_dtype = info.kv_dtype,
+                                                                .threads = options.threads});
+  executable_->set_profiling(options.profile);
+  read_generation_config(engine_dir);
+  scheduler_ = std::make_unique<Scheduler>(*executable_, limits_, end_tokens_);
+}
+
+void Session::read_generation_config(const fs::path& engine_dir) {
+  const auto add_end_tokens = [&](const JsonView& config) {
+    if (!config.has("eos_token_id")) return;
+    const Json& ids = config.at("eos_token_id").value();
+    for (const Json& id : ids.is_array() ? ids : Json::array({ids})) {
+      if (id.is_number_integer()) end_tokens_.push_back(id.get<int32_t>());
+    }
+  };
+  for (const char* name : {"generation_config.json", "config.json"}) {
+    if (!fs::exists(engine_dir / name)) continue;
+    const Json document = read_json_file(engine_dir / name);
+    const JsonView config(document, (engine_dir / name).string());
+    if (end_tokens_.empty()) add_end_tokens(config);
+    if (config.boolean("do_sample", false)) {
+      recommended_.temperature = config.number("temperature", 1.0);
+      recommended_.top_p = config.number("top_p", 1.0);
+      recommended_.top_k = static_cast<int>(config.integer("top_k", 50));
+      recommended_.min_p = config.number("min_p", 0.0);
+      recommended_.repetition_penalty = config.number("repetition_penalty", 1.0);
+    }
+  }
+}
+
+std::vector<int32_t> Session::encode_chat(const OrderedJson& messages) const {
+  if (!chat_template_) {
+    usage_error("this model has no chat template; give the prompt as plain text (--raw, or \"apply_chat_template\": false)");
+  }
+  OrderedJson inputs = chat_template_->special_tokens;
+  inputs["messages"] = messages;
+  inputs["add_generation_prompt"] = true;
+  return tokenizer_.encode(chat_template_->chat_template.render(inputs), false);
+}
+
+std::vector<int32_t> Session::encode_text(std::string_view text) const { return tokenizer_.encode(text, true); }
+
+void Session::check(const Request& request) const {
+  if (request.prompt.empty()) usage_error("the prompt is empty");
+  const auto length = static_cast<int>(request.prompt.size());
+  if (length > info().max_input_length) {
+    usage_error("the prompt has {} tokens, the engine takes {}; shorten it or build with --maxInputLen {}", length,
+                info().max_input_length, length);
+  }
+  if (length >= info().kv_capacity) {
+    usage_error("the prompt has {} tokens and the cache {}: no room for an answer; build with a larger "
+                "--maxKVCacheCapacity",
+                length, info().kv_capacity);
+  }
+  if (request.max_tokens < 1) usage_error("max_tokens = {}: expected a positive number", request.max_tokens);
+  for (const int32_t token : request.prompt) {
+    if (token < 0 || token >= vocabulary_) {
+      usage_error("the prompt holds token {}, the model's vocabulary ends at {}; do tokenizer and model belong together?",
+                  token, vocabulary_ - 1);
+    }
+  }
+  request.sampling.check(vocabulary_);
+}
+
+std::vector<Session::Running> Session::submit(const std::vector<Request>& requests, std::vector<Completion>& completions) {
+  std::vector<Running> running;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const Request& request = requests[i];
+    completions[i].prompt_tokens = static_cast<int>(request.prompt.size());
+    try {
+      check(request);
+    } catch (const Error& error) {
+      completions[i].finish = FinishReason::kError;
+      completions[i].error = error.what();
+      continue;
+    }
+    const int room = info().kv_capacity - static_cast<int>(request.prompt.size());
+    auto sequence = std::make_unique<Sequence>(request.prompt, request.sampling, std::min(request.max_tokens, room), vocabulary_);
+    running.push_back({i, std::move(sequence), OutputText(tokenizer_, request.stop)});
+    scheduler_->submit(*running.back().sequence);
+  }
+  return running;
+}
+
+std::vector<Completion> Session::generate(const std::vector<Request>& requests, const TextCallback& callback) {
+  std::vector<Completion> completions(requests.size());
+  std::vector<Running> running = submit(requests, completions);
+  const auto deliver = [&](Running& r, const std::string& text) {
+    if (!text.empty() && callback && !callback(r.index, text)) scheduler_->cancel(*r.sequence);
+  };
+  StepOutcome outcome = StepOutcome::kDone;
+  while (!scheduler_->idle()) {
+    outcome = scheduler_->step();
+    for (Sequence* sequence : scheduler_->advanced()) {
+      Running& r = *std::find_if(running.begin(), running.end(), [&](const Running& x) { return x.sequence.get() == sequence; });
+      const int32_t token = sequence->tokens.back();
+      if (requests[r.index].sampling.num_logprobs > 0) {
+        const auto alternatives = sequence->sampler.last_alternatives();
+        completions[r.index].logprobs.push_back({token, sequence->sampler.last_logprob(), {alternatives.begin(), alternatives.end()}});
+      }
+      deliver(r, r.text.push(token));
+      if (r.text.stopped() && !sequence->finished()) {
+        scheduler_->cancel(*sequence);
+        sequence->finish = FinishReason::kStop;
+      }
+    }
+    if (interrupted()) {
+      for (Running& r : running) scheduler_->cancel(*r.sequence);
+    }
+  }
+  for (Running& r : running) {
+    deliver(r, r.text.finish());
+    const Sequence& sequence = *r.sequence;
+    Completion& completion = completions[r.index];
+    completion.text = r.text.text();
+    completion.tokens.assign(sequence.tokens.begin() + sequence.prompt_length, sequence.tokens.end());
+    completion.finish = sequence.finish;
+    if (sequence.finish == FinishReason::kError) completion.error = fmt::format("the step failed: {}", outcome_name(outcome));
+    if (sequence.generated() > 0) {
+      completion.prefill_seconds = seconds_between(sequence.admitted, sequence.first_token);
+      completion.decode_seconds = seconds_between(sequence.first_token, sequence.last_token);
+    }
+  }
+  return completions;
+}
+
+Completion Session::generate(const Request& request, const std::function<bool(std::string_view)>& callback) {
+  TextCallback forward;
+  if (callback) forward = [&](size_t, std::string_view text) { return callback(text); };
+  return generate(std::vector<Request>{request}, forward).at(0);
+}
+
+}  // namespace edgewise
