@@ -20,7 +20,8 @@ TEST(MemoryPlan, RandomLivesNeverOverlap) {
     size_t sum = 0;
     for (int i = 0; i < 40; ++i) {
       const int first = static_cast<int>(random() % 50);
-      lives.push_back({random() % 5 == 0 ? 0 : random() % 5000, first, first + static_cast<int>(random() % 10)});
+      lives.push_back(
+          {random() % 5 == 0 ? 0 : random() % 5000, first, first + static_cast<int>(random() % 10)});
       sum += (lives.back().bytes + 63) / 64 * 64;
     }
     const MemoryPlan plan = plan_memory(lives);

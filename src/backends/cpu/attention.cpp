@@ -47,15 +47,17 @@ void append(const KvLayout& layout, const KvPages& pages, int page, int slot, in
   auto* keys = reinterpret_cast<Element*>(pages.keys + static_cast<size_t>(page) * layout.key_page_bytes()) +
                static_cast<size_t>(kv_head) * layout.head_dim * kPageTokens + slot;
   for (int i = 0; i < layout.head_dim; ++i) keys[static_cast<size_t>(i) * kPageTokens] = Cache::store(k[i]);
-  auto* values = reinterpret_cast<Element*>(pages.values + static_cast<size_t>(page) * layout.value_page_bytes()) +
-                 (static_cast<size_t>(kv_head) * kPageTokens + slot) * layout.padded_dim;
+  auto* values =
+      reinterpret_cast<Element*>(pages.values + static_cast<size_t>(page) * layout.value_page_bytes()) +
+      (static_cast<size_t>(kv_head) * kPageTokens + slot) * layout.padded_dim;
   for (int i = 0; i < layout.head_dim; ++i) values[i] = Cache::store(v[i]);
   for (int i = layout.head_dim; i < layout.padded_dim; ++i) values[i] = Element{};
 }
 
 // scores[q][64] = q . keys, for a tile of queries.
 template <typename Cache, int kQueries>
-HWY_INLINE void score_tile(const typename Cache::Element* keys, const float* const* q, int head_dim, float* scores) {
+HWY_INLINE void score_tile(const typename Cache::Element* keys, const float* const* q, int head_dim,
+                           float* scores) {
   const DF d;
   for (int column = 0; column < kPageTokens; column += kTileVectors * kLanes) {
     VF sums[kQueries][kTileVectors];
@@ -69,7 +71,8 @@ HWY_INLINE void score_tile(const typename Cache::Element* keys, const float* con
       }
       EDGEWISE_UNROLL for (int i = 0; i < kQueries; ++i) {
         const VF value = hn::Set(d, q[i][j]);
-        EDGEWISE_UNROLL for (int v = 0; v < kTileVectors; ++v) sums[i][v] = hn::MulAdd(key[v], value, sums[i][v]);
+        EDGEWISE_UNROLL for (int v = 0; v < kTileVectors; ++v) sums[i][v] =
+            hn::MulAdd(key[v], value, sums[i][v]);
       }
     }
     EDGEWISE_UNROLL for (int i = 0; i < kQueries; ++i) {
@@ -82,29 +85,33 @@ HWY_INLINE void score_tile(const typename Cache::Element* keys, const float* con
 
 // values[q] += sum over positions [begin, end) of the page of weight[q][position] * value.
 template <typename Cache, int kQueries, int kVectors>
-HWY_INLINE void value_tile(const typename Cache::Element* values, int stride, const float* weights, int begin, int end,
-                           float* out) {
+HWY_INLINE void value_tile(const typename Cache::Element* values, int stride, const float* weights, int begin,
+                           int end, float* out) {
   const DF d;
   VF sums[kQueries][kVectors];
   EDGEWISE_UNROLL for (int i = 0; i < kQueries; ++i) {
-    EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v) sums[i][v] = hn::LoadU(d, out + i * stride + v * kLanes);
+    EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v) sums[i][v] =
+        hn::LoadU(d, out + i * stride + v * kLanes);
   }
   for (int j = begin; j < end; ++j) {
     VF value[kVectors];
-    EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v) value[v] = Cache::load(values + j * stride + v * kLanes);
+    EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v) value[v] =
+        Cache::load(values + j * stride + v * kLanes);
     EDGEWISE_UNROLL for (int i = 0; i < kQueries; ++i) {
       const VF weight = hn::Set(d, weights[i * kPageTokens + j]);
-      EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v) sums[i][v] = hn::MulAdd(value[v], weight, sums[i][v]);
+      EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v) sums[i][v] =
+          hn::MulAdd(value[v], weight, sums[i][v]);
     }
   }
   EDGEWISE_UNROLL for (int i = 0; i < kQueries; ++i) {
-    EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v) hn::StoreU(sums[i][v], d, out + i * stride + v * kLanes);
+    EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v)
+        hn::StoreU(sums[i][v], d, out + i * stride + v * kLanes);
   }
 }
 
 template <typename Cache, int kQueries>
-HWY_INLINE void value_columns(const typename Cache::Element* values, int stride, const float* weights, int begin,
-                              int end, float* out) {
+HWY_INLINE void value_columns(const typename Cache::Element* values, int stride, const float* weights,
+                              int begin, int end, float* out) {
   int column = 0;
   for (; column + kTileVectors * kLanes <= stride; column += kTileVectors * kLanes) {
     value_tile<Cache, kQueries, kTileVectors>(values + column, stride, weights, begin, end, out + column);
@@ -114,10 +121,12 @@ HWY_INLINE void value_columns(const typename Cache::Element* values, int stride,
   }
 }
 
-HWY_INLINE float exponential(float x) { return x == kMinusInfinity ? 0.0f : hn::GetLane(hn::Exp(DF(), hn::Set(DF(), x))); }
+HWY_INLINE float exponential(float x) {
+  return x == kMinusInfinity ? 0.0f : hn::GetLane(hn::Exp(DF(), hn::Set(DF(), x)));
+}
 
-// Turns one query's raw scores of a page into weights and rescales its state. Positions outside [begin, end) of
-// the page get weight 0.
+// Turns one query's raw scores of a page into weights and rescales its state. Positions outside [begin, end)
+// of the page get weight 0.
 HWY_INLINE void softmax_page(const AttendCall& call, int query, int begin, int end) {
   const DF d;
   float* scores = call.scores + query * kPageTokens;
@@ -143,8 +152,8 @@ HWY_INLINE void softmax_page(const AttendCall& call, int query, int begin, int e
   for (int column = 0; column < kPageTokens; column += kLanes) {
     const VF score = hn::LoadU(d, scores + column);
     const auto seen = hn::Gt(score, hn::Set(d, kMinusInfinity));
-    const VF weight = hn::IfThenElseZero(
-        seen, hn::Exp(d, hn::IfThenElseZero(seen, hn::Sub(score, hn::Set(d, now)))));
+    const VF weight =
+        hn::IfThenElseZero(seen, hn::Exp(d, hn::IfThenElseZero(seen, hn::Sub(score, hn::Set(d, now)))));
     hn::StoreU(weight, d, scores + column);
     sum = hn::Add(sum, weight);
   }
@@ -172,14 +181,17 @@ void attend_page(const AttendCall& call, int page_index) {
   const auto page = static_cast<size_t>(call.page_table[static_cast<size_t>(page_index)]);
   const auto* keys = reinterpret_cast<const Element*>(call.pages.keys + page * layout.key_page_bytes()) +
                      static_cast<size_t>(call.kv_head) * layout.head_dim * kPageTokens;
-  const auto* values = reinterpret_cast<const Element*>(call.pages.values + page * layout.value_page_bytes()) +
-                       static_cast<size_t>(call.kv_head) * kPageTokens * layout.padded_dim;
+  const auto* values =
+      reinterpret_cast<const Element*>(call.pages.values + page * layout.value_page_bytes()) +
+      static_cast<size_t>(call.kv_head) * kPageTokens * layout.padded_dim;
   int i = 0;
   for (; i + kTileQueries <= call.queries; i += kTileQueries) {
     score_tile<Cache, kTileQueries>(keys, call.q + i, layout.head_dim, call.scores + i * kPageTokens);
   }
-  for (; i + 2 <= call.queries; i += 2) score_tile<Cache, 2>(keys, call.q + i, layout.head_dim, call.scores + i * kPageTokens);
-  for (; i < call.queries; ++i) score_tile<Cache, 1>(keys, call.q + i, layout.head_dim, call.scores + i * kPageTokens);
+  for (; i + 2 <= call.queries; i += 2)
+    score_tile<Cache, 2>(keys, call.q + i, layout.head_dim, call.scores + i * kPageTokens);
+  for (; i < call.queries; ++i)
+    score_tile<Cache, 1>(keys, call.q + i, layout.head_dim, call.scores + i * kPageTokens);
   for (i = 0; i < call.queries; ++i) {
     const int low = std::max(call.first[i] - start, 0);
     const int high = std::min(call.last[i] + 1 - start, kPageTokens);
@@ -208,7 +220,8 @@ void attend(const AttendCall& call) {
   std::fill_n(call.state.sum, call.queries, 0.0f);
   std::fill_n(call.state.values, call.queries * call.layout->padded_dim, 0.0f);
   constexpr int kPages = kRangeTokens / kPageTokens;
-  for (int page = call.range * kPages; page < (call.range + 1) * kPages; ++page) attend_page<Cache>(call, page);
+  for (int page = call.range * kPages; page < (call.range + 1) * kPages; ++page)
+    attend_page<Cache>(call, page);
 }
 
 void append_any(const KvLayout& layout, const KvPages& pages, int page, int slot, int kv_head, const float* k,
@@ -224,8 +237,8 @@ void attend_any(const AttendCall& call) noexcept {
   attend<CacheBF16>(call);
 }
 
-void merge(float largest, float sum, const float* values, int padded_dim, float& into_largest, float& into_sum,
-           float* into_values) noexcept {
+void merge(float largest, float sum, const float* values, int padded_dim, float& into_largest,
+           float& into_sum, float* into_values) noexcept {
   if (largest == kMinusInfinity) return;
   const DF d;
   const float now = std::max(largest, into_largest);
@@ -261,7 +274,9 @@ KvLayout KvLayout::make(DType dtype, int kv_heads, int head_dim) {
   return layout;
 }
 
-const AttentionKernels& attention_kernels(Isa isa) { return EDGEWISE_PICK(isa, table)(); }
+const AttentionKernels& attention_kernels(Isa isa) {
+  return EDGEWISE_PICK(isa, table)();
+}
 
 }  // namespace edgewise::cpu
 #endif

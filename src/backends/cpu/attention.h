@@ -1,11 +1,11 @@
 // Attention over a paged KV cache.
 //
-// A row's softmax is taken over ranges of kRangeTokens positions, counted from position 0: each range has its own
-// maximum, sum and weighted values, built page by page, and ranges are merged in ascending order. Whether one
-// worker walks all ranges or many share them, and which rows stand together in a tile, changes no bit.
+// A row's softmax is taken over ranges of kRangeTokens positions, counted from position 0: each range has its
+// own maximum, sum and weighted values, built page by page, and ranges are merged in ascending order. Whether
+// one worker walks all ranges or many share them, and which rows stand together in a tile, changes no bit.
 //
-// Pages of one layer: keys [page][kv_head][head_dim][64], so that 64 scores come from whole vectors without a sum
-// across lanes; values [page][kv_head][64][padded_dim].
+// Pages of one layer: keys [page][kv_head][head_dim][64], so that 64 scores come from whole vectors without a
+// sum across lanes; values [page][kv_head][64][padded_dim].
 #pragma once
 
 #include <cstddef>
@@ -29,7 +29,9 @@ struct KvLayout {
 
   static KvLayout make(DType dtype, int kv_heads, int head_dim);
   size_t key_page_bytes() const { return static_cast<size_t>(kv_heads) * head_dim * kPageTokens * element; }
-  size_t value_page_bytes() const { return static_cast<size_t>(kv_heads) * padded_dim * kPageTokens * element; }
+  size_t value_page_bytes() const {
+    return static_cast<size_t>(kv_heads) * padded_dim * kPageTokens * element;
+  }
 };
 
 struct KvPages {
@@ -51,22 +53,22 @@ struct AttendCall {
   int kv_head = 0;
   int range = 0;  // positions [range, range + 1) * kRangeTokens
   int queries = 0;
-  const float* const* q = nullptr;      // [queries], each head_dim floats
-  const int32_t* first = nullptr;       // [queries]: first and last position each one sees
+  const float* const* q = nullptr;  // [queries], each head_dim floats
+  const int32_t* first = nullptr;   // [queries]: first and last position each one sees
   const int32_t* last = nullptr;
   float scale = 1;
   float softcap = 0;
-  float* scores = nullptr;              // scratch [kMaxQueries][64]
-  SoftmaxState state;                   // written
+  float* scores = nullptr;  // scratch [kMaxQueries][64]
+  SoftmaxState state;       // written
 };
 
 struct AttentionKernels {
-  void (*append)(const KvLayout& layout, const KvPages& pages, int page, int slot, int kv_head, const float* k,
-                 const float* v) noexcept;
+  void (*append)(const KvLayout& layout, const KvPages& pages, int page, int slot, int kv_head,
+                 const float* k, const float* v) noexcept;
   void (*attend)(const AttendCall& call) noexcept;
   // into = into and from together, for one query.
-  void (*merge)(float largest, float sum, const float* values, int padded_dim, float& into_largest, float& into_sum,
-                float* into_values) noexcept;
+  void (*merge)(float largest, float sum, const float* values, int padded_dim, float& into_largest,
+                float& into_sum, float* into_values) noexcept;
 };
 const AttentionKernels& attention_kernels(Isa isa);
 

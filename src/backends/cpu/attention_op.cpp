@@ -56,9 +56,13 @@ class AttentionOp final : public CpuOp {
   }
   float* slots(const StepContext& context) const { return own(context, static_cast<int>(scratch_.size())); }
   int first_position(int position) const { return window_ > 0 ? std::max(0, position - window_ + 1) : 0; }
-  int first_range(const SequenceSlice& s, int row) const { return first_position(s.kv_length + row) / kRangeTokens; }
+  int first_range(const SequenceSlice& s, int row) const {
+    return first_position(s.kv_length + row) / kRangeTokens;
+  }
   int last_range(const SequenceSlice& s, int row) const { return (s.kv_length + row) / kRangeTokens; }
-  size_t state_floats(int queries) const { return static_cast<size_t>(queries) * static_cast<size_t>(layout_.padded_dim + 2); }
+  size_t state_floats(int queries) const {
+    return static_cast<size_t>(queries) * static_cast<size_t>(layout_.padded_dim + 2);
+  }
 
   const AttentionKernels& kernels_;
   ValueId q_, k_, v_, out_;
@@ -92,11 +96,13 @@ AttentionOp::AttentionOp(const BuildContext& context, const Node& node)
       pages_(context.pages_of(context.owner, node)) {
   const int queries = tile_rows_ * group_;
   const auto count = static_cast<size_t>(queries);
-  scratch_.assign(static_cast<size_t>(context.workers), {std::vector<const float*>(count), std::vector<int32_t>(count),
-                                                         std::vector<int32_t>(count)});
+  scratch_.assign(
+      static_cast<size_t>(context.workers),
+      {std::vector<const float*>(count), std::vector<int32_t>(count), std::vector<int32_t>(count)});
   own_floats_ = (count * kPageTokens + 2 * state_floats(queries) + 31) / 16 * 16;
   // Each sequence may begin and end within a range of its own.
-  const int ranges = context.options->kv_pages / (kRangeTokens / kPageTokens) + 2 * context.options->max_sequences;
+  const int ranges =
+      context.options->kv_pages / (kRangeTokens / kPageTokens) + 2 * context.options->max_sequences;
   split_floats_ = static_cast<size_t>(ranges) * state_floats(q_heads_);
 }
 
@@ -243,7 +249,8 @@ void AttentionOp::merge_ranges(const StepContext& context, int worker, int worke
       if (unit % workers != worker) continue;
       const SoftmaxState all = state_at(own(context, worker), queries);
       clear(all, queries);
-      for (int i = 0; i < ranges; ++i, first += state_floats(queries)) merge(state_at(first, queries), all, queries);
+      for (int i = 0; i < ranges; ++i, first += state_floats(queries))
+        merge(state_at(first, queries), all, queries);
       finish(context, {&sequence, 0, sequence.token_count, head}, all);
     }
   }

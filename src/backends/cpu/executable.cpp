@@ -16,13 +16,16 @@ PageMemory::PageMemory(size_t bytes) {
   constexpr size_t kHugePage = size_t{2} << 20;
   size_ = std::max<size_t>(bytes, 1);
   if (size_ >= kHugePage) size_ = (size_ + kHugePage - 1) / kHugePage * kHugePage;
-  void* memory = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* memory =
+      mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) throw std::bad_alloc();
   madvise(memory, size_, MADV_HUGEPAGE);
   data_ = static_cast<std::byte*>(memory);
 }
 
-PageMemory::~PageMemory() { munmap(data_, size_); }
+PageMemory::~PageMemory() {
+  munmap(data_, size_);
+}
 
 Tensor float_constant(const Graph& graph, const Node& node, size_t input) {
   if (input >= node.inputs.size() || node.inputs[input] == kNone) return {};
@@ -50,7 +53,9 @@ CpuExecutable::CpuExecutable(const Graph& graph, const LoadOptions& options, Isa
   context.isa = isa;
   context.workers = pool_.size();
   context.owner = this;
-  context.pages_of = [](void* owner, const Node& node) { return static_cast<CpuExecutable*>(owner)->pages_of(node); };
+  context.pages_of = [](void* owner, const Node& node) {
+    return static_cast<CpuExecutable*>(owner)->pages_of(node);
+  };
   embeddings_ = graph.find_value(kEmbeddingsInput);
   if (embeddings_ != kNone) embedding_columns_ = graph.value(embeddings_).shape.at(1);
   build(context);
@@ -86,7 +91,8 @@ void CpuExecutable::build(const BuildContext& context) {
 }
 
 void CpuExecutable::place_values() {
-  // Neighbours that may run without a barrier between them count as one step: nothing may be overwritten there.
+  // Neighbours that may run without a barrier between them count as one step: nothing may be overwritten
+  // there.
   std::vector<int> numbers(steps_.size(), 0);
   for (size_t i = 1; i < steps_.size(); ++i) {
     const bool together = steps_[i].op->may_share_rows() && steps_[i - 1].op->may_share_rows() &&

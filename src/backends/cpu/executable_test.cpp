@@ -1,4 +1,5 @@
-// Whole models on this backend against the reference backend, bit-for-bit invariance, and no allocation in a step.
+// Whole models on this backend against the reference backend, bit-for-bit invariance, and no allocation in a
+// step.
 #include "backends/cpu/executable.h"
 
 #include <gtest/gtest.h>
@@ -61,7 +62,8 @@ void compare_with_reference(const TestModel& model, DType kv, double tolerance) 
     const LoadOptions options = options_for(steps, kv, 2);
     reference::ReferenceExecutable slow(graph, options);
     CpuExecutable quick(fast, options, isa);
-    const std::vector<std::vector<Feed>> script = {{{0, 130}, {1, 7}}, {{2, 1}}, {{1, 5}, {0, 1}, {2, 3}}, {{0, 140}}, {{0, 1}, {1, 1}}};
+    const std::vector<std::vector<Feed>> script = {
+        {{0, 130}, {1, 7}}, {{2, 1}}, {{1, 5}, {0, 1}, {2, 3}}, {{0, 140}}, {{0, 1}, {1, 1}}};
     for (const auto& feeds : script) {
       const StepInput& input = steps.next(feeds);
       const Outputs expected = observed(slow, input, model.vocabulary);
@@ -122,7 +124,8 @@ TEST(CpuExecutable, MatchesReferenceTokenScales) {
 }
 
 // Logits of sequence 0's tokens, however it is fed.
-std::vector<float> feed(const Graph& graph, Isa isa, int threads, const std::vector<std::vector<Feed>>& script) {
+std::vector<float> feed(const Graph& graph, Isa isa, int threads,
+                        const std::vector<std::vector<Feed>>& script) {
   StepMaker steps(3, 700, 61, 5);
   CpuExecutable executable(graph, options_for(steps, DType::kBF16, threads), isa);
   std::vector<float> result;
@@ -132,7 +135,8 @@ std::vector<float> feed(const Graph& graph, Isa isa, int threads, const std::vec
     EXPECT_EQ(executable.run(input, logits), StepOutcome::kDone);
     int row = 0;
     for (const Feed& f : feeds) {
-      if (f.sequence == 0) result.insert(result.end(), logits.begin() + row * 61, logits.begin() + (row + f.count) * 61);
+      if (f.sequence == 0)
+        result.insert(result.end(), logits.begin() + row * 61, logits.begin() + (row + f.count) * 61);
       row += f.count;
     }
   }
@@ -151,10 +155,14 @@ TEST(CpuExecutable, CompanionsAndThreadsChangeNoBit) {
       const auto one = feed(graph, isa, 1, alone);
       const auto two = feed(graph, isa, 2, alone);
       const auto chunks = feed(graph, isa, 2, {{{0, 290}}, {{0, 10}}});
-      const auto mixed = feed(graph, isa, 3, {{{1, 30}, {0, 113}, {2, 7}}, {{0, 150}, {1, 1}}, {{2, 3}, {0, 7}}, {{0, 30}}});
-      EXPECT_EQ(std::memcmp(one.data(), two.data(), one.size() * 4), 0) << dtype_name(weight) << isa_name(isa);
-      EXPECT_EQ(std::memcmp(one.data(), chunks.data(), one.size() * 4), 0) << dtype_name(weight) << isa_name(isa);
-      EXPECT_EQ(std::memcmp(one.data(), mixed.data(), one.size() * 4), 0) << dtype_name(weight) << isa_name(isa);
+      const auto mixed =
+          feed(graph, isa, 3, {{{1, 30}, {0, 113}, {2, 7}}, {{0, 150}, {1, 1}}, {{2, 3}, {0, 7}}, {{0, 30}}});
+      EXPECT_EQ(std::memcmp(one.data(), two.data(), one.size() * 4), 0)
+          << dtype_name(weight) << isa_name(isa);
+      EXPECT_EQ(std::memcmp(one.data(), chunks.data(), one.size() * 4), 0)
+          << dtype_name(weight) << isa_name(isa);
+      EXPECT_EQ(std::memcmp(one.data(), mixed.data(), one.size() * 4), 0)
+          << dtype_name(weight) << isa_name(isa);
     }
   }
 }
@@ -168,7 +176,8 @@ TEST(CpuExecutable, AllocatesNothing) {
     CpuExecutable executable(graph, options_for(steps, DType::kBF16, 2), supported_isas().back());
     std::vector<float> logits(300 * static_cast<size_t>(model.vocabulary));
     executable.set_profiling(true);
-    for (const auto& feeds : std::vector<std::vector<Feed>>{{{0, 280}}, {{0, 1}}, {{0, 1}, {1, 40}}, {{0, 280}}, {{0, 1}, {1, 1}}}) {
+    for (const auto& feeds : std::vector<std::vector<Feed>>{
+             {{0, 280}}, {{0, 1}}, {{0, 1}, {1, 40}}, {{0, 280}}, {{0, 1}, {1, 1}}}) {
       const StepInput& input = steps.next(feeds);
       const int64_t before = allocation_count();
       EXPECT_EQ(executable.run(input, logits), StepOutcome::kDone);
@@ -199,7 +208,8 @@ TEST(CpuBackend, TimesKernels) {
   for (const Node& node : graph.nodes()) {
     EXPECT_FALSE(backend.why_unsupported(graph, node).has_value());
     if (node.op != Op::kLinear) continue;
-    for (const std::string& kernel : backend.kernels(graph, node)) EXPECT_GT(backend.time_kernel(graph, node, kernel, 4), 0);
+    for (const std::string& kernel : backend.kernels(graph, node))
+      EXPECT_GT(backend.time_kernel(graph, node, kernel, 4), 0);
   }
 }
 

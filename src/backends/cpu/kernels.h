@@ -1,7 +1,8 @@
 // The kernels of one instruction set, behind function pointers chosen once when an engine is loaded.
 //
-// A token's result never depends on how many tokens stand beside it, bit for bit: every kernel sums an output in
-// ascending k with one accumulator, whatever its tile, and integer sums are exact. linear_test.cpp holds them to it.
+// A token's result never depends on how many tokens stand beside it, bit for bit: every kernel sums an output
+// in ascending k with one accumulator, whatever its tile, and integer sums are exact. linear_test.cpp holds
+// them to it.
 #pragma once
 
 #include <cstdint>
@@ -13,10 +14,10 @@ namespace edgewise::cpu {
 
 // Rows of activations as integers: x is about scale[token][group] * q.
 struct QuantizedRows {
-  int8_t* q = nullptr;       // [tokens][k_padded], zero in the padding
-  int16_t* wide = nullptr;   // [tokens][k_padded]: each quad as k, k+2, k+1, k+3, for 16-bit products
-  float* scale = nullptr;    // [tokens][groups]
-  float* sum = nullptr;      // [tokens][groups], sums of q
+  int8_t* q = nullptr;      // [tokens][k_padded], zero in the padding
+  int16_t* wide = nullptr;  // [tokens][k_padded]: each quad as k, k+2, k+1, k+3, for 16-bit products
+  float* scale = nullptr;   // [tokens][groups]
+  float* sum = nullptr;     // [tokens][groups], sums of q
 };
 
 // How a Linear kernel walks tokens; the result is the same.
@@ -31,7 +32,7 @@ struct LinearCall {
   const float* bias = nullptr;         // [n] or null
   const float* x = nullptr;            // float encodings
   int64_t x_stride = 0;
-  QuantizedRows quantized;             // integer encodings
+  QuantizedRows quantized;  // integer encodings
   int tokens = 0;
   float* out = nullptr;
   int64_t out_stride = 0;
@@ -58,7 +59,8 @@ struct VectorKernels {
   void (*add)(const float* a, const float* b, int64_t count, float* out) noexcept;
   void (*mul)(const float* a, const float* b, int64_t count, float* out) noexcept;
   void (*scale)(const float* x, float factor, int64_t count, float* out) noexcept;
-  void (*multiply_add)(const float* x, float factor, int64_t count, float* out) noexcept;  // out += factor * x
+  void (*multiply_add)(const float* x, float factor, int64_t count,
+                       float* out) noexcept;  // out += factor * x
   void (*silu)(const float* x, int64_t count, float* out) noexcept;
   void (*gelu_erf)(const float* x, int64_t count, float* out) noexcept;
   void (*gelu_tanh)(const float* x, int64_t count, float* out) noexcept;

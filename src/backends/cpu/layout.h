@@ -5,11 +5,13 @@
 //   scales  [blocks][16]  f32, f16, bf16 or f8e4m3; none for unquantized weights
 //   zeros   [blocks][16]  u8, only when the source has zero points
 //   weights               k padded as below with zero weights
-// each padded to 64 bytes; the padding is zero (activations are zero there, so integer codes may be too). Weights by encoding:
+// each padded to 64 bytes; the padding is zero (activations are zero there, so integer codes may be too).
+// Weights by encoding:
 //   f32, f16, bf16, f8e4m3   [k][16]
 //   f4e2m1                   [k/8][16] u32: nibble i of a word, lowest first, is element 8j+i of its row
 //   int8                     [k/4][16][4] u8: the value plus 128 (or as it is for u8 sources)
-//   int4                     [k/8][16][4] u8: low nibble of byte i is element 8j+i, high nibble 8j+4+i; unsigned
+//   int4                     [k/8][16][4] u8: low nibble of byte i is element 8j+i, high nibble 8j+4+i;
+//   unsigned
 // The value of a weight is (q - zero) * scale * global_scale.
 #pragma once
 
@@ -27,7 +29,9 @@ enum class Encoding : uint8_t { kF32, kF16, kBF16, kF8E4M3, kF4E2M1, kInt8, kInt
 enum class ScaleKind : uint8_t { kNone, kF32, kF16, kBF16, kF8E4M3 };
 
 std::string_view encoding_name(Encoding encoding);
-inline bool is_integer(Encoding encoding) { return encoding == Encoding::kInt8 || encoding == Encoding::kInt4; }
+inline bool is_integer(Encoding encoding) {
+  return encoding == Encoding::kInt8 || encoding == Encoding::kInt4;
+}
 
 struct PackedFormat {
   Encoding encoding = Encoding::kF32;
@@ -54,7 +58,8 @@ struct PackedFormat {
   size_t bytes() const { return panel_bytes * static_cast<size_t>(panels); }
   // The attribute of a packed node, such as "p16-int4:f16:zeros"; parse() reads it back.
   std::string text() const;
-  static PackedFormat parse(const std::string& text, int64_t k, int64_t n, int64_t block, double global_scale);
+  static PackedFormat parse(const std::string& text, int64_t k, int64_t n, int64_t block,
+                            double global_scale);
 };
 
 // A matrix as a checkpoint or an ONNX file stores it.

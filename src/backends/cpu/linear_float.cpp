@@ -1,7 +1,7 @@
 // Linear for weights that are multiplied as float32: f32, f16, bf16, f8e4m3, f4e2m1.
 //
-// Every output is one chain of fused multiply-adds over ascending k, in both walks, so the two walks and every
-// tile size give the same bits.
+// Every output is one chain of fused multiply-adds over ascending k, in both walks, so the two walks and
+// every tile size give the same bits.
 #include "backends/cpu/kernels.h"
 #include "backends/cpu/targets.h"
 
@@ -21,33 +21,37 @@ namespace {
 
 // What decode() leaves out of the value and the scale has to bring in.
 template <Encoding E>
-constexpr float kDecodeFactor = E == Encoding::kF8E4M3                  ? 256.0f
-                                : E == Encoding::kF4E2M1 && kLanes == 4 ? 16384.0f
-                                                                        : 1.0f;
+constexpr float kDecodeFactor = E == Encoding::kF8E4M3                 ? 256.0f
+                                : E == Encoding::kF4E2M1&& kLanes == 4 ? 16384.0f
+                                                                       : 1.0f;
 
-template <Encoding E>
-HWY_INLINE VF decode_fp4(const uint8_t* weights, int64_t k, int part) {
-  const hn::Rebind<uint32_t, DF> du;
-  const auto words =
-      hn::LoadU(du, reinterpret_cast<const uint32_t*>(weights) + k / 8 * kPanel + part * kLanes);
-  const auto shifted = hn::ShiftRightSame(words, static_cast<int>(k % 8) * 4);
+// 16 rows' nibbles (the low ones of 32-bit lanes; higher bits are ignored) as values over kDecodeFactor.
+template <class V>
+HWY_INLINE VF values_of_nibbles(V nibbles) {
   const DF d;
 #if HWY_TARGET == HWY_AVX3
-  alignas(64) static constexpr float kValues[16] = {0,  0.5f,  1,  1.5f,  2,  3,  4,  6,
-                                                    -0, -0.5f, -1, -1.5f, -2, -3, -4, -6};
-  return VF{_mm512_permutexvar_ps(shifted.raw, hn::Load(d, kValues).raw)};
+  alignas(64) static constexpr float kValues[16] = {0,     0.5f,  1,  1.5f,  2,  3,  4,  6,
+                                                    -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6};
+  return VF{_mm512_permutexvar_ps(nibbles.raw, hn::Load(d, kValues).raw)};
 #elif HWY_TARGET == HWY_AVX2
   alignas(32) static constexpr float kValues[8] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
-  const VF magnitude{_mm256_permutevar8x32_ps(hn::Load(d, kValues).raw, shifted.raw)};
-  return hn::Or(magnitude, hn::BitCast(d, hn::ShiftLeft<28>(hn::And(shifted, hn::Set(du, 8)))));
+  const VF magnitude{_mm256_permutevar8x32_ps(hn::Load(d, kValues).raw, nibbles.raw)};
+  const hn::Rebind<uint32_t, DF> du;
+  return hn::Or(magnitude, hn::BitCast(d, hn::ShiftLeft<28>(hn::And(nibbles, hn::Set(du, 8)))));
 #else
+  const hn::Rebind<uint32_t, DF> du;
   const hn::Rebind<uint16_t, DF> du16;
   const hn::Rebind<hwy::float16_t, DF> dh;
-  const auto sign = hn::ShiftLeft<12>(hn::And(shifted, hn::Set(du, 8)));
-  const auto magnitude = hn::ShiftLeft<9>(hn::And(shifted, hn::Set(du, 7)));
+  const auto sign = hn::ShiftLeft<12>(hn::And(nibbles, hn::Set(du, 8)));
+  const auto magnitude = hn::ShiftLeft<9>(hn::And(nibbles, hn::Set(du, 7)));
   const auto bits = hn::DemoteTo(du16, hn::BitCast(hn::Rebind<int32_t, DF>(), hn::Or(sign, magnitude)));
   return hn::PromoteTo(d, hn::BitCast(dh, bits));
 #endif
+}
+
+HWY_INLINE auto load_nibbles(const uint8_t* weights, int64_t k, int part) {
+  const hn::Rebind<uint32_t, DF> du;
+  return hn::LoadU(du, reinterpret_cast<const uint32_t*>(weights) + k / 8 * kPanel + part * kLanes);
 }
 
 // The weights of element k for the rows of one part of a panel.
@@ -64,7 +68,42 @@ HWY_INLINE VF decode(const uint8_t* weights, int64_t k, int part) {
   } else if constexpr (E == Encoding::kF8E4M3) {
     return load_f8_scaled(weights + at);
   } else {
-    return decode_fp4<E>(weights, k, part);
+    return values_of_nibbles(hn::ShiftRightSame(load_nibbles(weights, k, part), static_cast<int>(k % 8) * 4));
+  }
+}
+
+// decode() of kStep<E> elements from k on, a multiple of kStep<E>: cheaper together.
+template <Encoding E>
+constexpr int kStep = E == Encoding::kF4E2M1   ? 8
+                      : E == Encoding::kF8E4M3 ? 2
+                                               : 1;
+
+template <Encoding E>
+HWY_INLINE void decode_step(const uint8_t* weights, int64_t k, int part, VF* out) {
+  if constexpr (E == Encoding::kF4E2M1) {
+    const auto words = load_nibbles(weights, k, part);
+    out[0] = values_of_nibbles(words);
+    out[1] = values_of_nibbles(hn::ShiftRight<4>(words));
+    out[2] = values_of_nibbles(hn::ShiftRight<8>(words));
+    out[3] = values_of_nibbles(hn::ShiftRight<12>(words));
+    out[4] = values_of_nibbles(hn::ShiftRight<16>(words));
+    out[5] = values_of_nibbles(hn::ShiftRight<20>(words));
+    out[6] = values_of_nibbles(hn::ShiftRight<24>(words));
+    out[7] = values_of_nibbles(hn::ShiftRight<28>(words));
+  } else if constexpr (E == Encoding::kF8E4M3) {
+#if HWY_TARGET == HWY_AVX3
+    // load_f8_scaled() on 32 rows at once.
+    const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(weights + k * kPanel));
+    const __m512i fields = _mm512_srai_epi16(_mm512_slli_epi16(_mm512_cvtepu8_epi16(bytes), 8), 1);
+    const __m512i halves = _mm512_and_si512(fields, _mm512_set1_epi16(static_cast<int16_t>(0xbf80)));
+    out[0] = VF{_mm512_cvtph_ps(_mm512_castsi512_si256(halves))};
+    out[1] = VF{_mm512_cvtph_ps(_mm512_extracti64x4_epi64(halves, 1))};
+#else
+    out[0] = decode<E>(weights, k, part);
+    out[1] = decode<E>(weights, k + 1, part);
+#endif
+  } else {
+    out[0] = decode<E>(weights, k, part);
   }
 }
 
@@ -100,8 +139,14 @@ HWY_INLINE void direct_tile(const LinearCall& call, int64_t panel, int token) {
   const float* x = call.x + token * call.x_stride;
   const int64_t blocks = kBlockScales ? format.blocks : 1;
   const int64_t block = kBlockScales ? format.block : format.k;
+  VF scales[kVectors];
+  const auto add_products = [&](VF w, int64_t k, int v) HWY_ATTR {
+    if constexpr (kBlockScales) w = hn::Mul(w, scales[v]);
+    EDGEWISE_UNROLL for (int t = 0; t < kTokens; ++t) {
+      sums[t][v] = hn::MulAdd(w, hn::Set(d, x[t * call.x_stride + k]), sums[t][v]);
+    }
+  };
   for (int64_t b = 0; b < blocks; ++b) {
-    VF scales[kVectors];
     if constexpr (kBlockScales) {
       EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v) {
         const std::byte* at = base + static_cast<size_t>(v / kParts) * format.panel_bytes;
@@ -109,14 +154,22 @@ HWY_INLINE void direct_tile(const LinearCall& call, int64_t panel, int token) {
       }
     }
     const int64_t end = std::min((b + 1) * block, format.k);
-    for (int64_t k = b * block; k < end; ++k) {
-      EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v) {
-        VF w = decode<E>(weights + static_cast<size_t>(v / kParts) * format.panel_bytes, k, v % kParts);
-        if constexpr (kBlockScales) w = hn::Mul(w, scales[v]);
-        EDGEWISE_UNROLL for (int t = 0; t < kTokens; ++t) {
-          sums[t][v] = hn::MulAdd(w, hn::Set(d, x[t * call.x_stride + k]), sums[t][v]);
+    for (int64_t k = b * block; k < end;) {
+      const bool step = kStep<E> > 1 && k % kStep<E> == 0 && k + kStep<E> <= end;
+      const int count = step ? kStep<E> : 1;
+      if (step) {
+        EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v) {
+          VF w[kStep<E>];
+          decode_step<E>(weights + static_cast<size_t>(v / kParts) * format.panel_bytes, k, v % kParts, w);
+          EDGEWISE_UNROLL for (int i = 0; i < kStep<E>; ++i) add_products(w[i], k + i, v);
+        }
+      } else {
+        EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v) {
+          add_products(
+              decode<E>(weights + static_cast<size_t>(v / kParts) * format.panel_bytes, k, v % kParts), k, v);
         }
       }
+      k += count;
     }
   }
   EDGEWISE_UNROLL for (int t = 0; t < kTokens; ++t) {
@@ -151,8 +204,16 @@ void direct(const LinearCall& call) {
 constexpr int kTilePanels = kLanes == 16 ? 2 : 1;
 constexpr int kTileTokens = kLanes == 16 ? 12 : kLanes == 8 ? 6 : HWY_TARGET == HWY_NEON ? 6 : 2;
 constexpr int kTileColumns = kTilePanels * kPanel;
-constexpr int kChunk = 128;          // of k, decoded at a time: 16 KiB, in the first-level cache
+constexpr int kChunk = 128;           // of k, decoded at a time: 16 KiB, in the first-level cache
 constexpr int kTokensTogether = 144;  // tokens that share a decoded chunk
+constexpr int kRowStride = kChunk + kPanel;
+
+// Rows of activations whose length is a power of two all fall on the same cache lines' sets: a tile works on
+// copies.
+void copy_rows(const float* x, int64_t x_stride, int rows, int64_t count, float* out) {
+  for (int i = 0; i < rows; ++i)
+    std::memcpy(out + i * kRowStride, x + i * x_stride, static_cast<size_t>(count) * sizeof(float));
+}
 
 template <Encoding E>
 void decode_chunk(const LinearCall& call, int64_t panel, int panels, int64_t begin, int64_t end, float* out) {
@@ -167,13 +228,22 @@ void decode_chunk(const LinearCall& call, int64_t panel, int panels, int64_t beg
       for (int part = 0; part < kParts; ++part) {
         VF scale = hn::Set(d, 1.0f);
         if (block_scales) {
-          scale = hn::Mul(load_scales(format.scale, base, k / format.block, part), hn::Set(d, kDecodeFactor<E>));
+          scale =
+              hn::Mul(load_scales(format.scale, base, k / format.block, part), hn::Set(d, kDecodeFactor<E>));
         }
         float* to = out + (k - begin) * kTileColumns + p * kPanel + part * kLanes;
-        for (int64_t i = k; i < stop; ++i, to += kTileColumns) {
-          VF w = decode<E>(weights, i, part);
-          if (block_scales) w = hn::Mul(w, scale);
-          hn::StoreU(w, d, to);
+        for (int64_t i = k; i < stop;) {
+          VF w[kStep<E>];
+          const bool step = i % kStep<E> == 0 && i + kStep<E> <= stop;
+          if (step) {
+            decode_step<E>(weights, i, part, w);
+          } else {
+            w[0] = decode<E>(weights, i, part);
+          }
+          const int count = step ? kStep<E> : 1;
+          for (int j = 0; j < count; ++j, ++i, to += kTileColumns) {
+            hn::StoreU(block_scales ? hn::Mul(w[j], scale) : w[j], d, to);
+          }
         }
       }
       k = stop;
@@ -182,31 +252,34 @@ void decode_chunk(const LinearCall& call, int64_t panel, int panels, int64_t beg
 }
 
 template <int kTokens>
-HWY_INLINE void blocked_tile(const float* weights, const float* x, int64_t x_stride, int64_t count, float* sums) {
+HWY_INLINE void blocked_tile(const float* weights, const float* x, int64_t count, float* sums) {
   const DF d;
   constexpr int kVectors = kTilePanels * kParts;
   VF acc[kTokens][kVectors];
   EDGEWISE_UNROLL for (int t = 0; t < kTokens; ++t) {
-    EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v) acc[t][v] = hn::LoadU(d, sums + t * kTileColumns + v * kLanes);
+    EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v) acc[t][v] =
+        hn::LoadU(d, sums + t * kTileColumns + v * kLanes);
   }
   for (int64_t k = 0; k < count; ++k) {
     VF w[kVectors];
-    EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v) w[v] = hn::LoadU(d, weights + k * kTileColumns + v * kLanes);
+    EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v) w[v] =
+        hn::LoadU(d, weights + k * kTileColumns + v * kLanes);
     EDGEWISE_UNROLL for (int t = 0; t < kTokens; ++t) {
-      const VF value = hn::Set(d, x[t * x_stride + k]);
+      const VF value = hn::Set(d, x[t * kRowStride + k]);
       EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v) acc[t][v] = hn::MulAdd(w[v], value, acc[t][v]);
     }
   }
   EDGEWISE_UNROLL for (int t = 0; t < kTokens; ++t) {
-    EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v) hn::StoreU(acc[t][v], d, sums + t * kTileColumns + v * kLanes);
+    EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v)
+        hn::StoreU(acc[t][v], d, sums + t * kTileColumns + v * kLanes);
   }
 }
 
 template <int kTokens>
-void blocked_tail(const float* weights, const float* x, int64_t x_stride, int64_t count, int tokens, float* sums) {
+void blocked_tail(const float* weights, const float* x, int64_t count, int tokens, float* sums) {
   if constexpr (kTokens > 0) {
-    if (tokens == kTokens) return blocked_tile<kTokens>(weights, x, x_stride, count, sums);
-    blocked_tail<kTokens - 1>(weights, x, x_stride, count, tokens, sums);
+    if (tokens == kTokens) return blocked_tile<kTokens>(weights, x, count, sums);
+    blocked_tail<kTokens - 1>(weights, x, count, tokens, sums);
   }
 }
 
@@ -214,6 +287,7 @@ template <Encoding E>
 void blocked_tokens(const LinearCall& call, int64_t panel, int panels, int first, int tokens) {
   alignas(64) float decoded[kChunk * kTileColumns];
   alignas(64) float sums[kTokensTogether * kTileColumns];
+  alignas(64) float rows[kTileTokens * kRowStride];
   std::memset(sums, 0, sizeof(float) * static_cast<size_t>(tokens * kTileColumns));
   if (panels < kTilePanels) std::memset(decoded, 0, sizeof(decoded));
   const float* x = call.x + first * call.x_stride;
@@ -222,10 +296,11 @@ void blocked_tokens(const LinearCall& call, int64_t panel, int panels, int first
     decode_chunk<E>(call, panel, panels, k, k + count, decoded);
     int t = 0;
     for (; t + kTileTokens <= tokens; t += kTileTokens) {
-      blocked_tile<kTileTokens>(decoded, x + t * call.x_stride + k, call.x_stride, count, sums + t * kTileColumns);
+      copy_rows(x + t * call.x_stride + k, call.x_stride, kTileTokens, count, rows);
+      blocked_tile<kTileTokens>(decoded, rows, count, sums + t * kTileColumns);
     }
-    blocked_tail<kTileTokens - 1>(decoded, x + t * call.x_stride + k, call.x_stride, count, tokens - t,
-                                  sums + t * kTileColumns);
+    copy_rows(x + t * call.x_stride + k, call.x_stride, tokens - t, count, rows);
+    blocked_tail<kTileTokens - 1>(decoded, rows, count, tokens - t, sums + t * kTileColumns);
   }
   const DF d;
   for (int t = 0; t < tokens; ++t) {
@@ -282,7 +357,9 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace edgewise::cpu {
 
-LinearKernel float_linear_kernel(Isa isa, Encoding encoding) { return EDGEWISE_PICK(isa, pick)(encoding); }
+LinearKernel float_linear_kernel(Isa isa, Encoding encoding) {
+  return EDGEWISE_PICK(isa, pick)(encoding);
+}
 
 }  // namespace edgewise::cpu
 #endif

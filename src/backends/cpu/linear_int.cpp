@@ -1,5 +1,5 @@
-// Linear for int8 and int4 weights and int8 activations, by 16-bit products (pmaddwd): no pair of products can
-// overflow, unlike with 8-bit ones. AVX-512 VNNI has its own kernels in linear_vnni.cpp.
+// Linear for int8 and int4 weights and int8 activations, by 16-bit products (pmaddwd): no pair of products
+// can overflow, unlike with 8-bit ones. AVX-512 VNNI has its own kernels in linear_vnni.cpp.
 //
 // A group's integer sum is exact, and groups are added in ascending order as floats, so tiles do not matter.
 #include "backends/cpu/kernels.h"
@@ -67,7 +67,8 @@ HWY_INLINE void split(const uint8_t* from, VI* halves) {
 
 HWY_INLINE VF load_zeros(const PackedFormat& format, const std::byte* panel, int64_t block, int part) {
   if (!format.has_zeros) return hn::Set(DF(), static_cast<float>(format.fixed_zero));
-  const auto* zeros = reinterpret_cast<const uint8_t*>(panel + format.zeros_offset) + block * kPanel + part * kLanes;
+  const auto* zeros =
+      reinterpret_cast<const uint8_t*>(panel + format.zeros_offset) + block * kPanel + part * kLanes;
   return hn::ConvertTo(DF(), hn::PromoteTo(DI(), hn::LoadU(hn::Rebind<uint8_t, DF>(), zeros)));
 }
 
@@ -141,7 +142,9 @@ LinearKernel integer_linear_kernel(Isa isa, Encoding encoding) {
   return EDGEWISE_PICK(isa, pick)(encoding);
 }
 
-bool wants_wide_rows(Isa isa) { return isa != Isa::kAvx512Vnni; }
+bool wants_wide_rows(Isa isa) {
+  return isa != Isa::kAvx512Vnni;
+}
 
 }  // namespace edgewise::cpu
 #endif

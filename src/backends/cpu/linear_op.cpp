@@ -34,7 +34,8 @@ class LinearOp final : public CpuOp {
   size_t workspace() const override { return workspace_; }
   size_t weight_bytes() const override {
     size_t bytes = 0;
-    for (const PackedMatrix& matrix : matrices_) bytes += matrix.weights.bytes().size() + matrix.bias.bytes().size();
+    for (const PackedMatrix& matrix : matrices_)
+      bytes += matrix.weights.bytes().size() + matrix.bias.bytes().size();
     return bytes;
   }
 
@@ -63,7 +64,8 @@ class LinearOp final : public CpuOp {
   }
 
  private:
-  void run_share(const StepContext& context, Range tokens, Range panels, QuantizedRows rows, int count) noexcept {
+  void run_share(const StepContext& context, Range tokens, Range panels, QuantizedRows rows,
+                 int count) noexcept {
     if (tokens.begin == tokens.end) return;
     LinearCall call;
     call.tokens = static_cast<int>(tokens.end - tokens.begin);
@@ -117,10 +119,12 @@ Tactics::Tactics(const std::string& text) {
     at = end + 1;
     const size_t colon = entry.find(':');
     const std::string name = colon == std::string::npos ? "" : entry.substr(colon + 1);
-    if (name != "direct" && name != "blocked") bad_file("tactics \"{}\": \"{}\" is not a kernel of this backend", text, entry);
+    if (name != "direct" && name != "blocked")
+      bad_file("tactics \"{}\": \"{}\" is not a kernel of this backend", text, entry);
     entries_.push_back({std::atoi(entry.c_str()), name == "direct" ? Walk::kDirect : Walk::kBlocked});
   }
-  std::stable_sort(entries_.begin(), entries_.end(), [](const Entry& a, const Entry& b) { return a.tokens < b.tokens; });
+  std::stable_sort(entries_.begin(), entries_.end(),
+                   [](const Entry& a, const Entry& b) { return a.tokens < b.tokens; });
 }
 
 std::unique_ptr<CpuOp> make_linear_op(const BuildContext& context, const Node& node) {

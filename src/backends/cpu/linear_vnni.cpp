@@ -1,4 +1,5 @@
-// Linear for int8 and int4 weights by vpdpbusd: unsigned weights times signed activations, four products a lane.
+// Linear for int8 and int4 weights by vpdpbusd: unsigned weights times signed activations, four products a
+// lane.
 //
 // A group's integer sum is exact, and groups are added in ascending order as floats, so tiles do not matter.
 #if defined(__x86_64__)
@@ -15,8 +16,8 @@
 
 #define EDGEWISE_UNROLL _Pragma("GCC unroll 32")
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma"))), \
-                             apply_to = function)
+#pragma clang attribute push( \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma"))), apply_to = function)
 #else
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma")
@@ -47,6 +48,12 @@ EDGEWISE_INLINE __m512i broadcast_quad(const int8_t* from) {
   return _mm512_set1_epi32(bits);
 }
 
+// sum += products of unsigned `w` and signed `x`. As an instruction, since GCC 12 copies the accumulator of
+// its intrinsic to another register and back in every round, which halves the speed.
+EDGEWISE_INLINE void add_products(__m512i& sum, __m512i w, __m512i x) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));
+}
+
 // Integer sums of one group: sums[t][p] += weights of panel p times token t.
 template <Encoding E, int kTokens, int kPanels>
 EDGEWISE_INLINE void sum_group(const uint8_t* weights, size_t panel_bytes, const int8_t* x, int64_t x_stride,
@@ -57,15 +64,15 @@ EDGEWISE_INLINE void sum_group(const uint8_t* weights, size_t panel_bytes, const
       const __m512i w = _mm512_loadu_si512(weights + static_cast<size_t>(p) * panel_bytes);
       if constexpr (E == Encoding::kInt8) {
         EDGEWISE_UNROLL for (int t = 0; t < kTokens; ++t) {
-          sums[t][p] = _mm512_dpbusd_epi32(sums[t][p], w, broadcast_quad(x + t * x_stride));
+          add_products(sums[t][p], w, broadcast_quad(x + t * x_stride));
         }
       } else {
         const __m512i mask = _mm512_set1_epi8(15);
         const __m512i low = _mm512_and_si512(w, mask);
         const __m512i high = _mm512_and_si512(_mm512_srli_epi16(w, 4), mask);
         EDGEWISE_UNROLL for (int t = 0; t < kTokens; ++t) {
-          sums[t][p] = _mm512_dpbusd_epi32(sums[t][p], low, broadcast_quad(x + t * x_stride));
-          sums[t][p] = _mm512_dpbusd_epi32(sums[t][p], high, broadcast_quad(x + t * x_stride + 4));
+          add_products(sums[t][p], low, broadcast_quad(x + t * x_stride));
+          add_products(sums[t][p], high, broadcast_quad(x + t * x_stride + 4));
         }
       }
     }
@@ -82,27 +89,44 @@ EDGEWISE_INLINE void store(const LinearCall& call, int64_t panel, int token, __m
   _mm512_mask_storeu_ps(call.out + token * call.out_stride + row, mask, value);
 }
 
+// A run of groups small enough for its weights to stay in the first-level cache while tokens pass by.
+struct Chunk {
+  int64_t panel;
+  int64_t group_begin;
+  int64_t group_end;
+  float* totals;  // [tokens][kPanels][16], read unless it is the first chunk, written unless it is the last
+};
+
+template <int kTokens, int kPanels>
+EDGEWISE_INLINE void load_totals(const Chunk& chunk, int token, __m512 (&totals)[kTokens][kPanels]) {
+  EDGEWISE_UNROLL for (int t = 0; t < kTokens; ++t) {
+    EDGEWISE_UNROLL for (int p = 0; p < kPanels; ++p) {
+      totals[t][p] = chunk.group_begin == 0
+                         ? _mm512_setzero_ps()
+                         : _mm512_loadu_ps(chunk.totals + ((token + t) * kPanels + p) * kPanel);
+    }
+  }
+}
+
 template <Encoding E, int kTokens, int kPanels>
-void tile(const LinearCall& call, int64_t panel, int token) {
+void tile(const LinearCall& call, const Chunk& chunk, int token, int first_token) {
   const PackedFormat& format = *call.format;
-  const std::byte* base = call.weights + static_cast<size_t>(panel) * format.panel_bytes;
+  const std::byte* base = call.weights + static_cast<size_t>(chunk.panel) * format.panel_bytes;
   const auto* weights = reinterpret_cast<const uint8_t*>(base + format.weights_offset);
   const int8_t* x = call.quantized.q + token * format.k_padded;
   const float* x_scale = call.quantized.scale + token * format.groups;
   const float* x_sum = call.quantized.sum + token * format.groups;
   __m512 totals[kTokens][kPanels];
-  EDGEWISE_UNROLL for (int t = 0; t < kTokens; ++t) {
-    EDGEWISE_UNROLL for (int p = 0; p < kPanels; ++p) totals[t][p] = _mm512_setzero_ps();
-  }
-  for (int64_t g = 0; g < format.groups; ++g) {
+  load_totals<kTokens, kPanels>(chunk, token - first_token, totals);
+  for (int64_t g = chunk.group_begin; g < chunk.group_end; ++g) {
     const int64_t begin = g * format.group;
     const int64_t count = std::min(format.group, format.k_padded - begin);
     __m512i sums[kTokens][kPanels];
     EDGEWISE_UNROLL for (int t = 0; t < kTokens; ++t) {
       EDGEWISE_UNROLL for (int p = 0; p < kPanels; ++p) sums[t][p] = _mm512_setzero_si512();
     }
-    sum_group<E, kTokens, kPanels>(weights + begin * (E == Encoding::kInt4 ? 8 : 16), format.panel_bytes, x + begin,
-                                   format.k_padded, count, sums);
+    sum_group<E, kTokens, kPanels>(weights + begin * (E == Encoding::kInt4 ? 8 : 16), format.panel_bytes,
+                                   x + begin, format.k_padded, count, sums);
     const int64_t block = begin / format.block;
     EDGEWISE_UNROLL for (int p = 0; p < kPanels; ++p) {
       const std::byte* at = base + static_cast<size_t>(p) * format.panel_bytes;
@@ -117,25 +141,47 @@ void tile(const LinearCall& call, int64_t panel, int token) {
     }
   }
   EDGEWISE_UNROLL for (int t = 0; t < kTokens; ++t) {
-    EDGEWISE_UNROLL for (int p = 0; p < kPanels; ++p) store(call, panel + p, token + t, totals[t][p]);
+    EDGEWISE_UNROLL for (int p = 0; p < kPanels; ++p) {
+      if (chunk.group_end == format.groups) {
+        store(call, chunk.panel + p, token + t, totals[t][p]);
+      } else {
+        _mm512_storeu_ps(chunk.totals + ((token - first_token + t) * kPanels + p) * kPanel, totals[t][p]);
+      }
+    }
   }
 }
 
 constexpr int kTileTokens = 6;
+constexpr int kTokensTogether = 96;
+constexpr int64_t kChunkBytes = 8 << 10;  // of weights of one panel
 
 template <Encoding E, int kTokens, int kPanels>
-void tail(const LinearCall& call, int64_t panel, int token) {
+void tail(const LinearCall& call, const Chunk& chunk, int token, int first, int end) {
   if constexpr (kTokens > 0) {
-    if (call.tokens - token == kTokens) return tile<E, kTokens, kPanels>(call, panel, token);
-    tail<E, kTokens - 1, kPanels>(call, panel, token);
+    if (end - token == kTokens) return tile<E, kTokens, kPanels>(call, chunk, token, first);
+    tail<E, kTokens - 1, kPanels>(call, chunk, token, first, end);
   }
 }
 
 template <Encoding E, int kPanels>
 void all_tokens(const LinearCall& call, int64_t panel) {
-  int token = 0;
-  for (; token + kTileTokens <= call.tokens; token += kTileTokens) tile<E, kTileTokens, kPanels>(call, panel, token);
-  tail<E, kTileTokens - 1, kPanels>(call, panel, token);
+  const PackedFormat& format = *call.format;
+  if (call.tokens <= kTileTokens) {
+    return tail<E, kTileTokens, kPanels>(call, {panel, 0, format.groups, nullptr}, 0, 0, call.tokens);
+  }
+  alignas(64) float totals[kTokensTogether * kPanels * kPanel];
+  const int64_t group_bytes = format.group * (E == Encoding::kInt4 ? 8 : 16);
+  const int64_t step = std::max<int64_t>(1, kChunkBytes / group_bytes);
+  for (int first = 0; first < call.tokens; first += kTokensTogether) {
+    const int end = std::min(first + kTokensTogether, call.tokens);
+    for (int64_t g = 0; g < format.groups; g += step) {
+      const Chunk chunk{panel, g, std::min(g + step, format.groups), totals};
+      int token = first;
+      for (; token + kTileTokens <= end; token += kTileTokens)
+        tile<E, kTileTokens, kPanels>(call, chunk, token, first);
+      tail<E, kTileTokens - 1, kPanels>(call, chunk, token, first, end);
+    }
+  }
 }
 
 template <Encoding E>

@@ -33,7 +33,8 @@ class MoeOp final : public CpuOp {
     const bool wide = wants_wide_rows(context.isa);
     for (size_t i = 0; i < 3; ++i) {
       const PackedFormat& format = matrices_[i].format;
-      if (is_integer(format.encoding)) quantized_[i == 2] = QuantizedBuffer(format, static_cast<int>(most), wide);
+      if (is_integer(format.encoding))
+        quantized_[i == 2] = QuantizedBuffer(format, static_cast<int>(most), wide);
     }
     token_of_.resize(static_cast<size_t>(most));
     slots_.resize(static_cast<size_t>(most));
@@ -110,12 +111,14 @@ class MoeOp final : public CpuOp {
       const float* from = context.values[x_] + token_of_[static_cast<size_t>(a)] * hidden_;
       std::copy(from, from + hidden_, memory(context, gathered_at_) + a * hidden_);
       if (integer) {
-        kernels_.quantize_row(format, from, 0, format.groups, quantized_[0].at(context.workspace + quantized_at_[0], a));
+        kernels_.quantize_row(format, from, 0, format.groups,
+                              quantized_[0].at(context.workspace + quantized_at_[0], a));
       }
     }
   }
 
-  void multiply(const StepContext& context, size_t index, const float* x, float* out, int worker, int workers) noexcept {
+  void multiply(const StepContext& context, size_t index, const float* x, float* out, int worker,
+                int workers) noexcept {
     const PackedMatrix& matrix = matrices_[index];
     const size_t buffer = index == 2;
     LinearCall call;
@@ -127,7 +130,8 @@ class MoeOp final : public CpuOp {
       const int32_t first = segments_[static_cast<size_t>(e)];
       call.tokens = segments_[static_cast<size_t>(e) + 1] - first;
       if (call.tokens == 0) continue;
-      const Range share = share_of(matrix.format.panels, (worker + static_cast<int>(e)) % workers, workers, 2);
+      const Range share =
+          share_of(matrix.format.panels, (worker + static_cast<int>(e)) % workers, workers, 2);
       call.weights = matrix.data(e);
       call.x = x + first * call.x_stride;
       call.out = out + first * call.out_stride;
@@ -148,7 +152,8 @@ class MoeOp final : public CpuOp {
       float* gate = memory(context, gate_at_) + a * inner_;
       kernels_.swiglu(gate, memory(context, up_at_) + a * inner_, inner_, gate);
       if (is_integer(format.encoding)) {
-        kernels_.quantize_row(format, gate, 0, format.groups, quantized_[1].at(context.workspace + quantized_at_[1], a));
+        kernels_.quantize_row(format, gate, 0, format.groups,
+                              quantized_[1].at(context.workspace + quantized_at_[1], a));
       }
     }
   }

@@ -1,4 +1,5 @@
-// What a node becomes when a graph is loaded: an object with everything resolved, run by all workers together.
+// What a node becomes when a graph is loaded: an object with everything resolved, run by all workers
+// together.
 #pragma once
 
 #include <cstddef>
@@ -35,8 +36,8 @@ struct BuildContext {
   void* owner = nullptr;
 };
 
-// How an operator deals its work to the workers. Two neighbours that both deal out rows need no barrier between
-// them: each row stays with its worker.
+// How an operator deals its work to the workers. Two neighbours that both deal out rows need no barrier
+// between them: each row stays with its worker.
 enum class Sharing { kRows, kOther };
 
 class CpuOp {

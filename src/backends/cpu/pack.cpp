@@ -52,8 +52,8 @@ ConstantLoader packing_loader(const Graph& graph, const Node& node, size_t input
     return value == nullptr ? ConstantLoader() : value->constant;
   };
   const bool transposed = node.integer("transposed", 0) != 0;
-  return [weight = loader(input), scale = loader(input + 1), zero = loader(input + 2), format, stack, transposed,
-          block = node.integer("block", 0)] {
+  return [weight = loader(input), scale = loader(input + 1), zero = loader(input + 2), format, stack,
+          transposed, block = node.integer("block", 0)] {
     SourceMatrix source;
     source.weight = weight();
     if (scale) source.scale = scale();
@@ -62,8 +62,9 @@ ConstantLoader packing_loader(const Graph& graph, const Node& node, size_t input
     source.block = block;
     Tensor packed = Tensor::zeros(DType::kU8, {static_cast<int64_t>(format.bytes()) * stack});
     for (source.index = 0; source.index < stack; ++source.index) {
-      pack_matrix(format, source,
-                  packed.mutable_bytes().subspan(static_cast<size_t>(source.index) * format.bytes(), format.bytes()));
+      pack_matrix(
+          format, source,
+          packed.mutable_bytes().subspan(static_cast<size_t>(source.index) * format.bytes(), format.bytes()));
     }
     return packed;
   };
@@ -105,9 +106,9 @@ void pack_node(Graph& graph, NodeId id) {
   for (size_t i = 0; i < inputs.count; ++i) {
     const size_t input = inputs.first + i * inputs.stride;
     const std::string name = graph.value(node.inputs[input]).name;
-    const ValueId packed = graph.add_constant(name + ".packed", DType::kU8,
-                                              {static_cast<int64_t>(formats[i].bytes()) * stack},
-                                              packing_loader(graph, node, input, formats[i], stack));
+    const ValueId packed =
+        graph.add_constant(name + ".packed", DType::kU8, {static_cast<int64_t>(formats[i].bytes()) * stack},
+                           packing_loader(graph, node, input, formats[i], stack));
     node.inputs[input] = packed;
     node.inputs[input + 1] = kNone;
     node.inputs[input + 2] = kNone;

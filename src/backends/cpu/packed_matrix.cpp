@@ -7,7 +7,9 @@
 namespace edgewise::cpu {
 namespace {
 
-size_t align64(size_t bytes) { return (bytes + 63) / 64 * 64; }
+size_t align64(size_t bytes) {
+  return (bytes + 63) / 64 * 64;
+}
 
 }  // namespace
 
@@ -26,8 +28,8 @@ std::vector<PackedFormat> packed_formats(const Node& node, const std::vector<int
   return formats;
 }
 
-std::vector<PackedMatrix> load_matrices(const BuildContext& context, const Node& node, size_t first, size_t stride,
-                                        bool with_bias, int64_t stack) {
+std::vector<PackedMatrix> load_matrices(const BuildContext& context, const Node& node, size_t first,
+                                        size_t stride, bool with_bias, int64_t stack) {
   const Graph& graph = *context.graph;
   const std::vector<int64_t>& n = node.integers("n");
   std::vector<int64_t> k(n.size(), node.op == Op::kMoe ? 0 : node.integer("k"));
@@ -54,7 +56,8 @@ std::vector<PackedMatrix> load_matrices(const BuildContext& context, const Node&
 
 size_t QuantizedBuffer::bytes() const {
   const auto rows = static_cast<size_t>(rows_);
-  return align64(rows * row_bytes_) + (wide_ ? align64(rows * row_bytes_ * 2) : 0) + 2 * align64(rows * groups_ * 4);
+  return align64(rows * row_bytes_) + (wide_ ? align64(rows * row_bytes_ * 2) : 0) +
+         2 * align64(rows * groups_ * 4);
 }
 
 QuantizedRows QuantizedBuffer::at(std::byte* memory, int64_t row) const {
@@ -73,8 +76,9 @@ QuantizedRows QuantizedBuffer::at(std::byte* memory, int64_t row) const {
   return result;
 }
 
-void quantize_share(const VectorKernels& kernels, const PackedFormat& format, const float* x, int64_t x_stride,
-                    int rows, const QuantizedBuffer& buffer, std::byte* memory, int worker, int workers) noexcept {
+void quantize_share(const VectorKernels& kernels, const PackedFormat& format, const float* x,
+                    int64_t x_stride, int rows, const QuantizedBuffer& buffer, std::byte* memory, int worker,
+                    int workers) noexcept {
   const Range share = share_of(rows * format.groups, worker, workers);
   for (int64_t unit = share.begin; unit < share.end;) {
     const int64_t row = unit / format.groups;

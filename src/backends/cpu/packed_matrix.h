@@ -20,13 +20,14 @@ struct PackedMatrix {
   }
 };
 
-// `count` matrices of a packed node: the weight of part i is input first + i * stride; biases, where the operator
-// has them, stand three inputs on. `stack` matrices lie behind one another in each.
-std::vector<PackedMatrix> load_matrices(const BuildContext& context, const Node& node, size_t first, size_t stride,
-                                        bool with_bias, int64_t stack);
+// `count` matrices of a packed node: the weight of part i is input first + i * stride; biases, where the
+// operator has them, stand three inputs on. `stack` matrices lie behind one another in each.
+std::vector<PackedMatrix> load_matrices(const BuildContext& context, const Node& node, size_t first,
+                                        size_t stride, bool with_bias, int64_t stack);
 
 // The formats a packed node's attributes describe.
-std::vector<PackedFormat> packed_formats(const Node& node, const std::vector<int64_t>& n, const std::vector<int64_t>& k);
+std::vector<PackedFormat> packed_formats(const Node& node, const std::vector<int64_t>& n,
+                                         const std::vector<int64_t>& k);
 
 // Room for rows rounded to int8 in one piece of memory.
 class QuantizedBuffer {
@@ -48,7 +49,8 @@ class QuantizedBuffer {
 };
 
 // This worker's share of rounding `rows` rows of x, cut between groups.
-void quantize_share(const VectorKernels& kernels, const PackedFormat& format, const float* x, int64_t x_stride,
-                    int rows, const QuantizedBuffer& buffer, std::byte* memory, int worker, int workers) noexcept;
+void quantize_share(const VectorKernels& kernels, const PackedFormat& format, const float* x,
+                    int64_t x_stride, int rows, const QuantizedBuffer& buffer, std::byte* memory, int worker,
+                    int workers) noexcept;
 
 }  // namespace edgewise::cpu

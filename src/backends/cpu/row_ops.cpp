@@ -11,7 +11,9 @@ namespace {
 
 constexpr int kMaxExperts = 1024;
 
-int64_t columns_of(const Graph& graph, ValueId id) { return graph.value(id).shape.back(); }
+int64_t columns_of(const Graph& graph, ValueId id) {
+  return graph.value(id).shape.back();
+}
 
 // Deals rows to workers and calls row() for each.
 class RowOp : public CpuOp {
@@ -47,7 +49,8 @@ class EmbeddingOp final : public RowOp {
 
  private:
   void row(const StepContext& context, int64_t i) noexcept override {
-    const int64_t token = std::clamp<int64_t>(context.input->tokens[static_cast<size_t>(i)], 0, vocabulary_ - 1);
+    const int64_t token =
+        std::clamp<int64_t>(context.input->tokens[static_cast<size_t>(i)], 0, vocabulary_ - 1);
     float* out = context.values[out_] + i * columns_;
     to_float(table_.dtype(), table_.bytes(), static_cast<size_t>(token * columns_),
              {out, static_cast<size_t>(columns_)});
@@ -273,7 +276,8 @@ class GatherColumnsOp final : public RowOp {
   GatherColumnsOp(const BuildContext& context, const Node& node)
       : x_(node.inputs[0]), out_(node.outputs[0]), in_columns_(columns_of(*context.graph, x_)) {
     for (const int64_t index : context.graph->constant(node.inputs[1]).to_int64()) {
-      if (index < 0 || index >= in_columns_) bad_file("{}: column {} of {} does not exist", node.name, index, in_columns_);
+      if (index < 0 || index >= in_columns_)
+        bad_file("{}: column {} of {} does not exist", node.name, index, in_columns_);
       index_.push_back(static_cast<int32_t>(index));
     }
   }
@@ -310,7 +314,8 @@ class RouteOp final : public RowOp {
         top_k_(node.integer("top_k")),
         before_(node.text("softmax", "before") == "before"),
         normalize_(node.integer("normalize", 0) != 0) {
-    if (experts_ > kMaxExperts) unsupported("{}: {} experts, at most {} are implemented", node.name, experts_, kMaxExperts);
+    if (experts_ > kMaxExperts)
+      unsupported("{}: {} experts, at most {} are implemented", node.name, experts_, kMaxExperts);
   }
 
  private:
@@ -353,7 +358,8 @@ class SelectRowsOp final : public CpuOp {
   void run(const StepContext& context, int worker, int workers) noexcept override {
     const Range share = share_of(context.rows, worker, workers);
     for (int64_t i = share.begin; i < share.end; ++i) {
-      const float* from = context.values[x_] + int64_t{context.input->logits_rows[static_cast<size_t>(i)]} * columns_;
+      const float* from =
+          context.values[x_] + int64_t{context.input->logits_rows[static_cast<size_t>(i)]} * columns_;
       std::copy(from, from + columns_, context.values[out_] + i * columns_);
     }
   }

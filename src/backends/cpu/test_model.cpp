@@ -22,11 +22,13 @@ class Maker {
     return graph.add_constant(name, Tensor::from_floats(dtype, shape, values));
   }
   ValueId norm(const std::string& name, ValueId x, int64_t d) {
-    return graph.add(Op::kRmsNorm, name, {x, constant(name + ".w", DType::kBF16, {d}, 0.5f, 1.5f)}, {{"epsilon", 1e-5}});
+    return graph.add(Op::kRmsNorm, name, {x, constant(name + ".w", DType::kBF16, {d}, 0.5f, 1.5f)},
+                     {{"epsilon", 1e-5}});
   }
 
   // Weight, scale and zero of a matrix [n, k], stacked when `stack` is positive.
-  void add_matrix(std::vector<ValueId>& inputs, const std::string& name, int64_t n, int64_t k, int64_t stack) {
+  void add_matrix(std::vector<ValueId>& inputs, const std::string& name, int64_t n, int64_t k,
+                  int64_t stack) {
     const int64_t blocks = (k + model_.block - 1) / model_.block;
     const auto shape = [&](int64_t columns) {
       Shape s = model_.transposed ? Shape{n, columns} : Shape{columns, n};
@@ -35,10 +37,13 @@ class Maker {
     };
     const bool quantized = bit_width(model_.weight) <= 8;
     float high = 0.2f;
-    if (quantized) high = model_.weight == DType::kI8 ? 127.0f : model_.weight == DType::kF8E4M3 ? 16.0f : 7.0f;
+    if (quantized)
+      high = model_.weight == DType::kI8 ? 127.0f : model_.weight == DType::kF8E4M3 ? 16.0f : 7.0f;
     const bool is_unsigned = model_.weight == DType::kU4 || model_.weight == DType::kU8;
-    inputs.push_back(constant(name + ".w", model_.weight, shape(k), is_unsigned ? 0.0f : -high, is_unsigned ? 15.0f : high));
-    inputs.push_back(quantized ? constant(name + ".s", model_.scale, shape(blocks), 0.1f / high, 0.3f / high) : kNone);
+    inputs.push_back(constant(name + ".w", model_.weight, shape(k), is_unsigned ? 0.0f : -high,
+                              is_unsigned ? 15.0f : high));
+    inputs.push_back(quantized ? constant(name + ".s", model_.scale, shape(blocks), 0.1f / high, 0.3f / high)
+                               : kNone);
     inputs.push_back(model_.zeros ? constant(name + ".z", model_.weight, shape(blocks), 0, 7) : kNone);
   }
 
@@ -70,16 +75,21 @@ class Maker {
 
 ValueId attention_block(Maker& m, const TestModel& t, ValueId x, ValueId cos, ValueId sin, int64_t layer) {
   const std::string name = "layer" + std::to_string(layer);
-  const auto qkv = m.linear(name + ".qkv", x, {t.heads * t.head_dim, t.kv_heads * t.head_dim, t.kv_heads * t.head_dim},
-                            layer == 0);
+  const auto qkv = m.linear(
+      name + ".qkv", x, {t.heads * t.head_dim, t.kv_heads * t.head_dim, t.kv_heads * t.head_dim}, layer == 0);
   const auto rotary = [&](const std::string& part, ValueId v, int64_t heads) {
-    return m.graph.add(Op::kRotary, name + part, {v, cos, sin},
-                       {{"heads", heads}, {"head_dim", t.head_dim}, {"rotary_dim", t.head_dim - 4}, {"interleaved", layer}});
+    return m.graph.add(
+        Op::kRotary, name + part, {v, cos, sin},
+        {{"heads", heads}, {"head_dim", t.head_dim}, {"rotary_dim", t.head_dim - 4}, {"interleaved", layer}});
   };
   const ValueId q = rotary(".rq", m.norm(name + ".qn", qkv[0], t.head_dim), t.heads);
   const ValueId k = rotary(".rk", m.norm(name + ".kn", qkv[1], t.head_dim), t.kv_heads);
-  Attributes attributes = {{"layer", layer},           {"q_heads", t.heads}, {"kv_heads", t.kv_heads},
-                           {"head_dim", t.head_dim},   {"scale", 0.3},       {"softcap", layer == 1 ? 5.0 : 0.0},
+  Attributes attributes = {{"layer", layer},
+                           {"q_heads", t.heads},
+                           {"kv_heads", t.kv_heads},
+                           {"head_dim", t.head_dim},
+                           {"scale", 0.3},
+                           {"softcap", layer == 1 ? 5.0 : 0.0},
                            {"window", int64_t{layer == 1 ? 100 : 0}}};
   return m.graph.add(Op::kAttention, name + ".attention", {q, k, qkv[2]}, attributes);
 }
@@ -91,28 +101,32 @@ Graph TestModel::build() const {
   Graph& g = m.graph;
   const ValueId tokens = g.add_input("tokens", DType::kI32, {kTokens});
   const ValueId positions = g.add_input("positions", DType::kI32, {kTokens});
-  ValueId x = g.add(Op::kEmbedding, "embed", {tokens, m.constant("table", DType::kBF16, {vocabulary, hidden}, -1, 1)});
+  ValueId x = g.add(Op::kEmbedding, "embed",
+                    {tokens, m.constant("table", DType::kBF16, {vocabulary, hidden}, -1, 1)});
   x = g.add(Op::kScale, "embed.scale", {x}, {{"factor", 1.25}});
   const int64_t half = (head_dim - 4) / 2;
   const auto table = g.add_node(Op::kRotaryTable, "rotary",
                                 {positions, m.constant("inv_freq", DType::kF32, {half}, 0.01f, 1),
                                  m.constant("long_inv_freq", DType::kF32, {half}, 0.001f, 0.1f)},
-                                {{"scale", 1.0}, {"long_scale", 1.1}, {"threshold", int64_t{699}}});
+                                {{"scale", 1.0}, {"long_scale", 1.1}, {"threshold", int64_t{500}}});
   for (int64_t layer = 0; layer < 2; ++layer) {
     const std::string name = "layer" + std::to_string(layer);
     const ValueId a = attention_block(m, *this, m.norm(name + ".norm", x, hidden), table[0], table[1], layer);
     const ValueId o = m.linear(name + ".o", a, {hidden}, true)[0];
     const auto sum = g.add_node(Op::kAddRmsNorm, name + ".add_norm",
-                                {x, o, m.constant(name + ".norm2", DType::kF32, {hidden}, 0.5f, 1.5f)}, {{"epsilon", 1e-6}});
+                                {x, o, m.constant(name + ".norm2", DType::kF32, {hidden}, 0.5f, 1.5f)},
+                                {{"epsilon", 1e-6}});
     ValueId y;
     if (layer == 0) {
       const auto up = m.linear(name + ".up", sum[1], {inner, inner}, false);
       const ValueId h = g.add(Op::kSwiGlu, name + ".swiglu", {up[0], up[1]});
-      const ValueId h2 = g.add(Op::kGeGlu, name + ".geglu", {h, up[1]}, {{"approximate", std::string("tanh")}});
+      const ValueId h2 =
+          g.add(Op::kGeGlu, name + ".geglu", {h, up[1]}, {{"approximate", std::string("tanh")}});
       y = m.linear(name + ".down", h2, {hidden}, false)[0];
     } else {
-      const ValueId router = g.add(Op::kRoute, name + ".route", {m.linear(name + ".router", sum[1], {experts}, false)[0]},
-                                   {{"top_k", int64_t{2}}, {"normalize", int64_t{1}}, {"softmax", std::string("before")}});
+      const ValueId router =
+          g.add(Op::kRoute, name + ".route", {m.linear(name + ".router", sum[1], {experts}, false)[0]},
+                {{"top_k", int64_t{2}}, {"normalize", int64_t{1}}, {"softmax", std::string("before")}});
       std::vector<ValueId> inputs{sum[1], router};
       m.add_matrix(inputs, name + ".gate", inner, hidden, experts);
       m.add_matrix(inputs, name + ".up", inner, hidden, experts);
@@ -121,7 +135,8 @@ Graph TestModel::build() const {
     }
     x = g.add(Op::kAdd, name + ".out", {sum[0], y});
   }
-  for (const auto& [op, name] : {std::pair{Op::kSilu, "silu"}, {Op::kRelu, "relu"}, {Op::kSquare, "square"}}) {
+  for (const auto& [op, name] :
+       {std::pair{Op::kSilu, "silu"}, {Op::kRelu, "relu"}, {Op::kSquare, "square"}}) {
     x = g.add(Op::kAdd, std::string(name) + ".add", {x, g.add(op, name, {x})});
     x = m.norm(std::string(name) + ".norm", x, hidden);
   }
@@ -129,9 +144,12 @@ Graph TestModel::build() const {
   x = g.add(Op::kGelu, "gelu", {x}, {{"approximate", std::string("none")}});
   std::vector<float> order;
   for (int64_t i = 0; i < hidden; ++i) order.push_back(static_cast<float>((i * 5 + 3) % hidden));
-  x = g.add(Op::kGatherColumns, "gather", {x, g.add_constant("order", Tensor::from_floats(DType::kI32, {hidden}, order))});
-  x = g.add(Op::kLayerNorm, "final", {x, m.constant("final.w", DType::kF32, {hidden}, 0.5f, 1.5f),
-                                      m.constant("final.b", DType::kF32, {hidden}, -1, 1)}, {{"epsilon", 1e-5}});
+  x = g.add(Op::kGatherColumns, "gather",
+            {x, g.add_constant("order", Tensor::from_floats(DType::kI32, {hidden}, order))});
+  x = g.add(Op::kLayerNorm, "final",
+            {x, m.constant("final.w", DType::kF32, {hidden}, 0.5f, 1.5f),
+             m.constant("final.b", DType::kF32, {hidden}, -1, 1)},
+            {{"epsilon", 1e-5}});
   x = g.add(Op::kSelectRows, "rows", {x});
   x = m.linear("head", x, {vocabulary}, false)[0];
   x = g.add(Op::kSoftcap, "softcap", {x}, {{"cap", 8.0}});
@@ -155,7 +173,8 @@ StepMaker::StepMaker(int sequences, int length, int64_t vocabulary, uint32_t see
   std::shuffle(pages.begin(), pages.end(), random);
   for (int s = 0; s < sequences; ++s) {
     auto& tokens = tokens_.emplace_back();
-    for (int i = 0; i < length; ++i) tokens.push_back(static_cast<int32_t>(random() % static_cast<uint32_t>(vocabulary)));
+    for (int i = 0; i < length; ++i)
+      tokens.push_back(static_cast<int32_t>(random() % static_cast<uint32_t>(vocabulary)));
     page_tables_.emplace_back(pages.begin() + s * each, pages.begin() + (s + 1) * each);
   }
   done_.assign(static_cast<size_t>(sequences), 0);
@@ -172,7 +191,7 @@ const StepInput& StepMaker::next(const std::vector<Feed>& feeds) {
     slice.first_token = static_cast<int32_t>(step_tokens_.size());
     slice.token_count = feed.count;
     slice.kv_length = done_[s];
-    slice.context_length = static_cast<int32_t>(tokens_[s].size());
+    slice.context_length = static_cast<int32_t>(tokens_[s].size()) - (s == 1 ? 300 : 0);
     slice.page_table = page_tables_[s];
     slices_.push_back(slice);
     for (int i = 0; i < feed.count; ++i, ++done_[s]) {

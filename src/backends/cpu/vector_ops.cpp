@@ -54,7 +54,9 @@ HWY_INLINE VF sigmoid(VF x) {
   const VF one = hn::Set(d, 1.0f);
   return hn::Div(one, hn::Add(one, hn::Exp(d, hn::Neg(hn::Max(x, hn::Set(d, -87.0f))))));
 }
-HWY_INLINE VF silu_of(VF x) { return hn::Mul(x, sigmoid(x)); }
+HWY_INLINE VF silu_of(VF x) {
+  return hn::Mul(x, sigmoid(x));
+}
 
 // A rational minimax approximation on [-4, 4], as in Eigen; 3 units in the last place.
 HWY_INLINE VF erf_of(VF x) {
@@ -67,7 +69,8 @@ HWY_INLINE VF erf_of(VF x) {
     p = hn::MulAdd(p, x2, hn::Set(d, c));
   }
   VF q = hn::Set(d, -1.45660718464996e-05f);
-  for (const float c : {-2.13374055278905e-04f, -1.68282697438203e-03f, -7.37332916720468e-03f, -1.42647390514189e-02f}) {
+  for (const float c :
+       {-2.13374055278905e-04f, -1.68282697438203e-03f, -7.37332916720468e-03f, -1.42647390514189e-02f}) {
     q = hn::MulAdd(q, x2, hn::Set(d, c));
   }
   return hn::Div(hn::Mul(x, p), q);
@@ -95,7 +98,8 @@ void scale(const float* x, float factor, int64_t count, float* out) noexcept {
   map1(x, count, out, [factor](VF v) HWY_ATTR { return hn::Mul(v, hn::Set(DF(), factor)); });
 }
 void multiply_add(const float* x, float factor, int64_t count, float* out) noexcept {
-  map2(x, out, count, out, [factor](VF v, VF sum) HWY_ATTR { return hn::MulAdd(v, hn::Set(DF(), factor), sum); });
+  map2(x, out, count, out,
+       [factor](VF v, VF sum) HWY_ATTR { return hn::MulAdd(v, hn::Set(DF(), factor), sum); });
 }
 void silu(const float* x, int64_t count, float* out) noexcept {
   map1(x, count, out, [](VF v) HWY_ATTR { return silu_of(v); });
@@ -146,7 +150,8 @@ HWY_INLINE float sum_of(const float* x, int64_t count, const F& function) {
 void rms_norm(const float* x, const float* weight, int64_t count, float epsilon, float* out) noexcept {
   const float sum = sum_of(x, count, [](VF v) HWY_ATTR { return hn::Mul(v, v); });
   const float inverse = 1.0f / std::sqrt(sum / static_cast<float>(count) + epsilon);
-  map2(x, weight, count, out, [inverse](VF v, VF w) HWY_ATTR { return hn::Mul(hn::Mul(v, hn::Set(DF(), inverse)), w); });
+  map2(x, weight, count, out,
+       [inverse](VF v, VF w) HWY_ATTR { return hn::Mul(hn::Mul(v, hn::Set(DF(), inverse)), w); });
 }
 
 void layer_norm(const float* x, const float* weight, const float* bias, int64_t count, float epsilon,
@@ -247,8 +252,8 @@ void quantize_row(const PackedFormat& format, const float* x, int64_t group_begi
 
 const VectorKernels& table() {
   static constexpr VectorKernels kTable = {
-      quantize_row, rms_norm,  layer_norm, add,     mul,    scale,     multiply_add, silu,        gelu_erf,
-      gelu_tanh,    relu,      softcap,    swiglu,  geglu_erf, geglu_tanh, rotate_half, rotate_pairs};
+      quantize_row, rms_norm, layer_norm, add,    mul,       scale,      multiply_add, silu,        gelu_erf,
+      gelu_tanh,    relu,     softcap,    swiglu, geglu_erf, geglu_tanh, rotate_half,  rotate_pairs};
   return kTable;
 }
 
@@ -259,7 +264,9 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace edgewise::cpu {
 
-const VectorKernels& vector_kernels(Isa isa) { return EDGEWISE_PICK(isa, table)(); }
+const VectorKernels& vector_kernels(Isa isa) {
+  return EDGEWISE_PICK(isa, table)();
+}
 
 }  // namespace edgewise::cpu
 #endif
