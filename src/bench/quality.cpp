@@ -51,6 +51,13 @@ void check_context(const Session& session, int context) {
   }
 }
 
+// Without the last, shorter window, unless it is the only one.
+std::vector<int32_t> whole_windows(std::vector<int32_t> ids, int context) {
+  const size_t whole = ids.size() / static_cast<size_t>(context) * static_cast<size_t>(context);
+  if (whole > 0) ids.resize(whole);
+  return ids;
+}
+
 // Calls visit(first token of the chunk in `ids`, tokens) over all windows.
 template <typename Visit>
 void for_each_chunk(size_t tokens, int context, int chunk, const char* title, Visit visit) {
@@ -69,12 +76,12 @@ void for_each_chunk(size_t tokens, int context, int chunk, const char* title, Vi
 
 Perplexity measure_perplexity(Session& session, std::string_view text, int context) {
   check_context(session, context);
-  const auto ids = session.tokenizer().encode(text, false);
+  const auto ids = whole_windows(session.tokenizer().encode(text, false), context);
   if (ids.size() < 2) usage_error("the text has {} tokens; perplexity needs at least 2", ids.size());
   WindowRunner runner(session, context);
   Perplexity result;
   result.tokens = static_cast<int64_t>(ids.size());
-  result.bytes = static_cast<int64_t>(text.size());
+  result.bytes = static_cast<int64_t>(session.tokenizer().decode(ids, false).size());
   double sum = 0;
   for_each_chunk(ids.size(), context, runner.chunk(), "eval", [&](bool first, size_t at, size_t count, size_t end) {
     if (first) runner.start();
@@ -137,7 +144,7 @@ Agreement measure_agreement(Session& session, Session& baseline, std::string_vie
   if (session.vocabulary() != baseline.vocabulary()) {
     usage_error("--against: the engines have vocabularies of {} and {} tokens", session.vocabulary(), baseline.vocabulary());
   }
-  const auto ids = session.tokenizer().encode(text, false);
+  const auto ids = whole_windows(session.tokenizer().encode(text, false), context);
   WindowRunner runner(session, context);
   WindowRunner other(baseline, context);
   Agreement result;

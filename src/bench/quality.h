@@ -12,14 +12,14 @@
 namespace edgewise {
 
 struct Perplexity {
-  int64_t tokens = 0;      // scored or given
+  int64_t tokens = 0;      // in the windows
   int64_t scored = 0;      // all but the first of each window
-  int64_t bytes = 0;       // of the text
+  int64_t bytes = 0;       // of the windows' text
   double perplexity = 0;   // exp of the mean negative log likelihood a scored token
   double byte_perplexity = 0;  // the same sum a byte of text: comparable between tokenizers
 };
 
-// Over non-overlapping windows of `context` tokens.
+// Over non-overlapping windows of `context` tokens; a shorter one at the end is left out.
 Perplexity measure_perplexity(Session& session, std::string_view text, int context);
 
 struct Agreement {

@@ -42,5 +42,7 @@ void add_verify(Commands& commands);
 void add_tokenize(Commands& commands);
 void add_template(Commands& commands);
 void add_inspect(Commands& commands);
+void add_bench(Commands& commands);
+void add_memory(Commands& commands);
 
 }  // namespace edgewise

@@ -40,6 +40,9 @@ int main(int argc, char** argv) {
   edgewise::add_build(commands);
   edgewise::add_run(commands);
   edgewise::add_infer(commands);
+  edgewise::add_bench(commands);
+  edgewise::add_memory(commands);
+  edgewise::add_inspect(commands);
   edgewise::add_verify(commands);
   edgewise::add_eval(commands);
   edgewise::add_tokenize(commands);

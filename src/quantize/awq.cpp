@@ -26,6 +26,23 @@ double output_error(const FloatMatrix& weight, const FloatMatrix& rounded, const
   return error;
 }
 
+namespace {
+
+// d^T H d over the columns [first, first + count) of H. Sums row by row, which compilers turn into vector code.
+double quadratic_form(const FloatMatrix& h, int64_t first, const float* d, float* image, int64_t count) {
+  std::fill(image, image + count, 0.0f);
+  for (int64_t i = 0; i < count; ++i) {
+    const float* row = h.data.data() + (first + i) * h.columns + first;
+    const float factor = d[i];
+    for (int64_t j = 0; j < count; ++j) image[j] += factor * row[j];
+  }
+  double sum = 0;
+  for (int64_t i = 0; i < count; ++i) sum += double{image[i]} * double{d[i]};
+  return sum;
+}
+
+}  // namespace
+
 std::vector<float> search_clip(const FloatMatrix& weight, const FloatMatrix& second_moment, const QuantScheme& scheme,
                                DType scale_dtype) {
   const int64_t group = scheme.group_size > 0 ? scheme.group_size : weight.columns;
@@ -35,6 +52,7 @@ std::vector<float> search_clip(const FloatMatrix& weight, const FloatMatrix& sec
   pool.run([&](int worker) {
     const Range share = share_of(weight.rows, worker, pool.size());
     std::vector<float> difference(static_cast<size_t>(group));
+    std::vector<float> image(static_cast<size_t>(group));
     for (int64_t row = share.begin; row < share.end; ++row) {
       for (int64_t g = 0; g < groups; ++g) {
         const int64_t first = g * group;
@@ -49,13 +67,7 @@ std::vector<float> search_clip(const FloatMatrix& weight, const FloatMatrix& sec
             const float w = weight.at(row, first + j);
             difference[static_cast<size_t>(j)] = w - round_code(scheme.type, w, scale) * scale;
           }
-          double error = 0;
-          for (int64_t i = 0; i < count; ++i) {
-            const float* moments = second_moment.data.data() + (first + i) * weight.columns + first;
-            float sum = 0;
-            for (int64_t j = 0; j < count; ++j) sum += moments[j] * difference[static_cast<size_t>(j)];
-            error += double{sum} * double{difference[static_cast<size_t>(i)]};
-          }
+          const double error = quadratic_form(second_moment, first, difference.data(), image.data(), count);
           if (error < least) {
             least = error;
             best[static_cast<size_t>(row * groups + g)] = clip;

@@ -23,7 +23,15 @@ float last_code(WeightType type) {
 }
 
 float rounded_to(DType dtype, float value) {
-  return Tensor::from_floats(dtype, {1}, std::vector<float>{value}).to_floats()[0];
+  if (dtype == DType::kBF16) return bf16_to_float(float_to_bf16(value));
+  return dtype == DType::kF16 ? f16_to_float(float_to_f16(value)) : value;
+}
+
+// Nearest integer, ties to even, for |x| < 2^22: the addition leaves no bits behind the point. A library call here
+// would take most of the time of a search.
+float nearest(float x) {
+  constexpr float kShift = 12582912.0f;  // 1.5 * 2^23
+  return (x + kShift) - kShift;
 }
 
 // Unsigned codes (code + 2^(bits-1)) packed into int32 words along the columns, the first one lowest.
@@ -66,9 +74,9 @@ float round_code(WeightType type, float value, float scale) {
   const float x = scale > 0 ? value / scale : 0;
   switch (type) {
     case WeightType::kInt8:
-      return std::clamp(std::nearbyint(x), -128.0f, 127.0f);
+      return nearest(std::clamp(x, -128.0f, 127.0f));
     case WeightType::kInt4:
-      return std::clamp(std::nearbyint(x), -8.0f, 7.0f);
+      return nearest(std::clamp(x, -8.0f, 7.0f));
     case WeightType::kFp8:
       return f8e4m3_to_float(float_to_f8e4m3(x));
     case WeightType::kNvfp4:

@@ -159,6 +159,7 @@ std::vector<Completion> Session::generate(const std::vector<Request>& requests, 
     for (Sequence* sequence : scheduler_->advanced()) {
       Running& r = *std::find_if(running.begin(), running.end(), [&](const Running& x) { return x.sequence.get() == sequence; });
       const int32_t token = sequence->tokens.back();
+      completions[r.index].token_seconds.push_back(seconds_between(sequence->admitted, sequence->last_token));
       if (requests[r.index].sampling.num_logprobs > 0) {
         const auto alternatives = sequence->sampler.last_alternatives();
         completions[r.index].logprobs.push_back({token, sequence->sampler.last_logprob(), {alternatives.begin(), alternatives.end()}});

@@ -42,6 +42,7 @@ struct Completion {
   FinishReason finish = FinishReason::kNone;
   std::string error;  // set when finish is kError; the other requests are not affected
   int prompt_tokens = 0;
+  std::vector<double> token_seconds;  // when each token was there, since admission
   double prefill_seconds = 0;  // from admission to the first token
   double decode_seconds = 0;   // from the first token to the last
 };
