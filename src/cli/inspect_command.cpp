@@ -1,4 +1,5 @@
 // inspect: what a checkpoint, an ONNX file, an engine or an adapter holds.
+#include "backends/backend.h"
 #include "base/error.h"
 #include "cli/command.h"
 #include "engine/engine_file.h"

@@ -58,6 +58,27 @@ float nvfp4_global_scale(float largest) {
   return std::exp2(std::ceil(std::log2(largest / 6.0f / 448.0f)));
 }
 
+// FP8 steps double with every power of two, so where between two powers the largest value comes to lie decides how
+// finely the others are rounded: the scale of least squared error over one octave.
+float fp8_scale(std::span<const float> values, float largest, DType scale_dtype) {
+  constexpr int kCandidates = 8;
+  float best = scale_for(WeightType::kFp8, largest, scale_dtype);
+  double least = INFINITY;
+  for (int i = 0; i < kCandidates; ++i) {
+    const float scale = scale_for(WeightType::kFp8, largest * std::exp2(static_cast<float>(i) / kCandidates), scale_dtype);
+    double error = 0;
+    for (const float value : values) {
+      const double difference = double{value} - double{round_code(WeightType::kFp8, value, scale)} * double{scale};
+      error += difference * difference;
+    }
+    if (error < least) {
+      least = error;
+      best = scale;
+    }
+  }
+  return best;
+}
+
 }  // namespace
 
 FloatMatrix WeightCodes::dequantized() const {
@@ -113,7 +134,8 @@ WeightCodes round_to_nearest(const FloatMatrix& weight, const QuantScheme& schem
       for (const float value : values) largest = std::max(largest, std::fabs(value));
       const auto at = static_cast<size_t>(row * groups + g);
       if (!clip.empty()) largest *= clip[at];
-      result.scales[at] = scale_for(scheme.type, largest, scale_dtype, result.global_scale);
+      result.scales[at] = scheme.type == WeightType::kFp8 ? fp8_scale(values, largest, scale_dtype)
+                                                          : scale_for(scheme.type, largest, scale_dtype, result.global_scale);
       const float scale = result.scales[at] * result.global_scale;
       for (size_t i = 0; i < values.size(); ++i) {
         result.codes[static_cast<size_t>(row * weight.columns) + first + i] = round_code(scheme.type, values[i], scale);
