@@ -17,10 +17,10 @@ FloatMatrix scale_columns(const FloatMatrix& weight, const std::vector<float>& s
   return result;
 }
 
-double output_error(const FloatMatrix& weight, const FloatMatrix& rounded, const FloatMatrix& second_moment) {
+double output_error(const FloatMatrix& weight, const FloatMatrix& rounded, const TransposedProduct& moment) {
   FloatMatrix difference = weight;
   for (size_t i = 0; i < difference.data.size(); ++i) difference.data[i] -= rounded.data[i];
-  const FloatMatrix image = product_transposed(difference, second_moment);  // symmetric
+  const FloatMatrix image = moment(difference);
   double error = 0;
   for (size_t i = 0; i < image.data.size(); ++i) error += double{image.data[i]} * double{difference.data[i]};
   return error;
@@ -119,11 +119,11 @@ double activation_error(const std::vector<FloatMatrix>& weights, const InputStat
 }
 
 double total_error(const std::vector<FloatMatrix>& weights, const InputStatistics& statistics, const QuantScheme& scheme,
-                   DType scale_dtype, const std::vector<float>& s) {
+                   const TransposedProduct& moment, DType scale_dtype, const std::vector<float>& s) {
   double error = 0;
   for (const FloatMatrix& weight : weights) {
     const auto codes = round_to_nearest(scale_columns(weight, s), scheme, scale_dtype);
-    error += output_error(weight, scale_columns(codes.dequantized(), s, true), statistics.second_moment);
+    error += output_error(weight, scale_columns(codes.dequantized(), s, true), moment);
   }
   if (scheme.int8_activations) error += activation_error(weights, statistics, s);
   return error;
@@ -136,7 +136,10 @@ std::vector<float> search_channel_scales(const std::vector<FloatMatrix>& weights
   const auto k = static_cast<size_t>(weights[0].columns);
   const auto by_weight = weight_magnitudes(weights, scheme);
   std::vector<float> best(k, 1.0f);
-  double least = total_error(weights, statistics, scheme, scale_dtype, best);
+  int64_t rows = 0;
+  for (const FloatMatrix& weight : weights) rows = std::max(rows, weight.rows);
+  const TransposedProduct moment(statistics.second_moment, rows);
+  double least = total_error(weights, statistics, scheme, moment, scale_dtype, best);
   for (int step = 1; step <= 10; ++step) {
     const double a = 0.1 * step;
     for (const double b : {0.0, 1.0 - a}) {
@@ -152,7 +155,7 @@ std::vector<float> search_channel_scales(const std::vector<FloatMatrix>& weights
       }
       const float middle = std::sqrt(low * high);
       for (float& value : s) value /= middle;
-      const double error = total_error(weights, statistics, scheme, scale_dtype, s);
+      const double error = total_error(weights, statistics, scheme, moment, scale_dtype, s);
       if (error < least) {
         least = error;
         best = std::move(s);

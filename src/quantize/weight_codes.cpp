@@ -84,8 +84,11 @@ float fp8_scale(std::span<const float> values, float largest, DType scale_dtype)
 FloatMatrix WeightCodes::dequantized() const {
   FloatMatrix result(n, k);
   for (int64_t row = 0; row < n; ++row) {
-    for (int64_t column = 0; column < k; ++column) {
-      result.at(row, column) = codes[static_cast<size_t>(row * k + column)] * scale(row, column);
+    for (int64_t first = 0; first < k; first += group) {
+      const float factor = scale(row, first);
+      for (int64_t column = first; column < std::min(k, first + group); ++column) {
+        result.at(row, column) = codes[static_cast<size_t>(row * k + column)] * factor;
+      }
     }
   }
   return result;
