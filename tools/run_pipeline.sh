@@ -18,7 +18,7 @@ stage() {  # name, what it makes, command ...
   "$@" >/dev/null
   printf '%-9s %s  %s (%s)\n' "$name" "$(elapsed "$t")" "$makes" "$(du -sh "$makes" | cut -f1)"
 }
-stage quantize "$out/int4" "$edgewise" quantize --model_dir "$model" --output_dir "$out/int4" --quantization int4_awq --group_size 32
+stage quantize "$out/int4" "$edgewise" quantize --model_dir "$model" --output_dir "$out/int4" --quantization int4_awq --group_size 32 --calib_size 32
 stage export "$out/onnx" "$edgewise" export --model_dir "$out/int4" --output_dir "$out/onnx"
 stage build "$out/engine" "$edgewise" build --onnxDir "$out/onnx" --engineDir "$out/engine"
 t=$(now)

@@ -42,8 +42,9 @@ std::vector<std::string> expand_recipe(std::vector<std::string> arguments, const
   if (config + 1 == arguments.end()) usage_error("--config: expected a recipe file");
   const Json recipe = read_recipe(*(config + 1));
   arguments.erase(config, config + 2);
-  const CLI::App* command = app.get_subcommand_no_throw(arguments[0]);
-  if (command == nullptr) return arguments;
+  const auto named = app.get_subcommands([&](const CLI::App* candidate) { return candidate->check_name(arguments[0]); });
+  if (named.empty()) return arguments;
+  const CLI::App* command = named[0];
   for (const auto& [key, value] : recipe.items()) {
     const CLI::Option* option = command->get_option_no_throw("--" + key);
     if (option == nullptr) continue;  // another stage's
