@@ -245,6 +245,20 @@ uint64_t write_engine(const Graph& graph, const EngineInfo& info, const fs::path
   return header.file_size;
 }
 
+std::vector<std::byte> seal_engine_plan(std::span<const std::byte> plan) {
+  Header header{};
+  std::memcpy(header.magic, kMagic, sizeof(kMagic));
+  header.version = kEngineVersion;
+  header.plan_offset = sizeof(Header);
+  header.plan_size = plan.size();
+  header.plan_checksum = checksum(plan);
+  header.file_size = sizeof(Header) + plan.size();
+  const auto bytes = std::as_bytes(std::span(&header, 1));
+  std::vector<std::byte> file(bytes.begin(), bytes.end());
+  file.insert(file.end(), plan.begin(), plan.end());
+  return file;
+}
+
 Engine read_engine(const fs::path& path) {
   const Reader reader(path);
   // The plan is checked like any input: what add_node refuses is the file's fault.

@@ -39,6 +39,8 @@ uint64_t write_engine(const Graph& graph, const EngineInfo& info, const std::fil
 // Maps the file and checks header, plan and graph. Throws Error(kBadFile) with the reason when the file is foreign,
 // truncated, of another version or inconsistent. Weights are not read; check_engine_segments() does that.
 Engine read_engine(const std::filesystem::path& path);
+// A file of header and plan alone, with sizes and checksum that hold: what tests and fuzzing start from.
+std::vector<std::byte> seal_engine_plan(std::span<const std::byte> plan);
 // Throws Error(kBadFile) naming the first constant whose bytes are not those that were written.
 void check_engine_segments(const std::filesystem::path& path);
 
