@@ -200,7 +200,7 @@ const StepInput& StepMaker::next(const std::vector<Feed>& feeds) {
       step_positions_.push_back(done_[s]);
     }
   }
-  input_ = {step_tokens_, step_positions_, slices_, step_rows_};
+  input_ = {step_tokens_, step_positions_, {}, slices_, step_rows_};
   return input_;
 }
 
