@@ -36,10 +36,13 @@ void add_quantize(Commands& commands);
 void add_export(Commands& commands);
 void add_build(Commands& commands);
 void add_run(Commands& commands);
+void add_eval(Commands& commands);
 void add_infer(Commands& commands);
 void add_verify(Commands& commands);
 void add_tokenize(Commands& commands);
 void add_template(Commands& commands);
 void add_inspect(Commands& commands);
+void add_bench(Commands& commands);
+void add_memory(Commands& commands);
 
 }  // namespace edgewise

@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "cli/command.h"
 #include "cli/pipeline.h"
+#include "hub/hub.h"
 
 
 namespace edgewise {

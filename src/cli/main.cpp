@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/progress.h"
 #include "cli/command.h"
+#include "cli/recipe.h"
 
 namespace {
 
@@ -22,7 +23,6 @@ std::vector<std::string> arguments(int argc, char** argv) {
   const auto link = kLinks.find(std::filesystem::path(argc > 0 ? argv[0] : "").filename().string());
   if (link != kLinks.end()) result.push_back(link->second);
   for (int i = 1; i < argc; ++i) result.emplace_back(argv[i]);
-  std::reverse(result.begin(), result.end());  // as CLI11 takes them
   return result;
 }
 
@@ -31,7 +31,8 @@ std::vector<std::string> arguments(int argc, char** argv) {
 int main(int argc, char** argv) {
   edgewise::install_interrupt_handler();
   CLI::App app("Edgewise: run language models on the machine at hand.\n\n"
-               "  HF checkpoint --quantize--> checkpoint --export--> ONNX --build--> engine --run--> text\n");
+               "  HF checkpoint --quantize--> checkpoint --export--> ONNX --build--> engine --run--> text\n\n"
+               "quantize, export and build also take --config RECIPE.yaml in place of flags.\n");
   app.require_subcommand(1);
   app.set_version_flag("--version", EDGEWISE_VERSION);
   edgewise::Commands commands(app);
@@ -39,11 +40,18 @@ int main(int argc, char** argv) {
   edgewise::add_export(commands);
   edgewise::add_build(commands);
   edgewise::add_run(commands);
+  edgewise::add_infer(commands);
+  edgewise::add_bench(commands);
+  edgewise::add_memory(commands);
+  edgewise::add_inspect(commands);
   edgewise::add_verify(commands);
+  edgewise::add_eval(commands);
   edgewise::add_tokenize(commands);
   edgewise::add_template(commands);
   try {
-    app.parse(arguments(argc, argv));
+    auto words = edgewise::expand_recipe(arguments(argc, argv), app);
+    std::reverse(words.begin(), words.end());  // as CLI11 takes them
+    app.parse(words);
     return commands.run();
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;

@@ -7,10 +7,13 @@
 
 #include "base/error.h"
 #include "base/output_file.h"
+#include "cli/recipe.h"
 #include "formats/companions.h"
+#include "hub/hub.h"
 
 #include "models/families.h"
 #include "onnx/export.h"
+#include "quantize/quantize.h"
 
 namespace edgewise {
 namespace fs = std::filesystem;
@@ -35,6 +38,35 @@ uint64_t fingerprint(const fs::path& directory) {
 
 }  // namespace
 
+// A recipe's model, quantized into the cache where the recipe says so, as an engine with the recipe's limits.
+static fs::path engine_from_recipe(const fs::path& file, const fs::path& cache_dir, BuildOptions options) {
+  const Json document = read_recipe(file);
+  const JsonView recipe(document, file.string());
+  fs::path model = resolve_model(recipe.string("model_dir"));
+  if (recipe.has("quantization")) {
+    const std::string scheme = recipe.string("quantization");
+    const int64_t group = recipe.integer("group_size", 128);
+    const fs::path quantized =
+        cache_dir / fmt::format("{}-{:016x}-{}-g{}", model.filename().string(), fingerprint(model), scheme, group);
+    if (!fs::exists(quantized / "config.json")) {
+      fs::create_directories(cache_dir);
+      QuantizeRequest request{model, quantized, scheme_from_name(scheme, group), recipe.has("lm_head"), {}};
+      request.calibration.samples = static_cast<int>(recipe.integer("calib_size", request.calibration.samples));
+      request.calibration.dataset = recipe.string("calib_dataset", "");
+      const auto start = std::chrono::steady_clock::now();
+      quantize_checkpoint(request);
+      fmt::print(stderr, "quantize{:5.1f} s  {} -> {}\n", seconds_since(start), model.string(), quantized.string());
+    }
+    model = quantized;
+  }
+  options.max_batch_size = static_cast<int>(recipe.integer("max_batch_size", options.max_batch_size));
+  options.max_input_length = static_cast<int>(recipe.integer("max_input_len", options.max_input_length));
+  options.kv_capacity = static_cast<int>(recipe.integer("max_kv_cache_capacity", options.kv_capacity));
+  options.kv_policy = recipe.string("kv_cache_policy", options.kv_policy);
+  options.device = recipe.string("device", options.device);
+  return ensure_engine(model, cache_dir, options);
+}
+
 fs::path default_cache_dir() {
   if (const char* cache = std::getenv("XDG_CACHE_HOME"); cache != nullptr && *cache != '\0') return fs::path(cache) / "edgewise";
   if (const char* home = std::getenv("HOME"); home != nullptr && *home != '\0') return fs::path(home) / ".cache" / "edgewise";
@@ -49,11 +81,6 @@ DType parse_float_dtype(const std::string& name, DType fallback) {
   usage_error("--dtype {}: expected fp32, fp16 or bf16", name);
 }
 
-fs::path resolve_model(const std::string& name) {
-  if (!fs::is_directory(name)) fail(ErrorKind::kIo, "{}: no such directory", name);
-  return name;
-}
-
 void export_model(const ExportRequest& request) {
   const Checkpoint checkpoint = Checkpoint::open(request.model_dir);
   const DecoderSpec spec = describe_model(checkpoint.config(), checkpoint.config_path());
@@ -66,6 +93,7 @@ void export_model(const ExportRequest& request) {
 }
 
 fs::path ensure_engine(const fs::path& source, const fs::path& cache_dir, const BuildOptions& options) {
+  if (source.extension() == ".yaml") return engine_from_recipe(source, cache_dir, options);
   if (fs::exists(source / kEngineFileName)) return source;
   fs::path onnx = source;
   if (!fs::exists(source / "model.onnx")) {

@@ -4,6 +4,7 @@
 #include "bench/verify.h"
 #include "cli/command.h"
 #include "cli/pipeline.h"
+#include "hub/hub.h"
 
 
 namespace edgewise {

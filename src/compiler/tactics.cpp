@@ -14,6 +14,15 @@ namespace {
 
 constexpr int kSizes[] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512};
 
+constexpr double kMostProducts = 4e9;  // multiplications of one timed run
+
+// Multiplications a token.
+double products(const Node& node) {
+  double columns = 0;
+  for (const int64_t n : node.integers("n")) columns += static_cast<double>(n);
+  return columns * static_cast<double>(node.integer("k", 0));
+}
+
 // Nodes of one shape and format share their timing.
 std::string kind_of(const Node& node) {
   return fmt::format("{} {} k={} n={} block={}", op_name(node.op), node.text("packed"), node.integer("k", 0),
@@ -25,6 +34,8 @@ std::string choose(const Graph& graph, const Node& node, const Backend& backend,
   std::string tactics;
   std::string last;
   for (const int tokens : kSizes) {
+    // The choice at the largest size timed holds for those above: past this much work it no longer changes.
+    if (tokens > 1 && products(node) * tokens > kMostProducts) break;
     double best_time = 0;
     std::string best;
     for (const std::string& kernel : kernels) {

@@ -17,14 +17,31 @@ FloatMatrix scale_columns(const FloatMatrix& weight, const std::vector<float>& s
   return result;
 }
 
-double output_error(const FloatMatrix& weight, const FloatMatrix& rounded, const FloatMatrix& second_moment) {
+double output_error(const FloatMatrix& weight, const FloatMatrix& rounded, const TransposedProduct& moment) {
   FloatMatrix difference = weight;
   for (size_t i = 0; i < difference.data.size(); ++i) difference.data[i] -= rounded.data[i];
-  const FloatMatrix image = product_transposed(difference, second_moment);  // symmetric
+  const FloatMatrix image = moment(difference);
   double error = 0;
   for (size_t i = 0; i < image.data.size(); ++i) error += double{image.data[i]} * double{difference.data[i]};
   return error;
 }
+
+namespace {
+
+// d^T H d over the columns [first, first + count) of H. Sums row by row, which compilers turn into vector code.
+double quadratic_form(const FloatMatrix& h, int64_t first, const float* d, float* image, int64_t count) {
+  std::fill(image, image + count, 0.0f);
+  for (int64_t i = 0; i < count; ++i) {
+    const float* row = h.data.data() + (first + i) * h.columns + first;
+    const float factor = d[i];
+    for (int64_t j = 0; j < count; ++j) image[j] += factor * row[j];
+  }
+  double sum = 0;
+  for (int64_t i = 0; i < count; ++i) sum += double{image[i]} * double{d[i]};
+  return sum;
+}
+
+}  // namespace
 
 std::vector<float> search_clip(const FloatMatrix& weight, const FloatMatrix& second_moment, const QuantScheme& scheme,
                                DType scale_dtype) {
@@ -35,6 +52,7 @@ std::vector<float> search_clip(const FloatMatrix& weight, const FloatMatrix& sec
   pool.run([&](int worker) {
     const Range share = share_of(weight.rows, worker, pool.size());
     std::vector<float> difference(static_cast<size_t>(group));
+    std::vector<float> image(static_cast<size_t>(group));
     for (int64_t row = share.begin; row < share.end; ++row) {
       for (int64_t g = 0; g < groups; ++g) {
         const int64_t first = g * group;
@@ -49,13 +67,7 @@ std::vector<float> search_clip(const FloatMatrix& weight, const FloatMatrix& sec
             const float w = weight.at(row, first + j);
             difference[static_cast<size_t>(j)] = w - round_code(scheme.type, w, scale) * scale;
           }
-          double error = 0;
-          for (int64_t i = 0; i < count; ++i) {
-            const float* moments = second_moment.data.data() + (first + i) * weight.columns + first;
-            float sum = 0;
-            for (int64_t j = 0; j < count; ++j) sum += moments[j] * difference[static_cast<size_t>(j)];
-            error += double{sum} * double{difference[static_cast<size_t>(i)]};
-          }
+          const double error = quadratic_form(second_moment, first, difference.data(), image.data(), count);
           if (error < least) {
             least = error;
             best[static_cast<size_t>(row * groups + g)] = clip;
@@ -107,11 +119,11 @@ double activation_error(const std::vector<FloatMatrix>& weights, const InputStat
 }
 
 double total_error(const std::vector<FloatMatrix>& weights, const InputStatistics& statistics, const QuantScheme& scheme,
-                   DType scale_dtype, const std::vector<float>& s) {
+                   const TransposedProduct& moment, DType scale_dtype, const std::vector<float>& s) {
   double error = 0;
   for (const FloatMatrix& weight : weights) {
     const auto codes = round_to_nearest(scale_columns(weight, s), scheme, scale_dtype);
-    error += output_error(weight, scale_columns(codes.dequantized(), s, true), statistics.second_moment);
+    error += output_error(weight, scale_columns(codes.dequantized(), s, true), moment);
   }
   if (scheme.int8_activations) error += activation_error(weights, statistics, s);
   return error;
@@ -124,7 +136,10 @@ std::vector<float> search_channel_scales(const std::vector<FloatMatrix>& weights
   const auto k = static_cast<size_t>(weights[0].columns);
   const auto by_weight = weight_magnitudes(weights, scheme);
   std::vector<float> best(k, 1.0f);
-  double least = total_error(weights, statistics, scheme, scale_dtype, best);
+  int64_t rows = 0;
+  for (const FloatMatrix& weight : weights) rows = std::max(rows, weight.rows);
+  const TransposedProduct moment(statistics.second_moment, rows);
+  double least = total_error(weights, statistics, scheme, moment, scale_dtype, best);
   for (int step = 1; step <= 10; ++step) {
     const double a = 0.1 * step;
     for (const double b : {0.0, 1.0 - a}) {
@@ -140,7 +155,7 @@ std::vector<float> search_channel_scales(const std::vector<FloatMatrix>& weights
       }
       const float middle = std::sqrt(low * high);
       for (float& value : s) value /= middle;
-      const double error = total_error(weights, statistics, scheme, scale_dtype, s);
+      const double error = total_error(weights, statistics, scheme, moment, scale_dtype, s);
       if (error < least) {
         least = error;
         best = std::move(s);

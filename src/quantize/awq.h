@@ -14,8 +14,9 @@ struct InputStatistics {
   std::vector<float> largest;     // [k]: largest |x|
 };
 
-// Squared error of the outputs over the calibration tokens when `weight` becomes `rounded`.
-double output_error(const FloatMatrix& weight, const FloatMatrix& rounded, const FloatMatrix& second_moment);
+// Squared error of the outputs over the calibration tokens when `weight` becomes `rounded`; `moment` multiplies by the
+// second moment of the inputs.
+double output_error(const FloatMatrix& weight, const FloatMatrix& rounded, const TransposedProduct& moment);
 
 // For each row and group the factor on its largest magnitude that loses least output, from 1 down to 0.5.
 std::vector<float> search_clip(const FloatMatrix& weight, const FloatMatrix& second_moment, const QuantScheme& scheme,

@@ -122,6 +122,12 @@ void QuantizedBlock::round(const std::map<ValueId, InputStatistics>& statistics,
   for (const auto& [input, readers] : readers_) {
     const auto seen = statistics.find(input);
     std::optional<InverseFactor> factor;
+    std::optional<TransposedProduct> product;
+    if (seen != statistics.end()) {
+      int64_t rows = 0;
+      for (const NodeId reader : readers) rows = std::max(rows, weights_.at(reader).rows);
+      product.emplace(seen->second.second_moment, rows);
+    }
     for (const NodeId reader : readers) {
       const FloatMatrix& weight = weights_.at(reader);
       Result result{graph_.nodes()[static_cast<size_t>(reader)].name, {}, 0};
@@ -138,7 +144,7 @@ void QuantizedBlock::round(const std::map<ValueId, InputStatistics>& statistics,
           result.codes = round_to_nearest(weight, scheme, dtype, clip);
         }
         const FloatMatrix zero(weight.rows, weight.columns);
-        result.relative_error = output_error(weight, result.codes.dequantized(), moment) / output_error(weight, zero, moment);
+        result.relative_error = output_error(weight, result.codes.dequantized(), *product) / output_error(weight, zero, *product);
       }
       set_constant(graph_.nodes()[static_cast<size_t>(reader)].inputs[1], result.codes.dequantized().data);
       results_.push_back(std::move(result));

@@ -74,7 +74,7 @@ class StatisticsCollector {
     x.data = std::move(pending_);
     pending_.clear();
     const FloatMatrix columns = transposed(x);
-    const FloatMatrix moment = product_transposed(columns, columns);
+    const FloatMatrix moment = TransposedProduct(columns, k)(columns);
     for (size_t i = 0; i < moment.data.size(); ++i) statistics_.second_moment.data[i] += moment.data[i];
   }
 

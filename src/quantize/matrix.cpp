@@ -1,5 +1,7 @@
 #include "quantize/matrix.h"
 
+#include <algorithm>
+
 #include "backends/backend.h"
 #include "base/error.h"
 
@@ -18,19 +20,28 @@ FloatMatrix transposed(const FloatMatrix& a) {
   return result;
 }
 
-FloatMatrix product_transposed(const FloatMatrix& a, const FloatMatrix& b) {
-  check_internal(a.columns == b.columns, "product of matrices that do not fit");
-  const Backend& backend = find_backend("cpu");
+struct TransposedProduct::Loaded {
   Graph graph;
-  const ValueId x = graph.add_input("inputs_embeds", DType::kF32, {kTokens, a.columns});
+  std::unique_ptr<Executable> executable;
+};
+
+TransposedProduct::TransposedProduct(const FloatMatrix& b, int64_t max_rows) : n_(b.rows), loaded_(std::make_unique<Loaded>()) {
+  const Backend& backend = find_backend("cpu");
+  Graph& graph = loaded_->graph;
+  const ValueId x = graph.add_input(std::string(kEmbeddingsInput), DType::kF32, {kTokens, b.columns});
   const ValueId weight = graph.add_constant("b", Tensor::from_floats(DType::kF32, {b.rows, b.columns}, b.data));
   graph.mark_output(graph.add(Op::kLinear, "product", {x, weight, kNone, kNone, kNone}, {{"transposed", int64_t{1}}}));
   backend.pack(graph, 0);
-  const auto executable = backend.load(graph, {.max_tokens = static_cast<int>(a.rows), .kv_pages = 1});
-  FloatMatrix result(a.rows, b.rows);
+  loaded_->executable = backend.load(graph, {.max_tokens = static_cast<int>(max_rows), .kv_pages = 1});
+}
+
+TransposedProduct::~TransposedProduct() = default;
+
+FloatMatrix TransposedProduct::operator()(const FloatMatrix& a) const {
+  FloatMatrix result(a.rows, n_);
   StepInput input;
   input.embeddings = a.data;
-  const StepOutcome outcome = executable->run(input, result.data);
+  const StepOutcome outcome = loaded_->executable->run(input, result.data);
   if (outcome != StepOutcome::kDone) fail(ErrorKind::kInternal, "a matrix product failed: {}", outcome_name(outcome));
   return result;
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -21,7 +22,23 @@ struct FloatMatrix {
 };
 
 FloatMatrix transposed(const FloatMatrix& a);
-// a [m, k] times the transpose of b [n, k], at the speed of the default backend's Linear.
-FloatMatrix product_transposed(const FloatMatrix& a, const FloatMatrix& b);
+
+// Products with the transpose of one matrix b [n, k], at the speed of the CPU backend's Linear.
+class TransposedProduct {
+ public:
+  // For factors of up to `max_rows` rows.
+  TransposedProduct(const FloatMatrix& b, int64_t max_rows);
+  ~TransposedProduct();
+  TransposedProduct(const TransposedProduct&) = delete;
+  TransposedProduct& operator=(const TransposedProduct&) = delete;
+
+  // a [m, k] -> a b^T [m, n].
+  FloatMatrix operator()(const FloatMatrix& a) const;
+
+ private:
+  struct Loaded;
+  int64_t n_;
+  std::unique_ptr<Loaded> loaded_;
+};
 
 }  // namespace edgewise

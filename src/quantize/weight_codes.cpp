@@ -23,7 +23,15 @@ float last_code(WeightType type) {
 }
 
 float rounded_to(DType dtype, float value) {
-  return Tensor::from_floats(dtype, {1}, std::vector<float>{value}).to_floats()[0];
+  if (dtype == DType::kBF16) return bf16_to_float(float_to_bf16(value));
+  return dtype == DType::kF16 ? f16_to_float(float_to_f16(value)) : value;
+}
+
+// Nearest integer, ties to even, for |x| < 2^22: the addition leaves no bits behind the point. A library call here
+// would take most of the time of a search.
+float nearest(float x) {
+  constexpr float kShift = 12582912.0f;  // 1.5 * 2^23
+  return (x + kShift) - kShift;
 }
 
 // Unsigned codes (code + 2^(bits-1)) packed into int32 words along the columns, the first one lowest.
@@ -50,13 +58,37 @@ float nvfp4_global_scale(float largest) {
   return std::exp2(std::ceil(std::log2(largest / 6.0f / 448.0f)));
 }
 
+// FP8 steps double with every power of two, so where between two powers the largest value comes to lie decides how
+// finely the others are rounded: the scale of least squared error over one octave.
+float fp8_scale(std::span<const float> values, float largest, DType scale_dtype) {
+  constexpr int kCandidates = 8;
+  float best = scale_for(WeightType::kFp8, largest, scale_dtype);
+  double least = INFINITY;
+  for (int i = 0; i < kCandidates; ++i) {
+    const float scale = scale_for(WeightType::kFp8, largest * std::exp2(static_cast<float>(i) / kCandidates), scale_dtype);
+    double error = 0;
+    for (const float value : values) {
+      const double difference = double{value} - double{round_code(WeightType::kFp8, value, scale)} * double{scale};
+      error += difference * difference;
+    }
+    if (error < least) {
+      least = error;
+      best = scale;
+    }
+  }
+  return best;
+}
+
 }  // namespace
 
 FloatMatrix WeightCodes::dequantized() const {
   FloatMatrix result(n, k);
   for (int64_t row = 0; row < n; ++row) {
-    for (int64_t column = 0; column < k; ++column) {
-      result.at(row, column) = codes[static_cast<size_t>(row * k + column)] * scale(row, column);
+    for (int64_t first = 0; first < k; first += group) {
+      const float factor = scale(row, first);
+      for (int64_t column = first; column < std::min(k, first + group); ++column) {
+        result.at(row, column) = codes[static_cast<size_t>(row * k + column)] * factor;
+      }
     }
   }
   return result;
@@ -66,9 +98,9 @@ float round_code(WeightType type, float value, float scale) {
   const float x = scale > 0 ? value / scale : 0;
   switch (type) {
     case WeightType::kInt8:
-      return std::clamp(std::nearbyint(x), -128.0f, 127.0f);
+      return nearest(std::clamp(x, -128.0f, 127.0f));
     case WeightType::kInt4:
-      return std::clamp(std::nearbyint(x), -8.0f, 7.0f);
+      return nearest(std::clamp(x, -8.0f, 7.0f));
     case WeightType::kFp8:
       return f8e4m3_to_float(float_to_f8e4m3(x));
     case WeightType::kNvfp4:
@@ -105,7 +137,8 @@ WeightCodes round_to_nearest(const FloatMatrix& weight, const QuantScheme& schem
       for (const float value : values) largest = std::max(largest, std::fabs(value));
       const auto at = static_cast<size_t>(row * groups + g);
       if (!clip.empty()) largest *= clip[at];
-      result.scales[at] = scale_for(scheme.type, largest, scale_dtype, result.global_scale);
+      result.scales[at] = scheme.type == WeightType::kFp8 ? fp8_scale(values, largest, scale_dtype)
+                                                          : scale_for(scheme.type, largest, scale_dtype, result.global_scale);
       const float scale = result.scales[at] * result.global_scale;
       for (size_t i = 0; i < values.size(); ++i) {
         result.codes[static_cast<size_t>(row * weight.columns) + first + i] = round_code(scheme.type, values[i], scale);

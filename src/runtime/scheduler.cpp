@@ -133,7 +133,7 @@ void Scheduler::accept(Sequence& sequence, int32_t token) noexcept {
   if (sequence.generated() == 0) sequence.first_token = sequence.last_token;
   sequence.tokens.push_back(token);
   advanced_.push_back(&sequence);
-  if (std::find(end_tokens_.begin(), end_tokens_.end(), token) != end_tokens_.end()) {
+  if (!sequence.ignore_end && std::find(end_tokens_.begin(), end_tokens_.end(), token) != end_tokens_.end()) {
     sequence.finish = FinishReason::kStop;
   } else if (sequence.generated() >= sequence.max_tokens) {
     sequence.finish = FinishReason::kLength;

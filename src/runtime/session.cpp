@@ -140,6 +140,7 @@ std::vector<Session::Running> Session::submit(const std::vector<Request>& reques
     }
     const int room = info().kv_capacity - static_cast<int>(request.prompt.size());
     auto sequence = std::make_unique<Sequence>(request.prompt, request.sampling, std::min(request.max_tokens, room), vocabulary_);
+    sequence->ignore_end = request.ignore_eos;
     running.push_back({i, std::move(sequence), OutputText(tokenizer_, request.stop)});
     scheduler_->submit(*running.back().sequence);
   }
@@ -158,6 +159,7 @@ std::vector<Completion> Session::generate(const std::vector<Request>& requests, 
     for (Sequence* sequence : scheduler_->advanced()) {
       Running& r = *std::find_if(running.begin(), running.end(), [&](const Running& x) { return x.sequence.get() == sequence; });
       const int32_t token = sequence->tokens.back();
+      completions[r.index].token_seconds.push_back(seconds_between(sequence->admitted, sequence->last_token));
       if (requests[r.index].sampling.num_logprobs > 0) {
         const auto alternatives = sequence->sampler.last_alternatives();
         completions[r.index].logprobs.push_back({token, sequence->sampler.last_logprob(), {alternatives.begin(), alternatives.end()}});

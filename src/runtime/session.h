@@ -26,6 +26,7 @@ struct Request {
   SamplingOptions sampling;
   int max_tokens = 256;  // cut to what the cache has room for
   std::vector<std::string> stop;
+  bool ignore_eos = false;  // an end token does not end the answer
 };
 
 struct CompletionToken {
@@ -41,6 +42,7 @@ struct Completion {
   FinishReason finish = FinishReason::kNone;
   std::string error;  // set when finish is kError; the other requests are not affected
   int prompt_tokens = 0;
+  std::vector<double> token_seconds;  // when each token was there, since admission
   double prefill_seconds = 0;  // from admission to the first token
   double decode_seconds = 0;   // from the first token to the last
 };

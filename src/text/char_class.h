@@ -1,8 +1,6 @@
 // Classes of characters, as the Hugging Face tokenizers library draws their borders.
 #pragma once
 
-#include <utf8proc.h>
-
 #include <array>
 #include <cstdint>
 
@@ -14,29 +12,22 @@ enum CharFlag : uint8_t {
   kSpace = 4,        // \s: the property White_Space
   kPunctuation = 8,  // \p{P}, and every ASCII character that is neither alphanumeric, space nor control
   kWord = 16,        // \w: alphabetic, marks, decimal digits, connectors, joiners
+  kMark = 32,        // \p{M}
+  kNonspacing = 64,  // \p{Mn}
+  kOther = 128,      // \p{C} without the unassigned; NUL and U+FFFD too
 };
 
-uint8_t char_flags_beyond_ascii(char32_t c);
-
 namespace internal {
-constexpr std::array<uint8_t, 128> ascii_flags() {
-  std::array<uint8_t, 128> flags{};
-  for (int c = 0; c < 128; ++c) {
-    const bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-    const bool digit = c >= '0' && c <= '9';
-    if (letter) flags[c] = kLetter | kWord;
-    if (digit) flags[c] = kNumber | kWord;
-    if (c == ' ' || (c >= 9 && c <= 13)) flags[c] = kSpace;
-    if (c > ' ' && c < 127 && !letter && !digit) flags[c] = kPunctuation;
-    if (c == '_') flags[c] |= kWord;
-  }
-  return flags;
-}
-inline constexpr std::array<uint8_t, 128> kAsciiFlags = ascii_flags();
+
+// The characters up to U+1FFFF are looked up directly, the few classes beyond by search.
+constexpr char32_t kDirect = 0x20000;
+extern const std::array<uint8_t, kDirect> kCharFlags;
+uint8_t find_char_flags(char32_t c);
+
 }  // namespace internal
 
 inline uint8_t char_flags(char32_t c) {
-  return c < 128 ? internal::kAsciiFlags[c] : char_flags_beyond_ascii(c);
+  return c < internal::kDirect ? internal::kCharFlags[c] : internal::find_char_flags(c);
 }
 
 inline bool is_space(char32_t c) {
@@ -51,10 +42,5 @@ inline bool is_number(char32_t c) {
 inline bool is_punctuation(char32_t c) {
   return char_flags(c) & kPunctuation;
 }
-
-// General categories Mn, Mc and Me; Mn alone; Cc, Cf, Cn, Co and Cs.
-bool is_mark(char32_t c);
-bool is_nonspacing_mark(char32_t c);
-bool is_other(char32_t c);
 
 }  // namespace edgewise::tok

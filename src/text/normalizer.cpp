@@ -57,7 +57,7 @@ class Lowercase final : public Normalizer {
 class StripAccents final : public Normalizer {
  public:
   void apply(std::string& text, bool& at_origin) const override {
-    filter(text, at_origin, [](char32_t c) { return !is_mark(c); });
+    filter(text, at_origin, [](char32_t c) { return !(char_flags(c) & kMark); });
   }
   bool keeps(std::string_view text) const override { return surely_normalized(text, NormalForm::kNfc); }
 };
@@ -127,7 +127,7 @@ class Bert final : public Normalizer {
     }
     if (accents_) {
       normalize_unicode(text, NormalForm::kNfd);
-      filter(text, at_origin, [](char32_t c) { return !is_nonspacing_mark(c); });
+      filter(text, at_origin, [](char32_t c) { return !(char_flags(c) & kNonspacing); });
     }
     if (lower_) rewrite(text, [](char32_t c, std::string& out) { append_lower(out, c); });
   }
@@ -137,7 +137,7 @@ class Bert final : public Normalizer {
   static void clean(std::string& text, bool& at_origin) {
     at_origin &= rewrite(text, [](char32_t c, std::string& out) {
       const bool blank = c == '\t' || c == '\n' || c == '\r';
-      if (c == 0 || c == kReplacementCharacter || (!blank && is_other(c))) return;
+      if (!blank && (char_flags(c) & kOther)) return;
       append_utf8(out, blank || is_space(c) ? U' ' : c);
     });
   }

@@ -9,7 +9,9 @@
 namespace edgewise::tok {
 namespace {
 
-constexpr std::string_view kWordMembers = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}";
+// Oniguruma counts some superscripts and fractions of Latin-1 in.
+constexpr std::string_view kWordMembers =
+    "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}";
 
 // Names of properties that PCRE2 lacks or understands differently, without case, spaces, '_' and '-'.
 constexpr std::pair<std::string_view, std::string_view> kProperties[] = {
@@ -241,6 +243,11 @@ class Translator {
     if (name == "alnum" || name == "word") {
       pos_ = close + 2;
       return combined(std::string(name), true, negated);
+    }
+    if (name == "punct" && !negated) {
+      pos_ = close + 2;
+      out_ += "\\p{P}\\p{S}";
+      return;
     }
     constexpr std::string_view kByProperty[] = {"alpha", "upper",  "lower", "space",
                                                 "digit", "xdigit", "cntrl"};

@@ -12,7 +12,7 @@ template <typename Joins>
 void join_parts(std::vector<Match>& matches, const Joins& joins) {
   size_t count = 0;
   bool previous = false;
-  for (const Match& match : matches) {
+  for (const Match match : matches) {  // a copy: the place may be overwritten
     if (count > 0 && joins(match.matched, previous)) {
       matches[count - 1].begin = std::min(matches[count - 1].begin, match.begin);
       matches[count - 1].end = std::max(matches[count - 1].end, match.end);

@@ -38,6 +38,26 @@ void append_normalized(std::string& out, std::string_view part, NormalForm form,
   for (utf8proc_ssize_t i = 0; i < needed; ++i) append_utf8(out, static_cast<char32_t>(buffer[i]));
 }
 
+// Characters whose decomposition is newer than the Unicode version that the Hugging Face library normalizes
+// by: it leaves them alone, and so must we.
+bool is_frozen(char32_t c) {
+  return c == 0x32FF || (c >= 0xA7F2 && c <= 0xA7F4) || c == 0xAB69 || (c >= 0x10781 && c <= 0x107BA) ||
+         c == 0x11938 || (c >= 0x1E030 && c <= 0x1E06D) || c == 0x1F16C || (c >= 0x1FBF0 && c <= 0x1FBF9);
+}
+
+void append_thawed(std::string& out, std::string_view part, NormalForm form,
+                   std::vector<utf8proc_int32_t>& buffer) {
+  size_t done = 0;
+  for (size_t pos = 0; pos < part.size();) {
+    const size_t start = pos;
+    if (!is_frozen(next_char(part, pos))) continue;
+    append_normalized(out, part.substr(done, start - done), form, buffer);
+    out += part.substr(start, pos - start);
+    done = pos;
+  }
+  append_normalized(out, part.substr(done), form, buffer);
+}
+
 }  // namespace
 
 bool surely_normalized(std::string_view text, NormalForm form) {
@@ -68,7 +88,7 @@ void normalize_unicode(std::string& text, NormalForm form) {
       end = pos;
     }
     out.append(text, copied, start - copied);
-    append_normalized(out, std::string_view(text).substr(start, end - start), form, buffer);
+    append_thawed(out, std::string_view(text).substr(start, end - start), form, buffer);
     copied = end;
     pos = end;
   }

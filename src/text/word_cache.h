@@ -1,6 +1,7 @@
 // A fixed-size cache of tokenized words, owned by one thread.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <string_view>
@@ -57,7 +58,7 @@ class WordCache {
     Entry& entry = entries_[key.hash()];
     entry.key = key;
     entry.count = static_cast<int32_t>(count);
-    std::memcpy(entry.ids, ids, count * sizeof *ids);
+    std::copy_n(ids, count, entry.ids);
   }
 
  private:

@@ -1,6 +1,7 @@
 #include "text/jinja/objects.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "text/jinja/failure.h"
 #include "text/jinja/methods.h"
@@ -72,12 +73,15 @@ void Loop::finish() {
 
 std::optional<int64_t> Loop::length() {
   if (!length_) {
+    std::vector<Value> rest;
     while (!exhausted_) {  // a generator has to be walked to know
       Value item;
       exhausted_ = !next_(item);
-      if (!exhausted_) pulled_.insert(pulled_.begin(), std::move(item));
-      Budget::check_items(pulled_.size());
+      if (!exhausted_) rest.push_back(std::move(item));
+      Budget::check_items(rest.size());
     }
+    std::reverse(rest.begin(), rest.end());
+    pulled_.insert(pulled_.begin(), std::make_move_iterator(rest.begin()), std::make_move_iterator(rest.end()));
     length_ = static_cast<int64_t>(pulled_.size()) + index0_ + 1;
   }
   return length_;

@@ -1,0 +1,154 @@
+#include "bench/benchmark.h"
+
+#include <sys/resource.h>
+
+#include <atomic>
+#include <chrono>
+
+#include "base/error.h"
+#include "base/progress.h"
+#include "base/tensor.h"
+#include "base/thread_pool.h"
+
+namespace edgewise {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+// Ordinary tokens in no order: content does not change how long a step takes.
+std::vector<int32_t> make_prompt(int length, int64_t vocabulary, int salt) {
+  std::vector<int32_t> prompt;
+  for (int i = 0; i < length; ++i) prompt.push_back(static_cast<int32_t>((int64_t{i} * 7919 + salt * 104729 + 17) % vocabulary));
+  return prompt;
+}
+
+// What a decode step reads: every weight once (of an embedding table a row a token), and the cache so far.
+double step_bytes(const Session& session, int batch, double average_length) {
+  const Graph& graph = session.graph();
+  double bytes = 0;
+  for (const Node& node : graph.nodes()) {
+    for (const ValueId input : node.inputs) {
+      if (input == kNone || !graph.value(input).is_constant()) continue;
+      const Value& v = graph.value(input);
+      const auto size = static_cast<double>(byte_size(v.dtype, static_cast<size_t>(element_count(v.shape))));
+      const bool table = node.op == Op::kEmbedding;
+      bytes += table ? size / static_cast<double>(std::max<int64_t>(v.shape.at(0), 1)) * batch : size;
+    }
+    if (node.op == Op::kAttention) {
+      const double window = static_cast<double>(node.integer("window", 0));
+      const double length = window > 0 ? std::min(window, average_length) : average_length;
+      bytes += 2.0 * static_cast<double>(node.integer("kv_heads") * node.integer("head_dim")) * length * batch *
+               bit_width(session.info().kv_dtype) / 8;
+    }
+  }
+  return bytes;
+}
+
+BenchPoint measure_point(Session& session, const BenchOptions& options, int batch, double bandwidth) {
+  std::vector<Request> requests(static_cast<size_t>(batch));
+  for (int i = 0; i < batch; ++i) {
+    Request& request = requests[static_cast<size_t>(i)];
+    request.prompt = make_prompt(options.input_length, session.vocabulary(), i);
+    request.max_tokens = options.output_length;
+    request.ignore_eos = true;
+  }
+  std::vector<double> ttft, itl, prefill, decode;
+  for (int iteration = -options.warmup; iteration < options.iterations; ++iteration) {
+    const auto completions = session.generate(requests);
+    check_interrupted();
+    if (iteration < 0) continue;
+    double last_first_token = 0;
+    double end = 0;
+    for (const Completion& c : completions) {
+      if (c.finish == FinishReason::kError) usage_error("{}", c.error);
+      ttft.push_back(c.token_seconds.front());
+      for (size_t i = 1; i < c.token_seconds.size(); ++i) itl.push_back(c.token_seconds[i] - c.token_seconds[i - 1]);
+      last_first_token = std::max(last_first_token, c.token_seconds.front());
+      end = std::max(end, c.token_seconds.back());
+    }
+    prefill.push_back(static_cast<double>(batch) * options.input_length / last_first_token);
+    if (end > last_first_token) decode.push_back(static_cast<double>(batch) * (options.output_length - 1) / (end - last_first_token));
+  }
+  BenchPoint point;
+  point.batch = batch;
+  point.ttft = summarize(ttft);
+  point.itl = summarize(itl);
+  point.prefill = summarize(prefill);
+  point.decode = summarize(decode);
+  point.bytes_per_step = step_bytes(session, batch, options.input_length + options.output_length / 2.0);
+  if (point.itl.median > 0) point.bandwidth_share = point.bytes_per_step / point.itl.median / bandwidth;
+  return point;
+}
+
+}  // namespace
+
+double measure_bandwidth(int threads) {
+  constexpr size_t kBytes = size_t{512} << 20;
+  constexpr int kRuns = 5;
+  const auto buffer = allocate_aligned(kBytes, 4096);
+  auto* words = reinterpret_cast<uint64_t*>(buffer.get());
+  constexpr auto kWords = static_cast<int64_t>(kBytes / sizeof(uint64_t));
+  ThreadPool pool(threads);
+  std::atomic<uint64_t> sink{0};
+  pool.run([&](int worker) {
+    const Range share = share_of(kWords, worker, pool.size(), 4096);
+    for (int64_t i = share.begin; i < share.end; ++i) words[i] = static_cast<uint64_t>(i);
+  });
+  std::vector<double> rates;
+  for (int run = 0; run < kRuns; ++run) {
+    const auto start = Clock::now();
+    pool.run([&](int worker) {
+      const Range share = share_of(kWords, worker, pool.size(), 4096);
+      uint64_t sums[8] = {};
+      for (int64_t i = share.begin; i + 8 <= share.end; i += 8) {
+        for (int64_t j = 0; j < 8; ++j) sums[j] += words[i + j];
+      }
+      for (const uint64_t sum : sums) sink += sum;
+    });
+    rates.push_back(static_cast<double>(kBytes) / seconds_since(start));
+  }
+  return summarize(rates).median;
+}
+
+size_t peak_resident_bytes() {
+  struct rusage usage {};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<size_t>(usage.ru_maxrss) * 1024;
+}
+
+BenchResult run_benchmark(const std::filesystem::path& engine_dir, const BenchOptions& options) {
+  if (options.iterations < 1 || options.output_length < 2 || options.input_length < 1 || options.warmup < 0) {
+    usage_error("--iterations and --input_len must be positive, --output_len at least 2, --warmup not negative");
+  }
+  BenchResult result;
+  result.engine = engine_dir.string();
+  const auto start = Clock::now();
+  Session session(engine_dir, {.threads = options.threads});
+  result.load_seconds = seconds_since(start);
+  const EngineInfo& info = session.info();
+  if (options.input_length > info.max_input_length || options.input_length + options.output_length > info.kv_capacity) {
+    usage_error("{}: built for prompts of {} tokens and {} in all; asked for {} + {}", result.engine, info.max_input_length,
+                info.kv_capacity, options.input_length, options.output_length);
+  }
+  for (const int batch : options.batch_sizes) {
+    if (batch < 1 || batch > info.max_batch_size) {
+      usage_error("{}: built for batches of 1 to {}, asked for {}", result.engine, info.max_batch_size, batch);
+    }
+  }
+  Progress progress("bench", static_cast<int64_t>(options.batch_sizes.size()) + 1, "points");
+  // Peak memory belongs to the engine alone, so the bandwidth probe with its buffer runs last.
+  std::vector<BenchPoint> points;
+  for (const int batch : options.batch_sizes) {
+    points.push_back(measure_point(session, options, batch, 1));
+    progress.advance(1, fmt::format("batch {}", batch));
+  }
+  result.memory = session.executable().memory();
+  result.peak_memory = peak_resident_bytes();
+  result.bandwidth = measure_bandwidth(options.threads);
+  for (BenchPoint& point : points) point.bandwidth_share /= result.bandwidth;
+  result.points = std::move(points);
+  return result;
+}
+
+}  // namespace edgewise

@@ -1,0 +1,91 @@
+#include "bench/memory.h"
+
+#include <fstream>
+
+#include "base/error.h"
+#include "runtime/session.h"
+
+namespace edgewise {
+namespace {
+
+// A field of /proc/FILE in bytes ("MemAvailable:  123 kB").
+size_t proc_bytes(const char* file, std::string_view field) {
+  std::ifstream stream(file);
+  for (std::string line; std::getline(stream, line);) {
+    if (line.starts_with(field)) return std::stoull(line.substr(line.find(':') + 1)) * 1024;
+  }
+  return 0;
+}
+
+double megabytes(size_t bytes) { return static_cast<double>(bytes) / 1e6; }
+
+std::string recommend(const MemoryAnalysis& analysis) {
+  const MemoryPoint* best = nullptr;
+  for (const MemoryPoint& p : analysis.points) {
+    if (p.fits && (best == nullptr || p.batch * p.length >= best->batch * best->length)) best = &p;
+  }
+  if (best == nullptr) {
+    return "nothing of this fits into the free memory; quantize the model (--quantization int4_awq) or shorten the sequences";
+  }
+  return fmt::format("--maxBatchSize {} --maxKVCacheCapacity {} takes {:.0f} MB of the {:.0f} MB that are free", best->batch,
+                     best->length, megabytes(best->total()), megabytes(analysis.available));
+}
+
+}  // namespace
+
+MemoryAnalysis analyze_memory(const std::filesystem::path& engine_dir, const std::vector<int>& batches,
+                              const std::vector<int>& lengths) {
+  MemoryAnalysis analysis;
+  analysis.engine = engine_dir.string();
+  analysis.machine = proc_bytes("/proc/meminfo", "MemTotal");
+  analysis.available = proc_bytes("/proc/meminfo", "MemAvailable");
+  const Tokenizer tokenizer = Tokenizer::load(engine_dir / "tokenizer.json");
+  const size_t before = proc_bytes("/proc/self/status", "VmRSS");
+  const Engine engine = read_engine(engine_dir / kEngineFileName);
+  const int64_t vocabulary = engine.graph.value(engine.graph.outputs().at(0)).shape.at(1);
+  for (const int batch : batches) {
+    for (const int length : lengths) {
+      if (batch < 1 || length < 1) usage_error("batch sizes and sequence lengths must be positive");
+      const int step = std::max(batch, std::min(SessionOptions{}.max_step_tokens, length));
+      const int pages = (length + kPageTokens - 1) / kPageTokens * batch;
+      const auto executable = find_backend(engine.info.device)
+                                  .load(engine.graph, {.max_tokens = step,
+                                                       .max_sequences = batch,
+                                                       .max_rows = step,
+                                                       .kv_pages = pages,
+                                                       .kv_dtype = engine.info.kv_dtype});
+      const MemoryUse use = executable->memory();
+      MemoryPoint point{batch, length, use.weights, use.kv_cache, use.activations, use.workspace, before, false};
+      // Logits and the samplers' tables.
+      point.program += static_cast<size_t>(batch) * static_cast<size_t>(vocabulary) * (sizeof(float) + 12);
+      point.fits = point.total() <= analysis.available;
+      analysis.points.push_back(point);
+    }
+  }
+  analysis.recommendation = recommend(analysis);
+  return analysis;
+}
+
+OrderedJson to_json(const MemoryAnalysis& a) {
+  OrderedJson points = OrderedJson::array();
+  for (const MemoryPoint& p : a.points) {
+    points.push_back({{"batch_size", p.batch}, {"sequence_length", p.length}, {"weights_bytes", p.weights},
+                      {"kv_cache_bytes", p.kv_cache}, {"activation_bytes", p.activations}, {"workspace_bytes", p.workspace},
+                      {"program_bytes", p.program}, {"total_bytes", p.total()}, {"fits", p.fits}});
+  }
+  return {{"engine", a.engine}, {"machine_bytes", a.machine}, {"available_bytes", a.available}, {"points", points},
+          {"recommendation", a.recommendation}};
+}
+
+std::string to_text(const MemoryAnalysis& a) {
+  std::string text = fmt::format("{}: this machine has {:.0f} MB, {:.0f} MB free\n", a.engine, megabytes(a.machine), megabytes(a.available));
+  text += "batch  length   weights  KV cache  activations  workspace  program     total MB\n";
+  for (const MemoryPoint& p : a.points) {
+    text += fmt::format("{:5}  {:6}  {:8.1f}  {:8.1f}  {:11.1f}  {:9.1f}  {:7.1f}  {:11.1f}{}\n", p.batch, p.length,
+                        megabytes(p.weights), megabytes(p.kv_cache), megabytes(p.activations), megabytes(p.workspace),
+                        megabytes(p.program), megabytes(p.total()), p.fits ? "" : "  does not fit");
+  }
+  return text + a.recommendation + "\n";
+}
+
+}  // namespace edgewise

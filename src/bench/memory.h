@@ -1,0 +1,40 @@
+// What an engine takes in memory for a number of sequences and a length, before anything is run.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "formats/json.h"
+
+namespace edgewise {
+
+struct MemoryPoint {
+  int batch = 1;
+  int length = 1;  // tokens of each sequence
+  size_t weights = 0;
+  size_t kv_cache = 0;
+  size_t activations = 0;
+  size_t workspace = 0;
+  size_t program = 0;  // the process without the engine: code, tokenizer, samplers
+  bool fits = false;
+
+  size_t total() const { return weights + kv_cache + activations + workspace + program; }
+};
+
+struct MemoryAnalysis {
+  std::string engine;
+  size_t machine = 0;    // bytes of memory there are
+  size_t available = 0;  // and that are free now
+  std::vector<MemoryPoint> points;
+  std::string recommendation;
+};
+
+// Loads the engine for each combination, which reserves address space and touches next to none of it.
+MemoryAnalysis analyze_memory(const std::filesystem::path& engine_dir, const std::vector<int>& batches,
+                              const std::vector<int>& lengths);
+
+OrderedJson to_json(const MemoryAnalysis& analysis);
+std::string to_text(const MemoryAnalysis& analysis);
+
+}  // namespace edgewise

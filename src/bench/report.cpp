@@ -1,0 +1,89 @@
+// Benchmark results as JSON, a Markdown table and SVG charts.
+#include <algorithm>
+
+#include "base/error.h"
+#include "bench/benchmark.h"
+
+namespace edgewise {
+
+OrderedJson to_json(const BenchResult& r, const BenchOptions& options) {
+  OrderedJson points = OrderedJson::array();
+  for (const BenchPoint& p : r.points) {
+    points.push_back({{"batch_size", p.batch},
+                      {"ttft_seconds", to_json(p.ttft)},
+                      {"itl_seconds", to_json(p.itl)},
+                      {"prefill_tokens_per_second", to_json(p.prefill)},
+                      {"decode_tokens_per_second", to_json(p.decode)},
+                      {"bytes_per_decode_step", p.bytes_per_step},
+                      {"share_of_bandwidth", p.bandwidth_share}});
+  }
+  return {{"engine", r.engine},
+          {"input_len", options.input_length},
+          {"output_len", options.output_length},
+          {"iterations", options.iterations},
+          {"load_seconds", r.load_seconds},
+          {"memory_bandwidth_bytes_per_second", r.bandwidth},
+          {"peak_memory_bytes", r.peak_memory},
+          {"weights_bytes", r.memory.weights},
+          {"kv_cache_bytes", r.memory.kv_cache},
+          {"points", points}};
+}
+
+std::string to_markdown(const std::vector<BenchResult>& results, const BenchOptions& options) {
+  std::string text = fmt::format(
+      "{} prompt tokens, {} generated, median of {} runs (± half width of the 95% interval of the mean).\n\n"
+      "| engine | batch | TTFT ms | ITL ms p50 / p90 / p99 | prefill tok/s | decode tok/s | of bandwidth | load s | peak MB |\n"
+      "|---|---|---|---|---|---|---|---|---|\n",
+      options.input_length, options.output_length, options.iterations);
+  for (const BenchResult& r : results) {
+    for (const BenchPoint& p : r.points) {
+      text += fmt::format("| {} | {} | {:.1f} ± {:.1f} | {:.2f} / {:.2f} / {:.2f} | {:.0f} ± {:.0f} | {:.1f} ± {:.1f} | {:.0f}% | {:.3f} | {:.0f} |\n",
+                          r.engine, p.batch, p.ttft.median * 1e3, p.ttft.confidence * 1e3, p.itl.median * 1e3, p.itl.p90 * 1e3,
+                          p.itl.p99 * 1e3, p.prefill.median, p.prefill.confidence, p.decode.median, p.decode.confidence,
+                          p.bandwidth_share * 100, r.load_seconds, static_cast<double>(r.peak_memory) / 1e6);
+    }
+  }
+  for (const BenchResult& r : results) {
+    text += fmt::format("\n{}: memory read at {:.1f} GB/s in the same run", r.engine, r.bandwidth / 1e9);
+    for (const BenchPoint& p : r.points) text += fmt::format("; batch {} reads {:.1f} MB a step", p.batch, p.bytes_per_step / 1e6);
+    text += ".\n";
+  }
+  return text;
+}
+
+std::string to_svg(const std::vector<BenchResult>& results, const std::string& title, const std::string& unit,
+                   double (*value)(const BenchPoint&)) {
+  struct Bar {
+    std::string label;
+    double value;
+  };
+  std::vector<Bar> bars;
+  double largest = 1e-12;
+  for (const BenchResult& r : results) {
+    const std::string name = r.engine.substr(r.engine.find_last_of('/') + 1);
+    for (const BenchPoint& p : r.points) {
+      bars.push_back({fmt::format("{}, batch {}", name, p.batch), value(p)});
+      largest = std::max(largest, bars.back().value);
+    }
+  }
+  constexpr int kRow = 28;
+  constexpr int kLabel = 260;
+  constexpr int kWidth = 420;
+  const int height = 48 + kRow * static_cast<int>(bars.size());
+  std::string svg = fmt::format(
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0}\" height=\"{1}\" viewBox=\"0 0 {0} {1}\" font-family=\"sans-serif\" "
+      "font-size=\"13\"><rect width=\"100%\" height=\"100%\" fill=\"#fff\"/><text x=\"12\" y=\"24\" font-size=\"16\" "
+      "font-weight=\"bold\">{2}</text>\n",
+      kLabel + kWidth + 120, height, title);
+  for (size_t i = 0; i < bars.size(); ++i) {
+    const int y = 40 + kRow * static_cast<int>(i);
+    const double width = bars[i].value / largest * kWidth;
+    svg += fmt::format(
+        "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text><rect x=\"{}\" y=\"{}\" width=\"{:.1f}\" height=\"18\" "
+        "fill=\"#3b6ea5\"/><text x=\"{:.1f}\" y=\"{}\">{:.4g} {}</text>\n",
+        kLabel - 8, y + 14, bars[i].label, kLabel, y, width, kLabel + width + 6, y + 14, bars[i].value, unit);
+  }
+  return svg + "</svg>\n";
+}
+
+}  // namespace edgewise

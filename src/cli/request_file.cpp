@@ -1,0 +1,163 @@
+#include "cli/request_file.h"
+
+#include <set>
+
+#include "base/error.h"
+
+namespace edgewise {
+namespace {
+
+const std::set<std::string> kFileFields = {"batch_size",         "temperature",     "top_p", "top_k",
+                                           "min_p",              "max_generate_length", "apply_chat_template",
+                                           "repetition_penalty", "presence_penalty", "frequency_penalty",
+                                           "ignore_eos",         "seed",            "stop",  "num_logprobs",
+                                           "logit_bias",         "requests",        "available_lora_weights"};
+const std::set<std::string> kRequestFields = {"messages", "system_prompt", "lora_name", "save_system_prompt_kv_cache"};
+
+void check_fields(const JsonView& object, bool is_request) {
+  for (const auto& [key, value] : object.value().items()) {
+    const bool known = kFileFields.contains(key) ? key != "requests" || !is_request : is_request && kRequestFields.contains(key);
+    if (!known) usage_error("{}: the field \"{}\" is not supported", object.where(), key);
+  }
+}
+
+void read_sampling(const JsonView& object, SamplingOptions& s) {
+  s.temperature = object.number("temperature", s.temperature);
+  s.top_p = object.number("top_p", s.top_p);
+  s.top_k = static_cast<int>(object.integer("top_k", s.top_k));
+  s.min_p = object.number("min_p", s.min_p);
+  s.repetition_penalty = object.number("repetition_penalty", s.repetition_penalty);
+  s.presence_penalty = object.number("presence_penalty", s.presence_penalty);
+  s.frequency_penalty = object.number("frequency_penalty", s.frequency_penalty);
+  s.num_logprobs = static_cast<int>(object.integer("num_logprobs", s.num_logprobs));
+  if (object.has("seed")) s.seed = static_cast<uint64_t>(object.integer("seed"));
+  if (!object.has("logit_bias")) return;
+  const JsonView bias = object.at("logit_bias");
+  if (!bias.value().is_object()) object.reject("logit_bias", "an object of token ids and numbers");
+  for (const auto& [key, value] : bias.value().items()) {
+    if (key.empty() || key.size() > 9 || key.find_first_not_of("0123456789") != std::string::npos || !value.is_number()) {
+      bias.reject(key, "a token id and a number");
+    }
+    s.logit_bias[std::stoi(key)] = value.get<float>();
+  }
+}
+
+std::vector<std::string> read_stop(const JsonView& object) {
+  if (!object.has("stop")) return {};
+  const Json& stop = object.at("stop").value();
+  std::vector<std::string> result;
+  for (const Json& item : stop.is_array() ? stop : Json::array({stop})) {
+    if (!item.is_string()) object.reject("stop", "a string or an array of strings");
+    result.push_back(item.get<std::string>());
+  }
+  return result;
+}
+
+// Messages with text contents; parts of {"type": "text"} are joined.
+OrderedJson read_messages(const JsonView& object) {
+  if (!object.has("messages") || !object.value().at("messages").is_array()) object.reject("messages", "an array of messages");
+  OrderedJson result = OrderedJson::array();
+  if (object.has("system_prompt")) result.push_back({{"role", "system"}, {"content", object.string("system_prompt")}});
+  const Json& messages = object.value().at("messages");
+  for (size_t i = 0; i < messages.size(); ++i) {
+    const JsonView message(messages[i], fmt::format("{}: messages[{}]", object.where(), i));
+    std::string content;
+    if (message.has("content") && message.value().at("content").is_array()) {
+      for (const Json& part : message.value().at("content")) {
+        const JsonView view(part, message.where() + ": content");
+        if (view.string("type") != "text") usage_error("{}: type \"{}\" is not supported", view.where(), view.string("type"));
+        content += view.string("text");
+      }
+    } else {
+      content = message.string("content");
+    }
+    result.push_back({{"role", message.string("role")}, {"content", content}});
+  }
+  return result;
+}
+
+Request read_request(const JsonView& file, const JsonView& object, const Session& session) {
+  check_fields(object, true);
+  Request request;
+  request.sampling = session.recommended_sampling();
+  read_sampling(file, request.sampling);
+  read_sampling(object, request.sampling);
+  request.stop = read_stop(object.has("stop") ? object : file);
+  const JsonView& lengths = object.has("max_generate_length") ? object : file;
+  request.max_tokens = static_cast<int>(std::clamp<int64_t>(lengths.integer("max_generate_length", 256), INT32_MIN, INT32_MAX));
+  request.ignore_eos = object.boolean("ignore_eos", file.boolean("ignore_eos", false));
+  if (object.has("lora_name") && !object.string("lora_name").empty()) {
+    usage_error("lora_name \"{}\": this engine has no adapter of that name", object.string("lora_name"));
+  }
+  const OrderedJson messages = read_messages(object);
+  if (messages.empty()) usage_error("the prompt is empty");
+  if (object.boolean("apply_chat_template", file.boolean("apply_chat_template", true))) {
+    request.prompt = session.encode_chat(messages);
+  } else {
+    std::string text;
+    for (const auto& message : messages) text += message.at("content").get<std::string>();
+    request.prompt = session.encode_text(text);
+  }
+  return request;
+}
+
+OrderedJson logprobs_document(const std::vector<CompletionToken>& tokens) {
+  OrderedJson result = OrderedJson::array();
+  for (const CompletionToken& token : tokens) {
+    OrderedJson alternatives = OrderedJson::array();
+    for (const TokenLogprob& other : token.alternatives) alternatives.push_back({{"token", other.token}, {"logprob", other.logprob}});
+    result.push_back({{"token", token.token}, {"logprob", token.logprob}, {"top", alternatives}});
+  }
+  return result;
+}
+
+}  // namespace
+
+RequestFile parse_request_file(const std::string& text, const std::string& source, const Session& session) {
+  const Json document = parse_json(text, source);
+  const JsonView file(document, source);
+  if (!document.is_object()) bad_file("{}: expected an object with \"requests\"", source);
+  if (!file.has("requests") || !document.at("requests").is_array()) file.reject("requests", "an array of requests");
+  check_fields(file, false);
+  RequestFile result;
+  result.batch_size = static_cast<int>(std::clamp<int64_t>(file.integer("batch_size", session.info().max_batch_size), 1, 1 << 20));
+  const Json& requests = document.at("requests");
+  for (size_t i = 0; i < requests.size(); ++i) {
+    FileRequest entry;
+    try {
+      const JsonView view(requests[i], fmt::format("requests[{}]", i));
+      if (!requests[i].is_object()) usage_error("{}: expected an object", view.where());
+      entry.request = read_request(file, view, session);
+    } catch (const Error& error) {
+      entry.error = error.what();
+    }
+    result.requests.push_back(std::move(entry));
+  }
+  return result;
+}
+
+OrderedJson response_document(const RequestFile& file, const std::vector<Completion>& completions) {
+  OrderedJson responses = OrderedJson::array();
+  size_t next = 0;
+  for (const FileRequest& entry : file.requests) {
+    Completion failed;
+    failed.finish = FinishReason::kError;
+    failed.error = entry.error;
+    const Completion& c = entry.error.empty() ? completions.at(next++) : failed;
+    const auto generated = static_cast<double>(c.tokens.size());
+    OrderedJson response = {{"output_text", c.text},
+                            {"finish_reason", finish_reason_name(c.finish)},
+                            {"prompt_tokens", c.prompt_tokens},
+                            {"tokens_generated", c.tokens.size()},
+                            {"prefill_time_ms", c.prefill_seconds * 1e3},
+                            {"decode_time_ms", c.decode_seconds * 1e3},
+                            {"tokens_per_second", c.decode_seconds > 0 ? (generated - 1) / c.decode_seconds : 0.0},
+                            {"output_ids", c.tokens}};
+    if (!c.logprobs.empty()) response["logprobs"] = logprobs_document(c.logprobs);
+    if (!c.error.empty()) response["error"] = c.error;
+    responses.push_back(std::move(response));
+  }
+  return {{"responses", responses}};
+}
+
+}  // namespace edgewise
