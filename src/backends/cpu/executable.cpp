@@ -119,7 +119,8 @@ StepOutcome CpuExecutable::run(const StepInput& input, std::span<float> logits) 
   float* const home = values_[static_cast<size_t>(output)];
   values_[static_cast<size_t>(output)] = logits.data();  // the last operator writes them in place
   // Read in place: no operator writes to a graph input.
-  if (embeddings_ != kNone) values_[static_cast<size_t>(embeddings_)] = const_cast<float*>(input.embeddings.data());
+  if (embeddings_ != kNone)
+    values_[static_cast<size_t>(embeddings_)] = const_cast<float*>(input.embeddings.data());
   StepContext context;
   context.input = &input;
   context.tokens = tokens;

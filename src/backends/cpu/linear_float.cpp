@@ -204,16 +204,10 @@ void direct(const LinearCall& call) {
 constexpr int kTilePanels = kLanes == 16 ? 2 : 1;
 constexpr int kTileTokens = kLanes == 16 ? 12 : kLanes == 8 ? 6 : HWY_TARGET == HWY_NEON ? 6 : 2;
 constexpr int kTileColumns = kTilePanels * kPanel;
-constexpr int kChunk = 128;           // of k, decoded at a time: 16 KiB, in the first-level cache
-constexpr int kTokensTogether = 144;  // tokens that share a decoded chunk
+constexpr int kChunk = 128;          // of k, decoded at a time: 16 KiB, in the first-level cache
+constexpr int kTokensTogether = 96;  // tokens whose activations for a chunk wait in the second-level cache
+constexpr int kTilesTogether = 8;    // tiles of panels that share those
 constexpr int kRowStride = kChunk + kPanel;
-
-// Rows of activations whose length is a power of two all fall on the same cache lines' sets: a tile works on
-// copies.
-void copy_rows(const float* x, int64_t x_stride, int rows, int64_t count, float* out) {
-  for (int i = 0; i < rows; ++i)
-    std::memcpy(out + i * kRowStride, x + i * x_stride, static_cast<size_t>(count) * sizeof(float));
-}
 
 template <Encoding E>
 void decode_chunk(const LinearCall& call, int64_t panel, int panels, int64_t begin, int64_t end, float* out) {
@@ -283,43 +277,80 @@ void blocked_tail(const float* weights, const float* x, int64_t count, int token
   }
 }
 
-template <Encoding E>
-void blocked_tokens(const LinearCall& call, int64_t panel, int panels, int first, int tokens) {
+// What the blocked walk works in; about 170 KiB of stack.
+struct Scratch {
   alignas(64) float decoded[kChunk * kTileColumns];
-  alignas(64) float sums[kTokensTogether * kTileColumns];
-  alignas(64) float rows[kTileTokens * kRowStride];
-  std::memset(sums, 0, sizeof(float) * static_cast<size_t>(tokens * kTileColumns));
-  if (panels < kTilePanels) std::memset(decoded, 0, sizeof(decoded));
-  const float* x = call.x + first * call.x_stride;
-  for (int64_t k = 0; k < call.format->k; k += kChunk) {
-    const int64_t count = std::min<int64_t>(kChunk, call.format->k - k);
-    decode_chunk<E>(call, panel, panels, k, k + count, decoded);
-    int t = 0;
-    for (; t + kTileTokens <= tokens; t += kTileTokens) {
-      copy_rows(x + t * call.x_stride + k, call.x_stride, kTileTokens, count, rows);
-      blocked_tile<kTileTokens>(decoded, rows, count, sums + t * kTileColumns);
-    }
-    copy_rows(x + t * call.x_stride + k, call.x_stride, tokens - t, count, rows);
-    blocked_tail<kTileTokens - 1>(decoded, rows, count, tokens - t, sums + t * kTileColumns);
+  // Rows whose length is a power of two would all fall on the same few sets of the caches: they are copied.
+  alignas(64) float rows[kTokensTogether * kRowStride];
+  alignas(64) float sums[kTilesTogether][kTokensTogether * kTileColumns];
+};
+
+void copy_rows(const LinearCall& call, int first, int tokens, int64_t k, int64_t count, Scratch& scratch) {
+  for (int t = 0; t < tokens; ++t) {
+    std::memcpy(scratch.rows + t * kRowStride, call.x + (first + t) * call.x_stride + k,
+                static_cast<size_t>(count) * sizeof(float));
   }
-  const DF d;
+}
+
+void multiply_chunk(const Scratch& scratch, int tokens, int64_t count, float* sums) {
+  int t = 0;
+  for (; t + kTileTokens <= tokens; t += kTileTokens) {
+    blocked_tile<kTileTokens>(scratch.decoded, scratch.rows + t * kRowStride, count, sums + t * kTileColumns);
+  }
+  blocked_tail<kTileTokens - 1>(scratch.decoded, scratch.rows + t * kRowStride, count, tokens - t,
+                                sums + t * kTileColumns);
+}
+
+template <Encoding E>
+void finish_tile(const LinearCall& call, int64_t panel, int panels, int first, int tokens,
+                 const float* sums) {
   for (int t = 0; t < tokens; ++t) {
     for (int p = 0; p < panels; ++p) {
       VF values[kParts];
       for (int part = 0; part < kParts; ++part) {
-        values[part] = hn::LoadU(d, sums + t * kTileColumns + p * kPanel + part * kLanes);
+        values[part] = hn::LoadU(DF(), sums + t * kTileColumns + p * kPanel + part * kLanes);
       }
       finish_panel<E>(call, panel + p, first + t, values);
     }
   }
 }
 
+// Panels [panel, end), at most kTilesTogether tiles, for tokens [first, first + tokens).
+template <Encoding E>
+void blocked_part(const LinearCall& call, int64_t panel, int64_t end, int first, int tokens,
+                  Scratch& scratch) {
+  const auto panels_of = [&](int64_t at) {
+    return static_cast<int>(std::min<int64_t>(kTilePanels, end - at));
+  };
+  const int tiles = static_cast<int>((end - panel + kTilePanels - 1) / kTilePanels);
+  for (int i = 0; i < tiles; ++i) {
+    std::memset(scratch.sums[i], 0, sizeof(float) * static_cast<size_t>(tokens * kTileColumns));
+  }
+  for (int64_t k = 0; k < call.format->k; k += kChunk) {
+    const int64_t count = std::min<int64_t>(kChunk, call.format->k - k);
+    copy_rows(call, first, tokens, k, count, scratch);
+    for (int i = 0; i < tiles; ++i) {
+      const int64_t at = panel + i * kTilePanels;
+      decode_chunk<E>(call, at, panels_of(at), k, k + count, scratch.decoded);
+      multiply_chunk(scratch, tokens, count, scratch.sums[i]);
+    }
+  }
+  for (int i = 0; i < tiles; ++i) {
+    const int64_t at = panel + i * kTilePanels;
+    finish_tile<E>(call, at, panels_of(at), first, tokens, scratch.sums[i]);
+  }
+}
+
 template <Encoding E>
 void blocked(const LinearCall& call) {
-  for (int64_t panel = call.panel_begin; panel < call.panel_end; panel += kTilePanels) {
-    const int panels = static_cast<int>(std::min<int64_t>(kTilePanels, call.panel_end - panel));
+  Scratch scratch;
+  // Columns of panels that a last, narrow tile lacks are multiplied all the same and never stored.
+  std::memset(scratch.decoded, 0, sizeof(scratch.decoded));
+  constexpr int kPanelsTogether = kTilesTogether * kTilePanels;
+  for (int64_t panel = call.panel_begin; panel < call.panel_end; panel += kPanelsTogether) {
+    const int64_t end = std::min(panel + kPanelsTogether, call.panel_end);
     for (int first = 0; first < call.tokens; first += kTokensTogether) {
-      blocked_tokens<E>(call, panel, panels, first, std::min(kTokensTogether, call.tokens - first));
+      blocked_part<E>(call, panel, end, first, std::min(kTokensTogether, call.tokens - first), scratch);
     }
   }
 }

@@ -188,7 +188,7 @@ TEST(CpuLinear, FloatWeights) {
   std::mt19937 random(1);
   for (const DType weight : {DType::kF32, DType::kF16, DType::kBF16}) {
     for (const auto& [k, n, tokens] :
-         {std::tuple{1, 1, 1}, {7, 5, 3}, {129, 33, 14}, {300, 47, 29}, {64, 16, 150}}) {
+         {std::tuple{1, 1, 1}, {7, 5, 3}, {129, 33, 14}, {300, 47, 29}, {64, 16, 150}, {140, 300, 101}}) {
       for (const bool transposed : {true, false}) {
         check_case({weight, DType::kF32, DType::kU8, false, false, transposed, false, k, n, 0, 1}, tokens,
                    random);
