@@ -57,6 +57,8 @@ void install_interrupt_handler() {
   sigemptyset(&action.sa_mask);
   ::sigaction(SIGINT, &action, nullptr);
   ::sigaction(SIGTERM, &action, nullptr);
+  // Beyond a file-size limit a write fails like one on a full disk, with a message and what was begun removed.
+  ::signal(SIGXFSZ, SIG_IGN);
 }
 
 bool interrupted() { return g_interrupts > 0; }
