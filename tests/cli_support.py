@@ -46,7 +46,7 @@ class Checks:
 class Program:
     """The edgewise binary; each run is limited in memory and time."""
 
-    def __init__(self, path, threads=1):
+    def __init__(self, path):
         self.path = pathlib.Path(path).resolve()
 
     def run(self, *args, stdin="", limits=(), cwd=None, name=None, timeout=300, text=True):
@@ -66,7 +66,8 @@ class Program:
 
     def infer(self, engine, document, work):
         (work / "requests.json").write_text(json.dumps(document))
-        self("infer", "--engineDir", engine, "--inputFile", work / "requests.json", "--outputFile", work / "responses.json")
+        self("infer", "--engineDir", engine, "--inputFile", work / "requests.json", "--outputFile", work / "responses.json",
+             "--threads", 1)
         return json.loads((work / "responses.json").read_text())["responses"]
 
 

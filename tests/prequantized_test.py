@@ -237,11 +237,11 @@ def is_linear(name):
     return name.endswith("_proj.weight")
 
 
-def write_checkpoints(scheme, stored, dequantized):
+def write_checkpoints(scheme, stored, dequantized, model=MODEL):
     config, quantizer = scheme
-    original = json.loads((MODEL / "config.json").read_text())
+    original = json.loads((model / "config.json").read_text())
     quantized_tensors, float_tensors = {}, {}
-    for name, (dtype, array) in read_safetensors(MODEL / "model.safetensors").items():
+    for name, (dtype, array) in read_safetensors(model / "model.safetensors").items():
         if not is_linear(name):
             quantized_tensors[name] = float_tensors[name] = (dtype, array)
             continue
@@ -252,7 +252,7 @@ def write_checkpoints(scheme, stored, dequantized):
     for directory, tensors, extra in [(stored, quantized_tensors, {"quantization_config": config}), (dequantized, float_tensors, {})]:
         directory.mkdir()
         for companion in ["generation_config.json", "tokenizer.json", "tokenizer_config.json"]:
-            shutil.copy(MODEL / companion, directory)
+            shutil.copy(model / companion, directory)
         (directory / "config.json").write_text(json.dumps(original | extra))
         write_safetensors(directory / "model.safetensors", tensors)
 
