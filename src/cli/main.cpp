@@ -26,6 +26,11 @@ std::vector<std::string> arguments(int argc, char** argv) {
   return result;
 }
 
+void check_command(const std::vector<std::string>& words, const CLI::App& app) {
+  if (words.empty() || words[0].starts_with('-') || app.get_subcommand_no_throw(words[0]) != nullptr) return;
+  edgewise::usage_error("unknown command {}; edgewise --help lists the commands", words[0]);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -50,6 +55,7 @@ int main(int argc, char** argv) {
   edgewise::add_template(commands);
   try {
     auto words = edgewise::expand_recipe(arguments(argc, argv), app);
+    check_command(words, app);
     std::reverse(words.begin(), words.end());  // as CLI11 takes them
     app.parse(words);
     return commands.run();

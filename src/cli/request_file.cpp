@@ -21,15 +21,20 @@ void check_fields(const JsonView& object, bool is_request) {
   }
 }
 
+// An int field; a number beyond an int stays out of every range that is checked later.
+int int_field(const JsonView& object, const std::string& key, int fallback) {
+  return static_cast<int>(std::clamp<int64_t>(object.integer(key, fallback), INT32_MIN, INT32_MAX));
+}
+
 void read_sampling(const JsonView& object, SamplingOptions& s) {
   s.temperature = object.number("temperature", s.temperature);
   s.top_p = object.number("top_p", s.top_p);
-  s.top_k = static_cast<int>(object.integer("top_k", s.top_k));
+  s.top_k = int_field(object, "top_k", s.top_k);
   s.min_p = object.number("min_p", s.min_p);
   s.repetition_penalty = object.number("repetition_penalty", s.repetition_penalty);
   s.presence_penalty = object.number("presence_penalty", s.presence_penalty);
   s.frequency_penalty = object.number("frequency_penalty", s.frequency_penalty);
-  s.num_logprobs = static_cast<int>(object.integer("num_logprobs", s.num_logprobs));
+  s.num_logprobs = int_field(object, "num_logprobs", s.num_logprobs);
   if (object.has("seed")) s.seed = static_cast<uint64_t>(object.integer("seed"));
   if (!object.has("logit_bias")) return;
   const JsonView bias = object.at("logit_bias");
@@ -84,7 +89,7 @@ Request read_request(const JsonView& file, const JsonView& object, const Session
   read_sampling(object, request.sampling);
   request.stop = read_stop(object.has("stop") ? object : file);
   const JsonView& lengths = object.has("max_generate_length") ? object : file;
-  request.max_tokens = static_cast<int>(std::clamp<int64_t>(lengths.integer("max_generate_length", 256), INT32_MIN, INT32_MAX));
+  request.max_tokens = int_field(lengths, "max_generate_length", 256);
   request.ignore_eos = object.boolean("ignore_eos", file.boolean("ignore_eos", false));
   if (object.has("lora_name") && !object.string("lora_name").empty()) {
     usage_error("lora_name \"{}\": this engine has no adapter of that name", object.string("lora_name"));

@@ -125,6 +125,7 @@ class WeightReader {
   LinearWeight read_scaled();
   LinearWeight read_nvfp4();
   Tensor scale_rows(const Tensor& scale, int64_t n, int64_t k, int64_t& block) const;
+  std::vector<int64_t> block_size() const;
   JsonView weight_scheme() const;
   std::string input_activation() const;
 
@@ -248,33 +249,37 @@ LinearWeight WeightReader::read_packed_integers() {
   return result;
 }
 
+// Rows and columns that share a scale, where the config names a grid of blocks.
+std::vector<int64_t> WeightReader::block_size() const {
+  const JsonView quantization = config_.at("quantization_config");
+  const bool named_here = quantization.has("weight_block_size");
+  if (!named_here && !quantization.has("config_groups")) return {};
+  const JsonView place = named_here ? quantization : weight_scheme().at("weights");
+  const std::string key = named_here ? "weight_block_size" : "block_structure";
+  if (!place.has(key)) return {};
+  const auto size = place.numbers(key);
+  if (size.size() != 2 || !(size[0] >= 1 && size[0] <= INT32_MAX) || !(size[1] >= 1 && size[1] <= INT32_MAX)) {
+    place.reject(key, "rows and columns of a block");
+  }
+  return {static_cast<int64_t>(size[0]), static_cast<int64_t>(size[1])};
+}
+
 // A scalar, a row vector or a grid of block scales as one scale a row and block of columns.
 Tensor WeightReader::scale_rows(const Tensor& scale, int64_t n, int64_t k, int64_t& block) const {
   const auto values = scale.to_floats();
   block = k;
-  int64_t rows = 1;
-  int64_t columns = 1;
-  if (scale.rank() == 2 && scale.dim(1) > 1) {
-    rows = scale.dim(0);
-    columns = scale.dim(1);
-    const JsonView quantization = config_.at("quantization_config");
-    if (quantization.has("weight_block_size")) {
-      block = static_cast<int64_t>(quantization.numbers("weight_block_size").at(1));
-    } else if (quantization.has("config_groups")) {
-      const JsonView scheme = weight_scheme().at("weights");
-      block = scheme.has("block_structure") ? static_cast<int64_t>(scheme.numbers("block_structure").at(1))
-                                            : scheme.integer("group_size");
-    }
-    if (block < 1 || (k + block - 1) / block != columns) {
-      bad_file("{}: scales {} do not fit blocks of {} columns", module_, shape_text(scale.shape()), block);
-    }
-  } else {
-    rows = scale.count();
+  const int64_t rows = scale.rank() == 2 ? scale.dim(0) : scale.count();
+  const int64_t columns = scale.rank() == 2 ? scale.dim(1) : 1;
+  int64_t rows_per_scale = rows == 1 ? n : 1;
+  if (const auto size = block_size(); !size.empty() && scale.rank() == 2) {
+    rows_per_scale = size[0];
+    block = std::min(size[1], k);
+  } else if (columns > 1) {
+    block = weight_scheme().at("weights").integer("group_size");
   }
-  if (rows < 1 || rows > n) bad_file("{}: {} scale rows for {} outputs", module_, rows, n);
-  const int64_t rows_per_scale = rows == n ? 1 : rows == 1 ? n : 128;
-  if ((n + rows_per_scale - 1) / rows_per_scale != rows) {
-    bad_file("{}: scales {} do not fit {} outputs", module_, shape_text(scale.shape()), n);
+  if (block < 1 || (k + block - 1) / block != columns || (n + rows_per_scale - 1) / rows_per_scale != rows) {
+    bad_file("{}: scales {} do not fit a weight of [{}, {}] in blocks of [{}, {}]", module_, shape_text(scale.shape()), n, k,
+             rows_per_scale, block);
   }
   std::vector<float> expanded(static_cast<size_t>(n * columns));
   for (int64_t i = 0; i < n; ++i) {

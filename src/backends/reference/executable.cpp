@@ -27,6 +27,14 @@ class SequenceKv final : public KvReader {
   std::span<const int32_t> pages_;
 };
 
+// The columns a gather names are weights: a file may hold any.
+void check_columns(const Graph& graph, const Node& node) {
+  const int64_t columns = graph.value(node.inputs[0]).shape.at(1);
+  for (const int64_t column : graph.constant(node.inputs[1]).to_int64()) {
+    if (column < 0 || column >= columns) bad_file("{}: column {} of {} does not exist", node.name, column, columns);
+  }
+}
+
 }  // namespace
 
 LayerCache::LayerCache(int64_t pages, int64_t heads, int64_t head_dim, DType dtype)
@@ -53,6 +61,7 @@ void LayerCache::store(int32_t page, int64_t slot, std::span<const float> k, std
 ReferenceExecutable::ReferenceExecutable(const Graph& graph, const LoadOptions& options)
     : graph_(graph), options_(options), pool_(options.threads), values_(graph.values().size()), rows_(values_.size()) {
   for (const Node& node : graph.nodes()) {
+    if (node.op == Op::kGatherColumns) check_columns(graph, node);
     if (node.op != Op::kAttention) continue;
     caches_.try_emplace(node.integer("layer"), options.kv_pages, node.integer("kv_heads"), node.integer("head_dim"),
                         options.kv_dtype);

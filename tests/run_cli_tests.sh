@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Runs one Python test of the command line in a virtual environment with numpy that is made once.
+# Usage: tests/run_cli_tests.sh build/edgewise cli_test VENV_DIR; "all" runs every one.
+set -euo pipefail
+edgewise=$1 test=$2 venv=$3
+here=$(cd "$(dirname "$0")" && pwd)
+if [ ! -f "$venv/ready" ]; then
+  (
+    mkdir -p "$(dirname "$venv")"
+    flock 9  # CTest may run several tests at once
+    if [ ! -f "$venv/ready" ]; then
+      rm -rf "$venv"
+      python3 -m venv "$venv"
+      "$venv/bin/pip" install --quiet --disable-pip-version-check numpy
+      touch "$venv/ready"
+    fi
+  ) 9>"$venv.lock"
+fi
+[ "$test" = all ] && tests=(cli_test prequantized_test) || tests=("$test")
+for name in "${tests[@]}"; do
+  PYTHONDONTWRITEBYTECODE=1 "$venv/bin/python" "$here/$name.py" "$edgewise"
+done
