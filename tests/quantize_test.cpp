@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <numeric>
 #include <random>
 
 #include "base/error.h"
@@ -104,19 +105,21 @@ TEST(Quantize, CodesStayInRange) {
 // Every scheme on a whole checkpoint: what is written reads back, and the model still says nearly the same.
 class QuantizeCheckpoint : public testing::TestWithParam<std::string> {};
 
+// Logits of one of the model's golden prompts: text it knows, as the calibration text is.
 std::vector<float> logits_of(const fs::path& directory) {
   const Checkpoint checkpoint = Checkpoint::open(directory);
   const DecoderSpec spec = describe_model(checkpoint.config(), checkpoint.config_path());
   const Graph graph = build_decoder(spec, checkpoint, {DType::kF32});
-  const auto executable = find_backend("reference").load(graph, {.max_tokens = 16, .kv_pages = 1, .kv_dtype = DType::kF32});
-  std::vector<float> logits(static_cast<size_t>(spec.vocabulary) * 12);
-  std::vector<int32_t> tokens, positions;
-  for (int32_t i = 0; i < 12; ++i) {
-    tokens.push_back(i * 131 % 8000);
-    positions.push_back(i);
-  }
+  const auto executable = find_backend("reference").load(graph, {.max_tokens = 64, .kv_pages = 1, .kv_dtype = DType::kF32});
+  const auto golden = SafetensorsFile::open(fs::path(EDGEWISE_SOURCE_DIR) / "models/edge-tiny-16m/golden.safetensors");
+  const auto ids = golden.at("prompt_4_ids").to_int64();
+  const std::vector<int32_t> tokens(ids.begin(), ids.end());
+  const auto count = static_cast<int32_t>(tokens.size());
+  std::vector<int32_t> positions(tokens.size());
+  std::iota(positions.begin(), positions.end(), 0);
+  std::vector<float> logits(tokens.size() * static_cast<size_t>(spec.vocabulary));
   const std::vector<int32_t> pages{0};
-  const SequenceSlice sequence{0, 12, 0, 12, pages, -1};
+  const SequenceSlice sequence{0, count, 0, count, pages, -1};
   EXPECT_EQ(executable->run({tokens, positions, {}, std::span(&sequence, 1), {}}, logits), StepOutcome::kDone);
   return logits;
 }
@@ -137,7 +140,9 @@ TEST_P(QuantizeCheckpoint, KeepsTheModel) {
     size += std::pow(double{expected[i]}, 2);
   }
   const bool eight_bits = GetParam() == "fp8" || GetParam().starts_with("int8");
-  EXPECT_LT(std::sqrt(error / size), eight_bits ? 0.06 : 0.3);
+  // A wrong nibble, scale or group gives an error near 1; how good a format is, `edgewise eval` measures.
+  EXPECT_LT(std::sqrt(error / size), eight_bits ? 0.1 : 0.3);
+  RecordProperty("relative_error", std::to_string(std::sqrt(error / size)));
   EXPECT_GT(error, 0);
   request.model_dir = output;
   EXPECT_THROW(quantize_checkpoint(request), Error);  // quantized already
