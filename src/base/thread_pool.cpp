@@ -21,6 +21,17 @@ inline void pause_briefly() noexcept {
 // About 50 microseconds of spinning: longer than the gap between two operators, far shorter than a nap.
 constexpr int kSpins = 2000;
 
+// Returns once `value` is no longer `old`. Past the spinning another program has our partner's core: asleep we leave it
+// ours, and are woken ahead of those who compute.
+template <typename T>
+void wait_for_change(const std::atomic<T>& value, T old) noexcept {
+  for (int spins = 0; spins < kSpins; ++spins) {
+    if (value.load(std::memory_order_acquire) != old) return;
+    pause_briefly();
+  }
+  value.wait(old, std::memory_order_acquire);
+}
+
 int cgroup_cores() {
   std::ifstream file("/sys/fs/cgroup/cpu.max");
   std::string quota;
@@ -37,15 +48,10 @@ void SpinBarrier::arrive_and_wait() noexcept {
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == count_) {
     arrived_.store(0, std::memory_order_relaxed);
     generation_.store(generation + 1, std::memory_order_release);
+    generation_.notify_all();
     return;
   }
-  for (int spins = 0; generation_.load(std::memory_order_acquire) == generation; ++spins) {
-    if (spins < kSpins) {
-      pause_briefly();
-    } else {
-      std::this_thread::yield();  // another program has our partner's core
-    }
-  }
+  wait_for_change(generation_, generation);
 }
 
 int available_cores() {
@@ -80,12 +86,9 @@ ThreadPool::ThreadPool(int threads) : size_(threads > 0 ? threads : available_co
 }
 
 ThreadPool::~ThreadPool() {
-  {
-    const std::lock_guard lock(mutex_);
-    stop_.store(true);
-    region_.fetch_add(1);
-  }
-  wake_.notify_all();
+  stop_.store(true);
+  region_.fetch_add(1);
+  region_.notify_all();
   for (std::thread& thread : threads_) thread.join();
 }
 
@@ -93,38 +96,23 @@ void ThreadPool::run(WorkerFunction function) noexcept {
   if (size_ == 1) return function(0);
   function_ = &function;
   running_.store(size_ - 1, std::memory_order_relaxed);
-  {
-    // The lock pairs with the sleeper's check, so that no wake-up is lost.
-    const std::lock_guard lock(mutex_);
-    region_.fetch_add(1, std::memory_order_release);
-  }
-  wake_.notify_all();
+  region_.fetch_add(1, std::memory_order_release);
+  region_.notify_all();
   function(0);
-  for (int spins = 0; running_.load(std::memory_order_acquire) != 0; ++spins) {
-    if (spins < kSpins) {
-      pause_briefly();
-    } else {
-      std::this_thread::yield();
-    }
+  for (int left = running_.load(std::memory_order_acquire); left != 0; left = running_.load(std::memory_order_acquire)) {
+    wait_for_change(running_, left);
   }
 }
 
 void ThreadPool::work(int worker) {
   uint32_t seen = 0;
   for (;;) {
-    int spins = 0;
-    while (region_.load(std::memory_order_acquire) == seen) {
-      if (++spins < kSpins) {
-        pause_briefly();
-      } else {
-        std::unique_lock lock(mutex_);
-        wake_.wait(lock, [&] { return region_.load(std::memory_order_acquire) != seen; });
-      }
-    }
+    wait_for_change(region_, seen);
     if (stop_.load()) return;
     ++seen;
     (*function_)(worker);
     running_.fetch_sub(1, std::memory_order_acq_rel);
+    running_.notify_one();
   }
 }
 

@@ -2,9 +2,7 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <cstdint>
-#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -25,7 +23,7 @@ class WorkerFunction {
   void (*call_)(const void*, int);
 };
 
-// All `count` threads wait until the last one arrives. Spins briefly, then yields its core.
+// All `count` threads wait until the last one arrives. Spins briefly, then sleeps.
 class SpinBarrier {
  public:
   explicit SpinBarrier(int count) : count_(count) {}
@@ -61,8 +59,6 @@ class ThreadPool {
   std::atomic<int> running_{0};
   std::atomic<bool> stop_{false};
   const WorkerFunction* function_ = nullptr;
-  std::mutex mutex_;
-  std::condition_variable wake_;
   std::vector<std::thread> threads_;
 };
 

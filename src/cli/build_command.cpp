@@ -24,7 +24,7 @@ void add_build_flags(CLI::App& command, BuildFlags& flags) {
   add_flag(command, "maxKVCacheCapacity", o.kv_capacity, "tokens of cache for each sequence: prompt and answer");
   add_flag(command, "kvCachePolicy", o.kv_policy, "linear (each sequence's pages reserved) or paged (on demand)");
   add_flag(command, "kvDtype", flags.kv_dtype, "fp32, fp16 or bf16 for the KV cache");
-  add_flag(command, "device", o.device, "cpu or reference");
+  add_flag(command, "device", o.device, "cpu, reference, or check (both, compared operator by operator)");
   add_flag(command, "timingCache", o.timing_cache, "file that keeps kernel timings");
   add_flag(command, "optLevel", o.opt_level, "0: skip kernel timing");
   command.add_option(both_spellings("disablePass"), flags.disabled, "passes to leave out");

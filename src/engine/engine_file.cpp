@@ -253,9 +253,9 @@ std::vector<std::byte> seal_engine_plan(std::span<const std::byte> plan) {
   header.plan_size = plan.size();
   header.plan_checksum = checksum(plan);
   header.file_size = sizeof(Header) + plan.size();
-  const auto bytes = std::as_bytes(std::span(&header, 1));
-  std::vector<std::byte> file(bytes.begin(), bytes.end());
-  file.insert(file.end(), plan.begin(), plan.end());
+  std::vector<std::byte> file(header.file_size);
+  std::memcpy(file.data(), &header, sizeof(Header));
+  std::copy(plan.begin(), plan.end(), file.begin() + sizeof(Header));
   return file;
 }
 

@@ -45,7 +45,7 @@ class HubTest : public testing::Test {
     fs::create_directories(home_);
     for (const char* name : {"HF_HUB_CACHE", "HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_OFFLINE", "XDG_CACHE_HOME"}) ::unsetenv(name);
     ::setenv("HF_HOME", home_.c_str(), 1);
-    for (int i = 0; i < 3'000'000; ++i) weights_ += static_cast<char>(i * 7919 >> 5);
+    for (unsigned i = 0; i < 3'000'000; ++i) weights_ += static_cast<char>(i * 7919 >> 5);
     files_ = {{"config.json", "{\"model_type\": \"x\"}"}, {"tokenizer.json", "{}"}, {"README.md", "no"}, {"pytorch_model.bin", "no"}};
     hub_ = std::make_unique<TestServer>([this](const TestRequest& request) { return answer(request); });
     cdn_ = std::make_unique<TestServer>([this](const TestRequest& request) { return serve_weights(request); });

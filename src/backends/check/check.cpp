@@ -1,0 +1,96 @@
+// The backend "check": runs the CPU backend and the reference on every operator and stops at the first that differs,
+// with its name. `edgewise build --device check`, then `run`: for finding a wrong kernel.
+#include <fmt/format.h>
+
+#include <cmath>
+#include <cstdio>
+
+#include "backends/backend.h"
+#include "base/error.h"
+
+namespace edgewise {
+namespace {
+
+// Differences travel from operator to operator, so this is what a whole model may gather, not one kernel's rounding.
+constexpr double kTolerance = 0.05;
+
+double relative_distance(std::span<const float> found, std::span<const float> expected) {
+  double difference = 0;
+  double size = 1e-30;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    difference += (double{found[i]} - double{expected[i]}) * (double{found[i]} - double{expected[i]});
+    size += double{expected[i]} * double{expected[i]};
+  }
+  return std::sqrt(difference / size);
+}
+
+class CheckExecutable final : public Executable {
+ public:
+  CheckExecutable(const Graph& graph, const LoadOptions& options) : packed_(graph) {
+    const Backend& tested = find_backend("cpu");
+    for (size_t i = 0; i < packed_.nodes().size(); ++i) tested.pack(packed_, static_cast<NodeId>(i));
+    packed_.compact();
+    reference_ = find_backend("reference").load(graph, options);
+    tested_ = tested.load(packed_, options);
+    reference_->observe([this](const Node& node, std::span<const Tensor> outputs) {
+      expected_[node.name] = {outputs.begin(), outputs.end()};
+    });
+    tested_->observe([this](const Node& node, std::span<const Tensor> outputs) { compare(node, outputs); });
+  }
+
+  StepOutcome run(const StepInput& input, std::span<float> logits) noexcept override {
+    different_ = false;
+    const StepOutcome outcome = reference_->run(input, logits);
+    if (outcome != StepOutcome::kDone) return outcome;
+    const StepOutcome tested = tested_->run(input, logits);
+    return different_ ? StepOutcome::kDeviceFault : tested;
+  }
+  MemoryUse memory() const override { return tested_->memory(); }
+  void set_profiling(bool on) override { tested_->set_profiling(on); }
+  std::vector<double> take_profile() override { return tested_->take_profile(); }
+  void observe(NodeObserver observer) override { outer_ = std::move(observer); }
+
+ private:
+  void compare(const Node& node, std::span<const Tensor> outputs) {
+    const auto& expected = expected_.at(node.name);
+    for (size_t i = 0; i < outputs.size() && !different_; ++i) {
+      const double distance = relative_distance(outputs[i].as<float>(), expected.at(i).as<float>());
+      if (distance <= kTolerance) continue;
+      different_ = true;
+      fmt::print(stderr, "check: {} \"{}\": output {} differs from the reference by {:.2g} (relative, allowed {})\n",
+                 op_name(node.op), node.name, i, distance, kTolerance);
+    }
+    if (outer_) outer_(node, outputs);
+  }
+
+  Graph packed_;
+  std::unique_ptr<Executable> reference_;
+  std::unique_ptr<Executable> tested_;
+  std::map<std::string, std::vector<Tensor>> expected_;
+  NodeObserver outer_;
+  bool different_ = false;
+};
+
+// Its engines keep weights unpacked, for both to read.
+class CheckBackend final : public Backend {
+ public:
+  std::string_view name() const override { return "check"; }
+  std::string_view layout() const override { return find_backend("reference").layout(); }
+  std::optional<std::string> why_unsupported(const Graph& graph, const Node& node) const override {
+    return find_backend("cpu").why_unsupported(graph, node);
+  }
+  void pack(Graph&, NodeId) const override {}
+  std::vector<std::string> kernels(const Graph&, const Node&) const override { return {}; }
+  double time_kernel(const Graph&, const Node&, const std::string&, int) const override { return 0; }
+  std::unique_ptr<Executable> load(const Graph& graph, const LoadOptions& options) const override {
+    return std::make_unique<CheckExecutable>(graph, options);
+  }
+};
+
+[[maybe_unused]] const bool kRegistered = [] {
+  register_backend(std::make_unique<CheckBackend>(), -1);
+  return true;
+}();
+
+}  // namespace
+}  // namespace edgewise
