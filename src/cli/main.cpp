@@ -27,7 +27,9 @@ std::vector<std::string> arguments(int argc, char** argv) {
 }
 
 void check_command(const std::vector<std::string>& words, const CLI::App& app) {
-  if (words.empty() || words[0].starts_with('-') || app.get_subcommand_no_throw(words[0]) != nullptr) return;
+  if (words.empty() || words[0].starts_with('-')) return;
+  const auto named = [&](const CLI::App* command) { return command->get_name() == words[0]; };
+  if (!app.get_subcommands(named).empty()) return;
   edgewise::usage_error("unknown command {}; edgewise --help lists the commands", words[0]);
 }
 
