@@ -17,7 +17,9 @@ from cli_support import MODEL, Checks, from_bf16, program_from_arguments, read_s
 PROMPTS = ["What is machine learning in one sentence?", "Tell me about Paris", "What is 2+2?"]
 NEW_TOKENS = 8
 TOLERANCE = 1e-3
-TIE = 0.1  # kernels that round activations may choose otherwise between tokens this close in log-probability
+# The CPU may choose otherwise between tokens this close in log-probability. Its kernels for integer weights round
+# activations to 8 bits, which moved log-probabilities of this small model by up to 0.9 near the best.
+TIE = {"integer": 1.0, "float": 0.1}
 AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]  # column in each nibble, the lowest first
 FP4_VALUES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
 
@@ -289,14 +291,14 @@ def largest_difference(expected, found):
     return largest
 
 
-def same_but_for_ties(expected, found):
+def same_but_for_ties(expected, found, tie):
     """Greedy tokens are equal, or differ first between two that are about as likely."""
     for a, b in zip(expected, found):
         for token, x in zip(b["output_ids"], a["logprobs"]):
             if token == x["token"]:
                 continue
             likely = {t["token"]: t["logprob"] for t in x["top"]}
-            if token not in likely or x["logprob"] - likely[token] > TIE:
+            if token not in likely or x["logprob"] - likely[token] > tie:
                 return False
             break
     return True
@@ -317,7 +319,7 @@ def main():
             checks.that(difference <= TOLERANCE and tokens == [r["output_ids"] for r in found],
                         f"{name}: log-probabilities differ by {difference:.2e} from those of the dequantized weights")
             on_cpu = answers(program, stored, "cpu", work)
-            checks.that(same_but_for_ties(found, on_cpu),
+            checks.that(same_but_for_ties(found, on_cpu, TIE["float" if "fp" in name else "integer"]),
                         f"{name}: greedy tokens on the CPU {[r['output_ids'] for r in on_cpu]}, expected {tokens}")
     return checks.finish()
 
