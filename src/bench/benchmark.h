@@ -42,9 +42,9 @@ struct BenchResult {
 // Throws Error(kUsage) when lengths or batch sizes exceed what the engine was built for.
 BenchResult run_benchmark(const std::filesystem::path& engine_dir, const BenchOptions& options);
 
-// Bytes a second that `threads` threads (0: all) read from a buffer far larger than the caches: the median of 5.
+// Bytes a second that `threads` threads (0: all) read from a buffer far larger than the caches: the best of 9 runs.
 double measure_bandwidth(int threads);
-// Most memory the process ever had resident.
+// Most memory the process had resident since run_benchmark() began.
 size_t peak_resident_bytes();
 
 OrderedJson to_json(const BenchResult& result, const BenchOptions& options);

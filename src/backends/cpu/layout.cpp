@@ -72,9 +72,12 @@ int unsigned_offset(DType dtype) {
   return dtype == DType::kI8 ? 128 : dtype == DType::kI4 ? 8 : 0;
 }
 
+// How many activations share an int8 scale: few, so that a loud channel coarsens few others. Weights' scales keep their
+// own blocks, so this costs no bytes.
 int64_t choose_group(int64_t block, int64_t k_padded) {
-  if (block >= k_padded) return std::min<int64_t>(128, k_padded);
-  for (int64_t group = 128; group > 8; group -= 8) {
+  constexpr int64_t kLargest = 32;
+  if (block >= k_padded) return std::min(kLargest, k_padded);
+  for (int64_t group = kLargest; group > 8; group -= 8) {
     if (block % group == 0) return group;
   }
   return 8;
