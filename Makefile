@@ -12,7 +12,7 @@ FUZZ_SECONDS ?= 60
 
 all: deps
 	@cmake -S . -B $(BUILD) -G Ninja -DEDGEWISE_TESTS=OFF >$(BUILD).log 2>&1 || { cat $(BUILD).log; exit 2; }; rm -f $(BUILD).log
-	@ninja -C $(BUILD) -j $(JOBS)
+	@ninja -C $(BUILD) -j $(JOBS) edgewise
 
 deps:
 	@tools/install_deps.sh

@@ -8,9 +8,6 @@ function(edgewise_static_library name file)
   target_link_libraries(third_party::${name} INTERFACE ${EDGEWISE_${name}} ${ARGN})
 endfunction()
 
-# Debian has no static libfmt; its headers carry the whole library.
-add_library(third_party::fmt INTERFACE IMPORTED)
-target_compile_definitions(third_party::fmt INTERFACE FMT_HEADER_ONLY)
 edgewise_static_library(pcre2 libpcre2-8.a)
 edgewise_static_library(utf8proc libutf8proc.a)
 edgewise_static_library(yaml libyaml-cpp.a)

@@ -28,25 +28,27 @@ class Error : public std::runtime_error {
   ErrorKind kind_;
 };
 
+[[noreturn]] void fail_formatted(ErrorKind kind, fmt::string_view format, fmt::format_args arguments);
+
 template <typename... Args>
 [[noreturn]] void fail(ErrorKind kind, fmt::format_string<Args...> format, Args&&... args) {
-  throw Error(kind, fmt::format(format, std::forward<Args>(args)...));
+  fail_formatted(kind, format, fmt::make_format_args(args...));
 }
 
 // A file whose content breaks its format's rules.
 template <typename... Args>
 [[noreturn]] void bad_file(fmt::format_string<Args...> format, Args&&... args) {
-  throw Error(ErrorKind::kBadFile, fmt::format(format, std::forward<Args>(args)...));
+  fail_formatted(ErrorKind::kBadFile, format, fmt::make_format_args(args...));
 }
 
 template <typename... Args>
 [[noreturn]] void unsupported(fmt::format_string<Args...> format, Args&&... args) {
-  throw Error(ErrorKind::kUnsupported, fmt::format(format, std::forward<Args>(args)...));
+  fail_formatted(ErrorKind::kUnsupported, format, fmt::make_format_args(args...));
 }
 
 template <typename... Args>
 [[noreturn]] void usage_error(fmt::format_string<Args...> format, Args&&... args) {
-  throw Error(ErrorKind::kUsage, fmt::format(format, std::forward<Args>(args)...));
+  fail_formatted(ErrorKind::kUsage, format, fmt::make_format_args(args...));
 }
 
 // An invariant of ours, checked in every build; never used for what a file or a user may get wrong.

@@ -9,6 +9,7 @@
 #include "backends/sequence_runner.h"
 #include "base/error.h"
 #include "base/progress.h"
+#include "bench/statistics.h"
 
 namespace edgewise {
 namespace {
@@ -16,13 +17,6 @@ namespace {
 constexpr int kContinuations = 32;        // greedy answers BLEU is taken over
 constexpr int kContinuationPrompt = 64;   // tokens
 constexpr int kContinuationLength = 64;   // tokens
-
-double log_sum_exp(std::span<const float> row) {
-  const double largest = *std::max_element(row.begin(), row.end());
-  double sum = 0;
-  for (const float x : row) sum += std::exp(double{x} - largest);
-  return largest + std::log(sum);
-}
 
 // Logits of windows of a text, handed on in chunks of at most a step's tokens.
 class WindowRunner {
@@ -159,12 +153,7 @@ Agreement measure_agreement(Session& session, Session& baseline, std::string_vie
     for (size_t i = 0; i < count; ++i) {
       const auto q = std::span(found).subspan(i * runner.vocabulary(), runner.vocabulary());
       const auto p = std::span(expected).subspan(i * runner.vocabulary(), runner.vocabulary());
-      const double q_sum = log_sum_exp(q);
-      const double p_sum = log_sum_exp(p);
-      for (size_t j = 0; j < p.size(); ++j) {
-        const double log_p = double{p[j]} - p_sum;
-        result.kl += std::exp(log_p) * (log_p - (double{q[j]} - q_sum));
-      }
+      result.kl += kl_divergence(p, q);
       result.top1 += argmax(q) == argmax(p) ? 1 : 0;
       ++result.positions;
     }

@@ -46,4 +46,22 @@ OrderedJson to_json(const Summary& s) {
           {"standard_deviation", s.deviation}, {"confidence_95", s.confidence}};
 }
 
+double log_sum_exp(std::span<const float> logits) {
+  const double largest = *std::max_element(logits.begin(), logits.end());
+  double sum = 0;
+  for (const float x : logits) sum += std::exp(double{x} - largest);
+  return largest + std::log(sum);
+}
+
+double kl_divergence(std::span<const float> expected, std::span<const float> found) {
+  const double expected_sum = log_sum_exp(expected);
+  const double found_sum = log_sum_exp(found);
+  double kl = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const double p = double{expected[i]} - expected_sum;
+    kl += std::exp(p) * (p - (double{found[i]} - found_sum));
+  }
+  return kl;
+}
+
 }  // namespace edgewise

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "formats/json.h"
@@ -19,5 +20,10 @@ struct Summary {
 // Percentiles interpolate linearly between samples. All zero for no samples.
 Summary summarize(std::vector<double> samples);
 OrderedJson to_json(const Summary& summary);
+
+// log(sum(exp(x))) of a row of logits.
+double log_sum_exp(std::span<const float> logits);
+// KL(softmax(expected) || softmax(found)) in nats; rows of the same length.
+double kl_divergence(std::span<const float> expected, std::span<const float> found);
 
 }  // namespace edgewise

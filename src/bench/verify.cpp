@@ -5,6 +5,7 @@
 
 #include "backends/sequence_runner.h"
 #include "base/error.h"
+#include "bench/statistics.h"
 #include "formats/safetensors.h"
 
 namespace edgewise {
@@ -43,24 +44,6 @@ std::vector<GoldenPrompt> read_golden(const std::filesystem::path& path, int64_t
   }
   if (prompts.empty()) bad_file("{}: no tensors prompt_0_ids, prompt_0_logits", path.string());
   return prompts;
-}
-
-double log_sum_exp(std::span<const float> row) {
-  const double largest = *std::max_element(row.begin(), row.end());
-  double sum = 0;
-  for (const float x : row) sum += std::exp(double{x} - largest);
-  return largest + std::log(sum);
-}
-
-double kl_divergence(std::span<const float> golden, std::span<const float> found) {
-  const double golden_sum = log_sum_exp(golden);
-  const double found_sum = log_sum_exp(found);
-  double kl = 0;
-  for (size_t i = 0; i < golden.size(); ++i) {
-    const double p = double{golden[i]} - golden_sum;
-    kl += std::exp(p) * (p - (double{found[i]} - found_sum));
-  }
-  return kl;
 }
 
 void compare_logits(const GoldenPrompt& prompt, std::span<const float> found, VerifyResult& result) {

@@ -19,7 +19,7 @@ namespace edgewise {
 namespace {
 
 constexpr size_t kMaxBytes = size_t{4} << 20;
-constexpr size_t kMaxDepth = 64;
+constexpr size_t kMaxYamlDepth = 64;
 constexpr size_t kMaxNodes = 200'000;  // aliases counted at every use, so that few lines can't become gigabytes
 constexpr size_t kMaxTotalBytes = size_t{64} << 20;  // of scalars, likewise
 
@@ -123,7 +123,7 @@ class Builder : public YAML::EventHandler {
     const auto& [value, nodes, bytes, height] = found->second;
     nodes_ += nodes;
     bytes_ += bytes;
-    if (open_.size() + height > kMaxDepth) fail(mark, fmt::format("more than {} levels of nesting", kMaxDepth));
+    if (open_.size() + height > kMaxYamlDepth) fail(mark, fmt::format("more than {} levels of nesting", kMaxDepth));
     add(mark, 0, value, value.is_string() ? value.get<std::string>() : "");
     if (!open_.empty()) open_.back().height = std::max(open_.back().height, height + 1);
   }
@@ -168,7 +168,7 @@ class Builder : public YAML::EventHandler {
   void open(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, Json value) {
     count(mark);
     if (tag != "?" && tag != "!" && !tag.empty()) fail(mark, fmt::format("the tag {}: only plain values are supported", tag));
-    if (open_.size() >= kMaxDepth) fail(mark, fmt::format("more than {} levels of nesting", kMaxDepth));
+    if (open_.size() >= kMaxYamlDepth) fail(mark, fmt::format("more than {} levels of nesting", kMaxDepth));
     if (!open_.empty() && open_.back().value.is_object() && !open_.back().has_key) fail(mark, "a key that is no scalar");
     open_.push_back({std::move(value), mark, anchor, nodes_, bytes_, 1, false, ""});
   }

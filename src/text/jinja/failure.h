@@ -28,30 +28,32 @@ class RaisedFailure : public Failure {
   explicit RaisedFailure(std::string message) : Failure("TemplateError", std::move(message)) {}
 };
 
+[[noreturn]] void throw_failure(const char* type, fmt::string_view format, fmt::format_args arguments);
+
 template <typename... Args>
 [[noreturn]] void type_error(fmt::format_string<Args...> format, Args&&... args) {
-  throw Failure("TypeError", fmt::format(format, std::forward<Args>(args)...));
+  throw_failure("TypeError", format, fmt::make_format_args(args...));
 }
 template <typename... Args>
 [[noreturn]] void value_error(fmt::format_string<Args...> format, Args&&... args) {
-  throw Failure("ValueError", fmt::format(format, std::forward<Args>(args)...));
+  throw_failure("ValueError", format, fmt::make_format_args(args...));
 }
 template <typename... Args>
 [[noreturn]] void overflow_error(fmt::format_string<Args...> format, Args&&... args) {
-  throw Failure("OverflowError", fmt::format(format, std::forward<Args>(args)...));
+  throw_failure("OverflowError", format, fmt::make_format_args(args...));
 }
 template <typename... Args>
 [[noreturn]] void runtime_error(fmt::format_string<Args...> format, Args&&... args) {
-  throw Failure("TemplateRuntimeError", fmt::format(format, std::forward<Args>(args)...));
+  throw_failure("TemplateRuntimeError", format, fmt::make_format_args(args...));
 }
 template <typename... Args>
 [[noreturn]] void argument_error(fmt::format_string<Args...> format, Args&&... args) {
-  throw Failure("FilterArgumentError", fmt::format(format, std::forward<Args>(args)...));
+  throw_failure("FilterArgumentError", format, fmt::make_format_args(args...));
 }
 // A bound of ours, which keeps a hostile template from taking the process with it.
 template <typename... Args>
 [[noreturn]] void limit_error(fmt::format_string<Args...> format, Args&&... args) {
-  throw Failure("LimitError", fmt::format(format, std::forward<Args>(args)...));
+  throw_failure("LimitError", format, fmt::make_format_args(args...));
 }
 
 }  // namespace edgewise::jinja

@@ -196,14 +196,14 @@ Value file_size(const Value& value, const Args& args) {
   return make_str("");
 }
 
-constexpr NamedFilter kFilters[] = {
+constexpr NamedFilter kNumberFilters[] = {
     {"int", to_int}, {"float", to_float_filter}, {"abs", absolute}, {"round", round}, {"filesizeformat", file_size},
 };
 
 }  // namespace
 
 Filter find_number_filter(std::string_view name) {
-  for (const NamedFilter& entry : kFilters) {
+  for (const NamedFilter& entry : kNumberFilters) {
     if (entry.name == name) return entry.filter;
   }
   return nullptr;

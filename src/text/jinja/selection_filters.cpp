@@ -136,7 +136,7 @@ Value sum(const Value& value, const Args& args) {
   return total;
 }
 
-constexpr NamedFilter kFilters[] = {
+constexpr NamedFilter kSelectionFilters[] = {
     {"default", default_value},
     {"d", default_value},
     {"map", map},
@@ -153,7 +153,7 @@ constexpr NamedFilter kFilters[] = {
 }  // namespace
 
 Filter find_selection_filter(std::string_view name) {
-  for (const NamedFilter& entry : kFilters) {
+  for (const NamedFilter& entry : kSelectionFilters) {
     if (entry.name == name) return entry.filter;
   }
   return nullptr;

@@ -207,7 +207,7 @@ Value attribute(const Value& value, const Args& args) {
   return get_attribute(value, name);
 }
 
-constexpr NamedFilter kFilters[] = {
+constexpr NamedFilter kSequenceFilters[] = {
     {"length", length},     {"count", length}, {"list", list},   {"first", first},      {"last", last},
     {"reverse", reverse},   {"join", join},    {"sort", sort},   {"dictsort", dict_sort}, {"items", items},
     {"batch", batch},       {"slice", slice},  {"groupby", group_by}, {"attr", attribute},
@@ -216,7 +216,7 @@ constexpr NamedFilter kFilters[] = {
 }  // namespace
 
 Filter find_sequence_filter(std::string_view name) {
-  for (const NamedFilter& entry : kFilters) {
+  for (const NamedFilter& entry : kSequenceFilters) {
     if (entry.name == name) return entry.filter;
   }
   return nullptr;

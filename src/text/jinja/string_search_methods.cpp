@@ -146,7 +146,7 @@ Value partition(const Value& self, const Args& args) {
   return make_tuple({part(text.substr(0, found)), part(separator), part(text.substr(found + separator.size()))});
 }
 
-constexpr NamedMethod kMethods[] = {
+constexpr NamedMethod kSearchMethods[] = {
     {"find", find<false>},
     {"rfind", find<true>},
     {"index", index<false>},
@@ -164,7 +164,7 @@ constexpr NamedMethod kMethods[] = {
 }  // namespace
 
 Method find_text_search_method(std::string_view name) {
-  for (const NamedMethod& entry : kMethods) {
+  for (const NamedMethod& entry : kSearchMethods) {
     if (entry.name == name) return entry.method;
   }
   return nullptr;

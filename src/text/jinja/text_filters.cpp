@@ -180,7 +180,7 @@ Value url_encode(const Value& value, const Args& args) {
   return make_str(std::move(out));
 }
 
-constexpr NamedFilter kFilters[] = {
+constexpr NamedFilter kTextFilters[] = {
     {"upper", transformed<to_upper>},
     {"lower", transformed<to_lower>},
     {"capitalize", transformed<to_capitalized>},
@@ -203,7 +203,7 @@ constexpr NamedFilter kFilters[] = {
 }  // namespace
 
 Filter find_text_filter(std::string_view name) {
-  for (const NamedFilter& entry : kFilters) {
+  for (const NamedFilter& entry : kTextFilters) {
     if (entry.name == name) return entry.filter;
   }
   return nullptr;
