@@ -38,12 +38,14 @@ struct LinearCall {
   int64_t out_stride = 0;
   int64_t panel_begin = 0;
   int64_t panel_end = 0;
-  Walk walk = Walk::kDirect;
 };
 
 using LinearKernel = void (*)(const LinearCall&) noexcept;
-LinearKernel float_linear_kernel(Isa isa, Encoding encoding);
-LinearKernel integer_linear_kernel(Isa isa, Encoding encoding);
+// Integer encodings have one kernel, whatever the walk.
+LinearKernel linear_kernel(Isa isa, Encoding encoding, Walk walk);
+LinearKernel direct_linear_kernel(Isa isa, Encoding encoding);   // linear_direct.cpp
+LinearKernel blocked_linear_kernel(Isa isa, Encoding encoding);  // linear_blocked.cpp
+LinearKernel integer_linear_kernel(Isa isa, Encoding encoding);  // linear_int.cpp
 
 // Whether integer kernels of this instruction set read QuantizedRows::wide.
 bool wants_wide_rows(Isa isa);

@@ -141,7 +141,6 @@ struct Bench {
       call.tokens = tokens;
       call.out = out.data();
       call.out_stride = format.n;
-      call.walk = walk;
       const double start = now();
       pool.run([&](int worker) {
         LinearCall mine = call;
@@ -154,8 +153,7 @@ struct Bench {
         const Range share = share_of(format.panels, worker, pool.size(), 2);
         mine.panel_begin = share.begin;
         mine.panel_end = share.end;
-        (is_integer(format.encoding) ? integer_linear_kernel(isa, format.encoding)
-                                     : float_linear_kernel(isa, format.encoding))(mine);
+        linear_kernel(isa, format.encoding, walk)(mine);
       });
       best = std::min(best, now() - start);
     }

@@ -71,7 +71,7 @@ class LinearOp final : public CpuOp {
     call.tokens = static_cast<int>(tokens.end - tokens.begin);
     call.x = context.values[x_] + tokens.begin * k_;
     call.x_stride = k_;
-    call.walk = tactics_.walk(count);
+    const Walk walk = tactics_.walk(count);
     if (integer_ != nullptr) {
       rows.q += tokens.begin * integer_->k_padded;
       if (rows.wide != nullptr) rows.wide += tokens.begin * integer_->k_padded;
@@ -93,7 +93,7 @@ class LinearOp final : public CpuOp {
       call.out = context.values[outputs_[i]] + tokens.begin * call.out_stride;
       call.panel_begin = begin;
       call.panel_end = end;
-      matrix.kernel(call);
+      matrix.kernel(walk)(call);
     }
   }
 

@@ -102,7 +102,6 @@ std::vector<float> run_kernel(Isa isa, const PackedFormat& format, const std::ve
   call.out = out.data();
   call.out_stride = format.n;
   call.panel_end = format.panels;
-  call.walk = walk;
   std::shared_ptr<std::byte> memory;
   if (is_integer(format.encoding)) {
     const QuantizedBuffer buffer(format, tokens, wants_wide_rows(isa));
@@ -112,10 +111,8 @@ std::vector<float> run_kernel(Isa isa, const PackedFormat& format, const std::ve
                      3);
     }
     call.quantized = buffer.at(memory.get(), 0);
-    integer_linear_kernel(isa, format.encoding)(call);
-  } else {
-    float_linear_kernel(isa, format.encoding)(call);
   }
+  linear_kernel(isa, format.encoding, walk)(call);
   return out;
 }
 

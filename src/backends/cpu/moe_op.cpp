@@ -137,11 +137,10 @@ class MoeOp final : public CpuOp {
       call.out = out + first * call.out_stride;
       call.panel_begin = share.begin;
       call.panel_end = share.end;
-      call.walk = tactics_.walk(call.tokens);
       if (is_integer(matrix.format.encoding)) {
         call.quantized = quantized_[buffer].at(context.workspace + quantized_at_[buffer], first);
       }
-      if (share.begin < share.end) matrix.kernel(call);
+      if (share.begin < share.end) matrix.kernel(tactics_.walk(call.tokens))(call);
     }
   }
 

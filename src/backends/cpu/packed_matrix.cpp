@@ -28,6 +28,11 @@ std::vector<PackedFormat> packed_formats(const Node& node, const std::vector<int
   return formats;
 }
 
+LinearKernel linear_kernel(Isa isa, Encoding encoding, Walk walk) {
+  if (is_integer(encoding)) return integer_linear_kernel(isa, encoding);
+  return walk == Walk::kDirect ? direct_linear_kernel(isa, encoding) : blocked_linear_kernel(isa, encoding);
+}
+
 std::vector<PackedMatrix> load_matrices(const BuildContext& context, const Node& node, size_t first,
                                         size_t stride, bool with_bias, int64_t stack) {
   const Graph& graph = *context.graph;
@@ -46,9 +51,9 @@ std::vector<PackedMatrix> load_matrices(const BuildContext& context, const Node&
                matrix.weights.bytes().size());
     }
     if (with_bias) matrix.bias = float_constant(graph, node, first + i * stride + 3);
-    const Encoding encoding = matrix.format.encoding;
-    matrix.kernel = is_integer(encoding) ? integer_linear_kernel(context.isa, encoding)
-                                         : float_linear_kernel(context.isa, encoding);
+    for (const Walk walk : {Walk::kDirect, Walk::kBlocked}) {
+      matrix.kernels[static_cast<size_t>(walk)] = linear_kernel(context.isa, matrix.format.encoding, walk);
+    }
     matrices.push_back(std::move(matrix));
   }
   return matrices;

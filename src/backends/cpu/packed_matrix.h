@@ -1,6 +1,7 @@
 // Packed weights with the kernel that reads them, and activations rounded for integer kernels.
 #pragma once
 
+#include <array>
 #include <vector>
 
 #include "backends/cpu/kernels.h"
@@ -13,7 +14,9 @@ struct PackedMatrix {
   PackedFormat format;
   Tensor weights;
   Tensor bias;  // empty or f32 [n]
-  LinearKernel kernel = nullptr;
+  std::array<LinearKernel, 2> kernels = {};  // by Walk
+
+  LinearKernel kernel(Walk walk) const { return kernels[static_cast<size_t>(walk)]; }
 
   const std::byte* data(int64_t index = 0) const {
     return weights.bytes().data() + static_cast<size_t>(index) * format.bytes();
