@@ -1,9 +1,13 @@
 #include "base/thread_pool.h"
 
+#include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <climits>
 #include <fstream>
 #include <string>
 
@@ -21,17 +25,6 @@ inline void pause_briefly() noexcept {
 // About 50 microseconds of spinning: longer than the gap between two operators, far shorter than a nap.
 constexpr int kSpins = 2000;
 
-// Returns once `value` is no longer `old`. Past the spinning another program has our partner's core: asleep we leave it
-// ours, and are woken ahead of those who compute.
-template <typename T>
-void wait_for_change(const std::atomic<T>& value, T old) noexcept {
-  for (int spins = 0; spins < kSpins; ++spins) {
-    if (value.load(std::memory_order_acquire) != old) return;
-    pause_briefly();
-  }
-  value.wait(old, std::memory_order_acquire);
-}
-
 int cgroup_cores() {
   std::ifstream file("/sys/fs/cgroup/cpu.max");
   std::string quota;
@@ -42,16 +35,39 @@ int cgroup_cores() {
 
 }  // namespace
 
+// Either the waker sees the sleeper counted, or the sleeper's kernel call sees the new value: both sides write, then
+// read, in sequentially consistent order.
+uint32_t WaitCounter::add(uint32_t amount) noexcept {
+  const uint32_t before = value_.fetch_add(amount, std::memory_order_seq_cst);
+  if (sleepers_.load(std::memory_order_seq_cst) != 0) {
+    syscall(SYS_futex, &value_, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+  }
+  return before;
+}
+
+// Past the spinning another program has our partner's core: asleep we leave it ours, and are woken ahead of those who
+// compute.
+void WaitCounter::wait_while(uint32_t old) noexcept {
+  for (int spins = 0; spins < kSpins; ++spins) {
+    if (load() != old) return;
+    pause_briefly();
+  }
+  sleepers_.fetch_add(1, std::memory_order_seq_cst);
+  while (value_.load(std::memory_order_seq_cst) == old) {
+    syscall(SYS_futex, &value_, FUTEX_WAIT_PRIVATE, old, nullptr, nullptr, 0);
+  }
+  sleepers_.fetch_sub(1, std::memory_order_seq_cst);
+}
+
 void SpinBarrier::arrive_and_wait() noexcept {
   if (count_ == 1) return;
-  const uint32_t generation = generation_.load(std::memory_order_acquire);
+  const uint32_t generation = generation_.load();
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == count_) {
     arrived_.store(0, std::memory_order_relaxed);
-    generation_.store(generation + 1, std::memory_order_release);
-    generation_.notify_all();
+    generation_.add(1);
     return;
   }
-  wait_for_change(generation_, generation);
+  generation_.wait_while(generation);
 }
 
 int available_cores() {
@@ -87,32 +103,27 @@ ThreadPool::ThreadPool(int threads) : size_(threads > 0 ? threads : available_co
 
 ThreadPool::~ThreadPool() {
   stop_.store(true);
-  region_.fetch_add(1);
-  region_.notify_all();
+  region_.add(1);
   for (std::thread& thread : threads_) thread.join();
 }
 
 void ThreadPool::run(WorkerFunction function) noexcept {
   if (size_ == 1) return function(0);
   function_ = &function;
-  running_.store(size_ - 1, std::memory_order_relaxed);
-  region_.fetch_add(1, std::memory_order_release);
-  region_.notify_all();
+  running_.reset(static_cast<uint32_t>(size_ - 1));
+  region_.add(1);
   function(0);
-  for (int left = running_.load(std::memory_order_acquire); left != 0; left = running_.load(std::memory_order_acquire)) {
-    wait_for_change(running_, left);
-  }
+  for (uint32_t left = running_.load(); left != 0; left = running_.load()) running_.wait_while(left);
 }
 
 void ThreadPool::work(int worker) {
   uint32_t seen = 0;
   for (;;) {
-    wait_for_change(region_, seen);
+    region_.wait_while(seen);
     if (stop_.load()) return;
     ++seen;
     (*function_)(worker);
-    running_.fetch_sub(1, std::memory_order_acq_rel);
-    running_.notify_one();
+    running_.add(static_cast<uint32_t>(-1));
   }
 }
 

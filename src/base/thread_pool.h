@@ -23,7 +23,24 @@ class WorkerFunction {
   void (*call_)(const void*, int);
 };
 
-// All `count` threads wait until the last one arrives. Spins briefly, then sleeps.
+// A counter that threads wait on: spins briefly, then sleeps in the kernel. std::atomic::wait of GCC 12 loses a wake-up
+// once in some hundred thousand.
+class WaitCounter {
+ public:
+  uint32_t load() const noexcept { return value_.load(std::memory_order_acquire); }
+  // What stood here before; wakes those who wait.
+  uint32_t add(uint32_t amount) noexcept;
+  // Nobody may be waiting.
+  void reset(uint32_t value) noexcept { value_.store(value, std::memory_order_relaxed); }
+  // Returns once the value is no longer `old`.
+  void wait_while(uint32_t old) noexcept;
+
+ private:
+  std::atomic<uint32_t> value_{0};
+  std::atomic<uint32_t> sleepers_{0};
+};
+
+// All `count` threads wait until the last one arrives.
 class SpinBarrier {
  public:
   explicit SpinBarrier(int count) : count_(count) {}
@@ -32,7 +49,7 @@ class SpinBarrier {
  private:
   const int count_;
   std::atomic<int> arrived_{0};
-  std::atomic<uint32_t> generation_{0};
+  WaitCounter generation_;
 };
 
 class ThreadPool {
@@ -55,8 +72,8 @@ class ThreadPool {
 
   int size_;
   SpinBarrier barrier_;
-  std::atomic<uint32_t> region_{0};
-  std::atomic<int> running_{0};
+  WaitCounter region_;
+  WaitCounter running_;
   std::atomic<bool> stop_{false};
   const WorkerFunction* function_ = nullptr;
   std::vector<std::thread> threads_;

@@ -35,6 +35,21 @@ TEST(ThreadPool, BarrierSeparatesPhases) {
   EXPECT_EQ(wrong.load(), 0);
 }
 
+// Waits that end about when a waiter falls asleep: a wake-up lost there hangs the test.
+TEST(ThreadPool, SleepersAreWoken) {
+  ThreadPool pool(3);
+  std::atomic<int64_t> visits{0};
+  constexpr int kRegions = 20000;
+  for (int region = 0; region < kRegions; ++region) {
+    pool.run([&](int worker) {
+      for (volatile int i = 0; i < (region * 7919 + worker * 104729) % 30000;) i = i + 1;
+      pool.barrier();
+      ++visits;
+    });
+  }
+  EXPECT_EQ(visits.load(), int64_t{3} * kRegions);
+}
+
 TEST(ThreadPool, SharesCoverTheRangeOnce) {
   for (int64_t count : {0, 1, 7, 64, 1000}) {
     for (int workers : {1, 2, 3, 7}) {
