@@ -17,6 +17,14 @@ FloatMatrix scale_columns(const FloatMatrix& weight, const std::vector<float>& s
   return result;
 }
 
+void add_noise(InputStatistics& statistics) {
+  FloatMatrix& moment = statistics.second_moment;
+  double trace = 0;
+  for (int64_t i = 0; i < moment.rows; ++i) trace += double{moment.at(i, i)};
+  const auto mean = static_cast<float>(trace / static_cast<double>(moment.rows));
+  for (int64_t i = 0; i < moment.rows; ++i) moment.at(i, i) += mean;
+}
+
 double output_error(const FloatMatrix& weight, const FloatMatrix& rounded, const TransposedProduct& moment) {
   FloatMatrix difference = weight;
   for (size_t i = 0; i < difference.data.size(); ++i) difference.data[i] -= rounded.data[i];

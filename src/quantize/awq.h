@@ -14,6 +14,10 @@ struct InputStatistics {
   std::vector<float> largest;     // [k]: largest |x|
 };
 
+// Adds to the second moment what white noise as strong as the inputs would: otherwise the searches below give away the
+// directions that the calibration text happens not to visit, and other text pays for it.
+void add_noise(InputStatistics& statistics);
+
 // Squared error of the outputs over the calibration tokens when `weight` becomes `rounded`; `moment` multiplies by the
 // second moment of the inputs.
 double output_error(const FloatMatrix& weight, const FloatMatrix& rounded, const TransposedProduct& moment);

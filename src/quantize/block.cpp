@@ -103,6 +103,7 @@ void QuantizedBlock::fold(ValueId input, const std::vector<float>& s) {
 }
 
 void QuantizedBlock::fold_channel_scales(std::map<ValueId, InputStatistics>& statistics, const QuantScheme& scheme, DType dtype) {
+  for (auto& [input, seen] : statistics) add_noise(seen);
   for (const auto& [input, readers] : readers_) {
     if (!can_fold(input) || !statistics.contains(input)) continue;
     std::vector<FloatMatrix> weights;
