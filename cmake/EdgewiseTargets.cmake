@@ -1,6 +1,6 @@
 # Compiles `count` files of a target at a time, since most of the time of a small file goes into headers that they share.
-# Not for kernels, which one edits one at a time. Every file still includes what it uses: sanitizer and fuzz builds
-# compile them apart.
+# Not for kernels, which one edits one at a time. Every file still includes what it uses: the asan preset compiles them
+# apart.
 function(edgewise_fast_build target count)
   if(EDGEWISE_FAST_BUILD)
     set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE ${count})

@@ -115,6 +115,31 @@ class CliTest:
         self.fails("quantized twice", ["quantize", "--model_dir", work / "q8", "--output_dir", work / "q9", "--quantization", "int8"],
                    ["quantized already"])
 
+    def quantized_cache(self):
+        """A cache scheme travels from the checkpoint into the engine; a flag overrides it; answers stay close."""
+        program, work = self.program, self.work
+        program("quantize", "--model_dir", self.model, "--output_dir", work / "kv8", "--quantization", "fp8", "--kv_cache", "int8",
+                "--calib_size", 8)
+        tensors = read_safetensors(work / "kv8" / "model.safetensors")
+        for name in ["k_scale", "v_scale"]:
+            bits = tensors[f"model.layers.0.self_attn.{name}"][1].astype(np.uint32) << 16
+            self.checks.that(bits.shape == (1,) and 1e-4 < bits.view(np.float32)[0] < 10, f"{name} is a plausible number")
+        program("export", "--model_dir", work / "kv8", "--output_dir", work / "kv8-onnx")
+        text = work / "kv.txt"
+        text.write_text("Rain is water that falls from clouds. A river carries it to the sea. " * 8)
+        for flag, expected in [([], "i8"), (["--kvDtype", "fp8"], "f8e4m3"), (["--kvDtype", "fp32"], "f32")]:
+            engine = work / f"kv-{expected}"
+            program("build", "--onnxDir", work / "kv8-onnx", "--engineDir", engine, "--optLevel", 0, *flag)
+            self.checks.that(f"in {expected} " in program("inspect", engine), f"the engine's cache is {expected}")
+        for kind, most in [("i8", 0.005), ("f8e4m3", 0.05)]:
+            report = json.loads(program("eval", "--engine", work / f"kv-{kind}", "--against", work / "kv-f32", "--text", text,
+                                        "--context", 64, "--json"))
+            self.checks.that(0 < report["against"]["kl"] < most, f"KL of a {kind} cache: {report['against']['kl']}")
+        self.fails("unknown cache type", ["quantize", "--model_dir", self.model, "--output_dir", work / "x", "--quantization", "fp8",
+                                          "--kv_cache", "int4"], ["--kv_cache int4", "fp8 or int8"])
+        copy_with_config(work / "kv8-onnx", work / "kv4-onnx", {"quantization_config": {"kv_cache_scheme": {"num_bits": 4, "type": "int"}}})
+        self.fails("cache scheme of 4 bits", ["build", "--onnxDir", work / "kv4-onnx", "--engineDir", work / "x"], ["num_bits 4", "--kvDtype"])
+
     def link_names(self):
         links = self.work / "bin"
         links.mkdir()
@@ -454,8 +479,9 @@ class CliTest:
         self.fails("invalid limits", [*run, "Hi", "--maxInputLen", "0"], ["maxInputLen"])
 
     def all(self):
-        for part in [self.usage, self.pipeline, self.link_names, self.requests, self.request_files, self.verify, self.text_goldens,
-                     self.damaged_files, self.damaged_column_order, self.killed, self.no_space, self.interrupted, self.run_command]:
+        for part in [self.usage, self.pipeline, self.quantized_cache, self.link_names, self.requests, self.request_files,
+                     self.verify, self.text_goldens, self.damaged_files, self.damaged_column_order, self.killed, self.no_space,
+                     self.interrupted, self.run_command]:
             with self.checks.part(part.__name__):
                 part()
         return self.checks.finish()

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <fstream>
 
+#include "backends/kv_scale.h"
 #include "base/error.h"
 #include "base/progress.h"
 #include "base/tensor.h"
@@ -39,8 +40,8 @@ double step_bytes(const Session& session, int batch, double average_length) {
     if (node.op == Op::kAttention) {
       const double window = static_cast<double>(node.integer("window", 0));
       const double length = window > 0 ? std::min(window, average_length) : average_length;
-      bytes += 2.0 * static_cast<double>(node.integer("kv_heads") * node.integer("head_dim")) * length * batch *
-               bit_width(session.info().kv_dtype) / 8;
+      bytes += 2.0 * static_cast<double>(node.integer("kv_heads")) * length * batch *
+               kv_head_bytes(session.info().kv_dtype, node.integer("head_dim"));
     }
   }
   return bytes;

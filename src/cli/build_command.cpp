@@ -23,16 +23,25 @@ void add_build_flags(CLI::App& command, BuildFlags& flags) {
   add_flag(command, "maxInputLen", o.max_input_length, "tokens of the longest prompt");
   add_flag(command, "maxKVCacheCapacity", o.kv_capacity, "tokens of cache for each sequence: prompt and answer");
   add_flag(command, "kvCachePolicy", o.kv_policy, "linear (each sequence's pages reserved) or paged (on demand)");
-  add_flag(command, "kvDtype", flags.kv_dtype, "fp32, fp16 or bf16 for the KV cache");
+  add_flag(command, "kvDtype", flags.kv_dtype, "KV cache in fp32, fp16, bf16, fp8 or int8 (default: as the checkpoint asks, else bf16)");
   add_flag(command, "device", o.device, "cpu, reference, or check (both, compared operator by operator)");
   add_flag(command, "timingCache", o.timing_cache, "file that keeps kernel timings");
   add_flag(command, "optLevel", o.opt_level, "0: skip kernel timing");
   command.add_option(both_spellings("disablePass"), flags.disabled, "passes to leave out");
 }
 
+DType parse_kv_dtype(const std::string& name) {
+  if (name == "fp8") return DType::kF8E4M3;
+  if (name == "int8") return DType::kI8;
+  if (name == "fp32") return DType::kF32;
+  if (name == "fp16") return DType::kF16;
+  if (name == "bf16") return DType::kBF16;
+  usage_error("--kvDtype {}: expected fp32, fp16, bf16, fp8 or int8", name);
+}
+
 BuildOptions BuildFlags::take() const {
   BuildOptions result = options;
-  result.kv_dtype = parse_float_dtype(kv_dtype, DType::kBF16);
+  if (!kv_dtype.empty()) result.kv_dtype = parse_kv_dtype(kv_dtype);
   result.disabled_passes = {disabled.begin(), disabled.end()};
   return result;
 }

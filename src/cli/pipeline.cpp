@@ -7,13 +7,13 @@
 
 #include "base/error.h"
 #include "base/output_file.h"
+#include "cli/build_flags.h"
+#include "cli/quantize_flags.h"
 #include "cli/recipe.h"
 #include "formats/companions.h"
 #include "hub/hub.h"
-
 #include "models/families.h"
 #include "onnx/export.h"
-#include "quantize/quantize.h"
 
 namespace edgewise {
 namespace fs = std::filesystem;
@@ -44,17 +44,18 @@ static fs::path engine_from_recipe(const fs::path& file, const fs::path& cache_d
   const JsonView recipe(document, file.string());
   fs::path model = resolve_model(recipe.string("model_dir"));
   if (recipe.has("quantization")) {
-    const std::string scheme = recipe.string("quantization");
-    const int64_t group = recipe.integer("group_size", 128);
-    const fs::path quantized =
-        cache_dir / fmt::format("{}-{:016x}-{}-g{}", model.filename().string(), fingerprint(model), scheme, group);
+    QuantizeFlags flags{recipe.string("quantization"), recipe.string("lm_head", ""), recipe.string("kv_cache", ""),
+                        recipe.integer("group_size", 128), {}};
+    flags.calibration.samples = static_cast<int>(recipe.integer("calib_size", flags.calibration.samples));
+    flags.calibration.dataset = recipe.string("calib_dataset", "");
+    const std::string how = fmt::format("{} {} {} {} {} {}", flags.quantization, flags.lm_head, flags.kv_cache, flags.group_size,
+                                        flags.calibration.samples, flags.calibration.dataset.string());
+    const fs::path quantized = cache_dir / fmt::format("{}-{:016x}-{}-{:08x}", model.filename().string(), fingerprint(model),
+                                                       flags.quantization, XXH3_64bits(how.data(), how.size()) & 0xffffffff);
     if (!fs::exists(quantized / "config.json")) {
       fs::create_directories(cache_dir);
-      QuantizeRequest request{model, quantized, scheme_from_name(scheme, group), recipe.has("lm_head"), {}};
-      request.calibration.samples = static_cast<int>(recipe.integer("calib_size", request.calibration.samples));
-      request.calibration.dataset = recipe.string("calib_dataset", "");
       const auto start = std::chrono::steady_clock::now();
-      quantize_checkpoint(request);
+      quantize_checkpoint(flags.take(model, quantized));
       fmt::print(stderr, "quantize{:5.1f} s  {} -> {}\n", seconds_since(start), model.string(), quantized.string());
     }
     model = quantized;
@@ -64,7 +65,10 @@ static fs::path engine_from_recipe(const fs::path& file, const fs::path& cache_d
   options.kv_capacity = static_cast<int>(recipe.integer("max_kv_cache_capacity", options.kv_capacity));
   options.kv_policy = recipe.string("kv_cache_policy", options.kv_policy);
   options.device = recipe.string("device", options.device);
-  return ensure_engine(model, cache_dir, options);
+  options.timing_cache = recipe.string("timing_cache", options.timing_cache.string());
+  options.opt_level = static_cast<int>(recipe.integer("opt_level", options.opt_level));
+  if (recipe.has("kv_dtype")) options.kv_dtype = parse_kv_dtype(recipe.string("kv_dtype"));
+  return ensure_engine(model, cache_dir, options, recipe.string("dtype", ""));
 }
 
 fs::path default_cache_dir() {
@@ -92,23 +96,26 @@ void export_model(const ExportRequest& request) {
   out.commit();
 }
 
-fs::path ensure_engine(const fs::path& source, const fs::path& cache_dir, const BuildOptions& options) {
+fs::path ensure_engine(const fs::path& source, const fs::path& cache_dir, const BuildOptions& options,
+                       const std::string& dtype) {
   if (source.extension() == ".yaml") return engine_from_recipe(source, cache_dir, options);
   if (fs::exists(source / kEngineFileName)) return source;
   fs::path onnx = source;
   if (!fs::exists(source / "model.onnx")) {
     const fs::path model = resolve_model(source.string());
-    onnx = cache_dir / fmt::format("{}-{:016x}-onnx", model.filename().string(), fingerprint(model));
+    onnx = cache_dir / fmt::format("{}-{:016x}{}-onnx", model.filename().string(), fingerprint(model), dtype);
     if (!fs::exists(onnx / "model.onnx")) {
       const auto start = std::chrono::steady_clock::now();
       fs::create_directories(cache_dir);
-      export_model({model, onnx, "", false});
+      export_model({model, onnx, dtype, false});
       fmt::print(stderr, "export  {:6.1f} s  {} -> {}\n", seconds_since(start), model.string(), onnx.string());
     }
   }
   const uint64_t key = fingerprint(onnx);
-  const fs::path engine = cache_dir / fmt::format("engine-{:016x}-{}-b{}-i{}-k{}-{}", key, options.device, options.max_batch_size,
-                                                  options.max_input_length, options.kv_capacity, options.kv_policy);
+  const fs::path engine = cache_dir / fmt::format("engine-{:016x}-{}-b{}-i{}-k{}-{}{}-o{}{}", key, options.device, options.max_batch_size,
+                                                  options.max_input_length, options.kv_capacity, options.kv_policy,
+                                                  options.kv_dtype ? dtype_name(*options.kv_dtype) : "", options.opt_level,
+                                                  fmt::join(options.disabled_passes, ""));
   if (!fs::exists(engine / kEngineFileName)) {
     fs::create_directories(cache_dir);
     const BuildReport report = build_engine(onnx, engine, options);

@@ -9,7 +9,7 @@
 namespace edgewise {
 namespace {
 
-const std::set<std::string> kKeys = {"model_dir",   "quantization", "group_size",     "lm_head",       "calib_dataset",
+const std::set<std::string> kKeys = {"model_dir",   "quantization", "group_size",     "lm_head",       "calib_dataset", "kv_cache",
                                      "calib_size",  "dtype",        "max_batch_size", "max_input_len", "max_kv_cache_capacity",
                                      "kv_cache_policy", "kv_dtype", "device",         "timing_cache",  "opt_level"};
 

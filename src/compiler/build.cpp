@@ -8,6 +8,7 @@
 #include "compiler/self_test.h"
 #include "compiler/tactics.h"
 #include "formats/companions.h"
+#include "formats/json.h"
 #include "onnx/import.h"
 
 namespace edgewise {
@@ -47,6 +48,22 @@ Graph pack_graph(const Graph& plain, const Backend& backend) {
   return packed;
 }
 
+DType kv_dtype_of(const fs::path& onnx_dir, const BuildOptions& options) {
+  if (options.kv_dtype) return *options.kv_dtype;
+  const fs::path file = onnx_dir / "config.json";
+  if (!fs::exists(file)) return DType::kBF16;
+  const Json document = read_json_file(file);
+  const JsonView config(document, file.string());
+  if (!config.has("quantization_config") || !config.at("quantization_config").has("kv_cache_scheme")) return DType::kBF16;
+  const JsonView scheme = config.at("quantization_config").at("kv_cache_scheme");
+  const std::string type = scheme.string("type");
+  if (scheme.integer("num_bits") == 8 && (type == "float" || type == "int")) {
+    return type == "float" ? DType::kF8E4M3 : DType::kI8;
+  }
+  unsupported("{}: kv_cache_scheme: num_bits {} of type {}; 8 of float or int is supported, or choose with --kvDtype",
+              file.string(), scheme.integer("num_bits"), type);
+}
+
 }  // namespace
 
 BuildReport build_engine(const fs::path& onnx_dir, const fs::path& engine_dir, const BuildOptions& options) {
@@ -73,14 +90,14 @@ BuildReport build_engine(const fs::path& onnx_dir, const fs::path& engine_dir, c
                         options.max_input_length,
                         options.kv_capacity,
                         options.kv_policy,
-                        options.kv_dtype};
+                        kv_dtype_of(onnx_dir, options)};
   OutputDirectory out(engine_dir, kEngineFileName);
   report.engine_bytes = write_engine(packed, info, out.path() / kEngineFileName);
   copy_companions(onnx_dir, out.path());
 
   const Engine engine = read_engine(out.path() / kEngineFileName);
   report.self_test_error = self_test_error(plain, engine, backend);
-  const double tolerance = self_test_tolerance(plain, options.kv_dtype);
+  const double tolerance = self_test_tolerance(plain, info.kv_dtype);
   if (!(report.self_test_error <= tolerance)) {
     fail(ErrorKind::kInternal,
          "self-test: the engine's logits differ from the reference by {:.2g} (relative), allowed is {:.2g}; the engine was "

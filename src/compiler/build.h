@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -17,7 +18,7 @@ struct BuildOptions {
   int max_input_length = 1024;   // tokens of one prompt
   int kv_capacity = 2048;        // tokens of cache for each sequence of the batch
   std::string kv_policy = "linear";
-  DType kv_dtype = DType::kBF16;
+  std::optional<DType> kv_dtype;  // of the KV cache; none: what config.json's kv_cache_scheme asks for, else bf16
   std::filesystem::path timing_cache;  // empty: none
   int opt_level = 1;                   // 0: the backend's first guess for each kernel, untimed
   std::set<std::string> disabled_passes;

@@ -257,8 +257,23 @@ std::map<ValueId, InputStatistics> CalibrationRun::observe(const Segment& segmen
 }
 
 void CalibrationRun::advance(const Segment& segment) {
+  std::map<std::string, float*> ranges;  // by the name of the node that makes the keys or values
+  const auto maker = [&](ValueId id) { return graph_.nodes().at(static_cast<size_t>(graph_.value(id).producer)).name; };
+  for (size_t i = segment.first_node; i < segment.end_node; ++i) {
+    const Node& node = graph_.nodes()[i];
+    if (node.op != Op::kAttention) continue;
+    KvRange& range = kv_ranges_[node.integer("layer")];
+    ranges[maker(node.inputs[1])] = &range.key;
+    ranges[maker(node.inputs[2])] = &range.value;
+  }
+  const auto widen = [&](const Node& node, std::span<const Tensor> outputs) {
+    const auto found = ranges.find(node.name);
+    if (found == ranges.end()) return;
+    for (const float value : outputs[0].to_floats()) *found->second = std::max(*found->second, std::fabs(value));
+  };
   std::vector<std::vector<float>> next(samples_.size());
-  run(segment, {}, [&](size_t sample, std::vector<float> output) { next[sample] = std::move(output); });
+  const std::function<void(const Node&, std::span<const Tensor>)> observer = widen;
+  run(segment, ranges.empty() ? nullptr : observer, [&](size_t sample, std::vector<float> output) { next[sample] = std::move(output); });
   activations_ = std::move(next);
 }
 

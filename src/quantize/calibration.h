@@ -30,6 +30,12 @@ struct Segment {
 };
 std::vector<Segment> cut_segments(const Graph& graph);
 
+// Largest magnitudes of a layer's keys, as they go into the cache, and values.
+struct KvRange {
+  float key = 0;
+  float value = 0;
+};
+
 // Holds the activations of all samples at one segment boundary.
 class CalibrationRun {
  public:
@@ -40,6 +46,8 @@ class CalibrationRun {
   std::map<ValueId, InputStatistics> observe(const Segment& segment);
   // Runs it and moves on to its output.
   void advance(const Segment& segment);
+  // By layer, of the segments left behind.
+  const std::map<int64_t, KvRange>& kv_ranges() const { return kv_ranges_; }
 
  private:
   void run(const Segment& segment, const std::function<void(const Node&, std::span<const Tensor>)>& observer,
@@ -48,6 +56,7 @@ class CalibrationRun {
   const Graph& graph_;
   std::vector<std::vector<int32_t>> samples_;
   std::vector<std::vector<float>> activations_;  // by sample, [tokens, columns]
+  std::map<int64_t, KvRange> kv_ranges_;
   int longest_ = 1;
 };
 

@@ -29,6 +29,7 @@ class CheckpointQuantizer {
   bool wanted(const Node& node) const;
   void quantize_blocks();
   void keep(QuantizedBlock& block);
+  void keep_kv_scales(const std::map<int64_t, KvRange>& ranges);
   std::string module_of(const std::string& name) const;
   Tensor original(const std::string& name) const;
   void write();
@@ -41,6 +42,7 @@ class CheckpointQuantizer {
   QuantizeReport report_;
   // By checkpoint module: its tensors; a fused module's parts follow each other.
   std::map<std::string, std::vector<WeightCodes>> codes_;
+  std::map<std::string, Tensor> kv_scales_;  // by tensor name
 };
 
 void CheckpointQuantizer::check() const {
@@ -80,22 +82,34 @@ void CheckpointQuantizer::quantize_blocks() {
   const DType dtype = checkpoint_.dtype();
   const auto segments = cut_segments(graph_);
   std::optional<CalibrationRun> calibration;
-  if (scheme.needs_calibration()) calibration.emplace(graph_, calibration_tokens(request_.model_dir, request_.calibration));
+  if (scheme.needs_calibration() || request_.kv_cache) calibration.emplace(graph_, calibration_tokens(request_.model_dir, request_.calibration));
   Progress progress("quantize", static_cast<int64_t>(segments.size()), "blocks");
   for (const Segment& segment : segments) {
     const bool is_head = &segment == &segments.back();
     const auto in_block = [&](const Node& node) { return wanted(node); };
     std::map<ValueId, InputStatistics> statistics;
     // The head is rounded to nearest: its weight may be the embedding's, and its outputs are the logits themselves.
-    if (calibration && !is_head) statistics = calibration->observe(segment);
+    const bool fitted = scheme.needs_calibration() && !is_head;
+    if (fitted) statistics = calibration->observe(segment);
     QuantizedBlock block(graph_, segment, in_block);
-    if (calibration && !is_head && scheme.method != WeightMethod::kGptq) block.fold_channel_scales(statistics, scheme, dtype);
+    if (fitted && scheme.method != WeightMethod::kGptq) block.fold_channel_scales(statistics, scheme, dtype);
     block.round(statistics, scheme, dtype);
     keep(block);
     if (calibration && !is_head) calibration->advance(segment);
     progress.advance(1, graph_.nodes()[segment.end_node - 1].name);
   }
+  if (request_.kv_cache) keep_kv_scales(calibration->kv_ranges());
   if (report_.linears > 0) report_.output_error /= report_.linears;
+}
+
+void CheckpointQuantizer::keep_kv_scales(const std::map<int64_t, KvRange>& ranges) {
+  const float largest = *request_.kv_cache == DType::kI8 ? 127.0f : 448.0f;
+  const std::string attention = spec_.o.substr(0, spec_.o.rfind('.'));
+  for (const auto& [layer, range] : ranges) {
+    const std::string module = fmt::format("{}{}.{}", spec_.layer_prefix, layer, attention);
+    kv_scales_[module + ".k_scale"] = Tensor::from_floats(checkpoint_.dtype(), {1}, std::vector{range.key / largest});
+    kv_scales_[module + ".v_scale"] = Tensor::from_floats(checkpoint_.dtype(), {1}, std::vector{range.value / largest});
+  }
 }
 
 // A float tensor as it goes into the new checkpoint: changed where scales were folded into it.
@@ -119,7 +133,7 @@ Json CheckpointQuantizer::config() const {
     ignored.push_back("re:.*" + spec_.router + "$");
     ignored.push_back("re:.*" + spec_.expert_prefix + ".*");
   }
-  result["quantization_config"] = quantization_config(request_.scheme, ignored);
+  result["quantization_config"] = quantization_config(request_.scheme, ignored, request_.kv_cache);
   if (request_.lm_head) result["tie_word_embeddings"] = false;
   return result;
 }
@@ -151,6 +165,7 @@ void CheckpointQuantizer::write() {
         visit(name, original(name));
       }
     }
+    for (const auto& [name, scale] : kv_scales_) visit(name, scale);
   };
   for_each_tensor([&](const std::string& name, const Tensor& tensor) {
     writer.declare(name, tensor.dtype(), tensor.shape());

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "quantize/calibration.h"
@@ -14,6 +15,7 @@ struct QuantizeRequest {
   std::filesystem::path output_dir;
   QuantScheme scheme;
   bool lm_head = false;  // quantize the output head too, rounding to nearest
+  std::optional<DType> kv_cache;  // kF8E4M3 or kI8: what engines keep the cache in, with calibrated scales
   CalibrationOptions calibration;
 };
 

@@ -1,9 +1,11 @@
 // The quantization schemes, and how each looks in a compressed-tensors checkpoint.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "base/dtype.h"
 #include "formats/json.h"
 
 namespace edgewise {
@@ -27,6 +29,7 @@ struct QuantScheme {
 QuantScheme scheme_from_name(const std::string& name, int64_t group_size);
 
 // config.json's "quantization_config" (https://github.com/neuralmagic/compressed-tensors, version 0.9 and later).
-Json quantization_config(const QuantScheme& scheme, const std::vector<std::string>& ignored);
+// `kv_cache`: kF8E4M3 or kI8, a scale for all keys and one for all values of a layer; none: not quantized.
+Json quantization_config(const QuantScheme& scheme, const std::vector<std::string>& ignored, std::optional<DType> kv_cache);
 
 }  // namespace edgewise

@@ -39,19 +39,54 @@ struct CacheBF16 {
   static HWY_INLINE VF load(const uint16_t* from) { return load_bf16(from); }
   static HWY_INLINE uint16_t store(float value) { return float_to_bf16(value); }
 };
+struct CacheI8 {
+  using Element = int8_t;
+  static constexpr float kUnit = 1;  // what a loaded 1 stands for, in units of kv_scale()
+  static HWY_INLINE VF load(const int8_t* from) {
+    const hn::Rebind<int8_t, DF> di8;
+    const hn::Rebind<int32_t, DF> di32;
+    return hn::ConvertTo(DF(), hn::PromoteTo(di32, hn::LoadU(di8, from)));
+  }
+  static HWY_INLINE int8_t store(float value) { return kv_int8_code(value); }
+};
+struct CacheF8 {
+  using Element = uint8_t;
+  static constexpr float kUnit = 256;
+  static HWY_INLINE VF load(const uint8_t* from) { return load_f8_scaled(from); }
+  static HWY_INLINE uint8_t store(float value) { return float_to_f8e4m3(value); }
+};
+template <typename Cache>
+constexpr bool kScaled = sizeof(typename Cache::Element) == 1;
+
+// Stores one head's vector, `step` elements apart; returns the scale to keep beside it.
+template <typename Cache>
+HWY_INLINE float store_head(DType dtype, const float* from, int count, typename Cache::Element* to, int step) {
+  if constexpr (kScaled<Cache>) {
+    const float scale = kv_scale(dtype, {from, static_cast<size_t>(count)});
+    const float inverse = 1.0f / scale;
+    for (int i = 0; i < count; ++i) to[i * step] = Cache::store(from[i] * inverse);
+    return scale * Cache::kUnit;
+  } else {
+    for (int i = 0; i < count; ++i) to[i * step] = Cache::store(from[i]);
+    return 1.0f;
+  }
+}
 
 template <typename Cache>
 void append(const KvLayout& layout, const KvPages& pages, int page, int slot, int kv_head, const float* k,
             const float* v) {
   using Element = typename Cache::Element;
-  auto* keys = reinterpret_cast<Element*>(pages.keys + static_cast<size_t>(page) * layout.key_page_bytes()) +
-               static_cast<size_t>(kv_head) * layout.head_dim * kPageTokens + slot;
-  for (int i = 0; i < layout.head_dim; ++i) keys[static_cast<size_t>(i) * kPageTokens] = Cache::store(k[i]);
-  auto* values =
-      reinterpret_cast<Element*>(pages.values + static_cast<size_t>(page) * layout.value_page_bytes()) +
-      (static_cast<size_t>(kv_head) * kPageTokens + slot) * layout.padded_dim;
-  for (int i = 0; i < layout.head_dim; ++i) values[i] = Cache::store(v[i]);
-  for (int i = layout.head_dim; i < layout.padded_dim; ++i) values[i] = Element{};
+  std::byte* key_head = pages.key_head(layout, page, kv_head);
+  std::byte* value_head = pages.value_head(layout, page, kv_head);
+  auto* keys = reinterpret_cast<Element*>(key_head) + slot;
+  auto* values = reinterpret_cast<Element*>(value_head) + slot * layout.padded_dim;
+  const float key_scale = store_head<Cache>(layout.dtype, k, layout.head_dim, keys, kPageTokens);
+  const float value_scale = store_head<Cache>(layout.dtype, v, layout.head_dim, values, 1);
+  std::fill(values + layout.head_dim, values + layout.padded_dim, Element{});
+  if constexpr (kScaled<Cache>) {
+    reinterpret_cast<float*>(key_head + layout.key_codes_bytes())[slot] = key_scale;
+    reinterpret_cast<float*>(value_head + layout.value_codes_bytes())[slot] = value_scale;
+  }
 }
 
 // scores[q][64] = q . keys, for a tile of queries.
@@ -126,8 +161,9 @@ HWY_INLINE float exponential(float x) {
 }
 
 // Turns one query's raw scores of a page into weights and rescales its state. Positions outside [begin, end)
-// of the page get weight 0.
-HWY_INLINE void softmax_page(const AttendCall& call, int query, int begin, int end) {
+// of the page get weight 0. Scales [64] of the page's keys and values, null in caches without.
+HWY_INLINE void softmax_page(const AttendCall& call, int query, int begin, int end, const float* key_scales,
+                             const float* value_scales) {
   const DF d;
   float* scores = call.scores + query * kPageTokens;
   const VF low = hn::Set(d, static_cast<float>(begin));
@@ -135,6 +171,7 @@ HWY_INLINE void softmax_page(const AttendCall& call, int query, int begin, int e
   VF largest = hn::Set(d, kMinusInfinity);
   for (int column = 0; column < kPageTokens; column += kLanes) {
     VF score = hn::Mul(hn::LoadU(d, scores + column), hn::Set(d, call.scale));
+    if (key_scales != nullptr) score = hn::Mul(score, hn::LoadU(d, key_scales + column));
     if (call.softcap > 0) {
       const VF cap = hn::Set(d, call.softcap);
       score = hn::Mul(cap, hn::Tanh(d, hn::Div(score, cap)));
@@ -154,8 +191,9 @@ HWY_INLINE void softmax_page(const AttendCall& call, int query, int begin, int e
     const auto seen = hn::Gt(score, hn::Set(d, kMinusInfinity));
     const VF weight =
         hn::IfThenElseZero(seen, hn::Exp(d, hn::IfThenElseZero(seen, hn::Sub(score, hn::Set(d, now)))));
-    hn::StoreU(weight, d, scores + column);
     sum = hn::Add(sum, weight);
+    const VF scaled = value_scales == nullptr ? weight : hn::Mul(weight, hn::LoadU(d, value_scales + column));
+    hn::StoreU(scaled, d, scores + column);
   }
   call.state.largest[query] = now;
   call.state.sum[query] = call.state.sum[query] * shrink + hn::GetLane(hn::SumOfLanes(d, sum));
@@ -178,12 +216,17 @@ void attend_page(const AttendCall& call, int page_index) {
   }
   if (begin >= end) return;
   using Element = typename Cache::Element;
-  const auto page = static_cast<size_t>(call.page_table[static_cast<size_t>(page_index)]);
-  const auto* keys = reinterpret_cast<const Element*>(call.pages.keys + page * layout.key_page_bytes()) +
-                     static_cast<size_t>(call.kv_head) * layout.head_dim * kPageTokens;
-  const auto* values =
-      reinterpret_cast<const Element*>(call.pages.values + page * layout.value_page_bytes()) +
-      static_cast<size_t>(call.kv_head) * kPageTokens * layout.padded_dim;
+  const int page = call.page_table[static_cast<size_t>(page_index)];
+  const std::byte* key_head = call.pages.key_head(layout, page, call.kv_head);
+  const std::byte* value_head = call.pages.value_head(layout, page, call.kv_head);
+  const auto* keys = reinterpret_cast<const Element*>(key_head);
+  const auto* values = reinterpret_cast<const Element*>(value_head);
+  const float* key_scales = nullptr;
+  const float* value_scales = nullptr;
+  if constexpr (kScaled<Cache>) {
+    key_scales = reinterpret_cast<const float*>(key_head + layout.key_codes_bytes());
+    value_scales = reinterpret_cast<const float*>(value_head + layout.value_codes_bytes());
+  }
   int i = 0;
   for (; i + kTileQueries <= call.queries; i += kTileQueries) {
     score_tile<Cache, kTileQueries>(keys, call.q + i, layout.head_dim, call.scores + i * kPageTokens);
@@ -196,7 +239,7 @@ void attend_page(const AttendCall& call, int page_index) {
     const int low = std::max(call.first[i] - start, 0);
     const int high = std::min(call.last[i] + 1 - start, kPageTokens);
     if (low < high) {
-      softmax_page(call, i, low, high);
+      softmax_page(call, i, low, high, key_scales, value_scales);
     } else {
       std::fill_n(call.scores + i * kPageTokens, kPageTokens, 0.0f);
     }
@@ -224,17 +267,30 @@ void attend(const AttendCall& call) {
     attend_page<Cache>(call, page);
 }
 
+// `function` with the element type of the cache.
+template <typename Function>
+void with_cache(DType dtype, const Function& function) {
+  switch (dtype) {
+    case DType::kF32:
+      return function(CacheF32());
+    case DType::kF16:
+      return function(CacheF16());
+    case DType::kI8:
+      return function(CacheI8());
+    case DType::kF8E4M3:
+      return function(CacheF8());
+    default:
+      return function(CacheBF16());
+  }
+}
+
 void append_any(const KvLayout& layout, const KvPages& pages, int page, int slot, int kv_head, const float* k,
                 const float* v) noexcept {
-  if (layout.dtype == DType::kF32) return append<CacheF32>(layout, pages, page, slot, kv_head, k, v);
-  if (layout.dtype == DType::kF16) return append<CacheF16>(layout, pages, page, slot, kv_head, k, v);
-  append<CacheBF16>(layout, pages, page, slot, kv_head, k, v);
+  with_cache(layout.dtype, [&](auto cache) { append<decltype(cache)>(layout, pages, page, slot, kv_head, k, v); });
 }
 
 void attend_any(const AttendCall& call) noexcept {
-  if (call.layout->dtype == DType::kF32) return attend<CacheF32>(call);
-  if (call.layout->dtype == DType::kF16) return attend<CacheF16>(call);
-  attend<CacheBF16>(call);
+  with_cache(call.layout->dtype, [&](auto cache) { attend<decltype(cache)>(call); });
 }
 
 void merge(float largest, float sum, const float* values, int padded_dim, float& into_largest,

@@ -5,7 +5,8 @@
 // one worker walks all ranges or many share them, and which rows stand together in a tile, changes no bit.
 //
 // Pages of one layer: keys [page][kv_head][head_dim][64], so that 64 scores come from whole vectors without a
-// sum across lanes; values [page][kv_head][64][padded_dim].
+// sum across lanes; values [page][kv_head][64][padded_dim]. In INT8 and FP8 each head's part of a page ends with
+// its float32 scales [64] (kv_scale.h), which go into the scores and the weights and never touch a key or value.
 #pragma once
 
 #include <cstddef>
@@ -14,6 +15,7 @@
 
 #include "backends/backend.h"
 #include "backends/cpu/isa.h"
+#include "backends/kv_scale.h"
 
 namespace edgewise::cpu {
 
@@ -28,15 +30,27 @@ struct KvLayout {
   size_t element = 2;
 
   static KvLayout make(DType dtype, int kv_heads, int head_dim);
-  size_t key_page_bytes() const { return static_cast<size_t>(kv_heads) * head_dim * kPageTokens * element; }
-  size_t value_page_bytes() const {
-    return static_cast<size_t>(kv_heads) * padded_dim * kPageTokens * element;
-  }
+  size_t key_codes_bytes() const { return static_cast<size_t>(head_dim) * kPageTokens * element; }
+  size_t value_codes_bytes() const { return static_cast<size_t>(padded_dim) * kPageTokens * element; }
+  size_t key_head_bytes() const { return key_codes_bytes() + scale_bytes(); }
+  size_t value_head_bytes() const { return value_codes_bytes() + scale_bytes(); }
+  size_t scale_bytes() const { return kv_is_scaled(dtype) ? kPageTokens * sizeof(float) : 0; }
+  size_t key_page_bytes() const { return static_cast<size_t>(kv_heads) * key_head_bytes(); }
+  size_t value_page_bytes() const { return static_cast<size_t>(kv_heads) * value_head_bytes(); }
 };
 
 struct KvPages {
   std::byte* keys = nullptr;
   std::byte* values = nullptr;
+
+  // One head's part of a page.
+  std::byte* key_head(const KvLayout& layout, int page, int head) const {
+    return keys + static_cast<size_t>(page) * layout.key_page_bytes() + static_cast<size_t>(head) * layout.key_head_bytes();
+  }
+  std::byte* value_head(const KvLayout& layout, int page, int head) const {
+    return values + static_cast<size_t>(page) * layout.value_page_bytes() +
+           static_cast<size_t>(head) * layout.value_head_bytes();
+  }
 };
 
 // The softmax of some query vectors over some positions: largest score, sum of exponentials, weighted values.

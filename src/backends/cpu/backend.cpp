@@ -114,9 +114,9 @@ double CpuBackend::time_kernel(const Graph& graph, const Node& node, const std::
 }
 
 std::unique_ptr<Executable> CpuBackend::load(const Graph& graph, const LoadOptions& options) const {
-  if (options.kv_dtype != DType::kF32 && options.kv_dtype != DType::kF16 &&
-      options.kv_dtype != DType::kBF16) {
-    unsupported("the cpu backend keeps its KV cache in f32, f16 or bf16, not {}",
+  if (options.kv_dtype != DType::kF32 && options.kv_dtype != DType::kF16 && options.kv_dtype != DType::kBF16 &&
+      !kv_is_scaled(options.kv_dtype)) {
+    unsupported("the cpu backend keeps its KV cache in f32, f16, bf16, f8e4m3 or i8, not {}",
                 dtype_name(options.kv_dtype));
   }
   for (const Node& node : graph.nodes()) {

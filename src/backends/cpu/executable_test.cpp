@@ -92,6 +92,13 @@ TEST(CpuExecutable, MatchesReferenceFloat) {
   compare_with_reference(model, DType::kF16, 2e-3);
 }
 
+// A key may round to its neighbour, 1/127 of the head's largest or 1/16 of its own size away.
+TEST(CpuExecutable, MatchesReferenceQuantizedCache) {
+  const TestModel model;
+  compare_with_reference(model, DType::kI8, 1e-2);
+  compare_with_reference(model, DType::kF8E4M3, 3e-2);
+}
+
 TEST(CpuExecutable, MatchesReferenceScaledFloat) {
   TestModel model;
   model.weight = DType::kF8E4M3;
@@ -124,10 +131,10 @@ TEST(CpuExecutable, MatchesReferenceTokenScales) {
 }
 
 // Logits of sequence 0's tokens, however it is fed.
-std::vector<float> feed(const Graph& graph, Isa isa, int threads,
-                        const std::vector<std::vector<Feed>>& script) {
+std::vector<float> feed(const Graph& graph, Isa isa, int threads, const std::vector<std::vector<Feed>>& script,
+                        DType kv = DType::kBF16) {
   StepMaker steps(3, 700, 61, 5);
-  CpuExecutable executable(graph, options_for(steps, DType::kBF16, threads), isa);
+  CpuExecutable executable(graph, options_for(steps, kv, threads), isa);
   std::vector<float> result;
   std::vector<float> logits(300 * 61);
   for (const auto& feeds : script) {
@@ -163,6 +170,17 @@ TEST(CpuExecutable, CompanionsAndThreadsChangeNoBit) {
           << dtype_name(weight) << isa_name(isa);
       EXPECT_EQ(std::memcmp(one.data(), mixed.data(), one.size() * 4), 0)
           << dtype_name(weight) << isa_name(isa);
+    }
+  }
+}
+
+TEST(CpuExecutable, QuantizedCacheChangesNoBitEither) {
+  const Graph graph = packed(TestModel().build());
+  for (const DType kv : {DType::kI8, DType::kF8E4M3}) {
+    for (const Isa isa : supported_isas()) {
+      const auto whole = feed(graph, isa, 1, {{{0, 290}}, {{0, 10}}}, kv);
+      const auto mixed = feed(graph, isa, 3, {{{1, 30}, {0, 113}}, {{0, 150}, {1, 1}}, {{0, 7}}, {{0, 30}}}, kv);
+      EXPECT_EQ(std::memcmp(whole.data(), mixed.data(), whole.size() * 4), 0) << dtype_name(kv) << isa_name(isa);
     }
   }
 }

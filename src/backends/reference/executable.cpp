@@ -5,6 +5,7 @@
 #include <cmath>
 #include <new>
 
+#include "backends/kv_scale.h"
 #include "base/error.h"
 
 namespace edgewise::reference {
@@ -44,13 +45,24 @@ LayerCache::LayerCache(int64_t pages, int64_t heads, int64_t head_dim, DType dty
   values_.resize(size);
 }
 
+std::vector<float> LayerCache::rounded(std::span<const float> head) const {
+  if (!kv_is_scaled(dtype_)) return Tensor::from_floats(dtype_, {head_dim_}, head).to_floats();
+  const float scale = kv_scale(dtype_, head);
+  const float inverse = 1.0f / scale;
+  std::vector<float> result;
+  for (const float value : head) {
+    const float scaled = value * inverse;
+    result.push_back(scale * (dtype_ == DType::kI8 ? kv_int8_code(scaled) : f8e4m3_to_float(float_to_f8e4m3(scaled))));
+  }
+  return result;
+}
+
 void LayerCache::store(int32_t page, int64_t slot, std::span<const float> k, std::span<const float> v) {
   const auto d = static_cast<size_t>(head_dim_);
   for (int64_t head = 0; head < heads_; ++head) {
     const auto from = static_cast<size_t>(head) * d;
     const auto round = [&](std::span<const float> source, std::vector<float>& pages) {
-      const Tensor rounded = Tensor::from_floats(dtype_, {head_dim_}, source.subspan(from, d));
-      const auto floats = rounded.to_floats();
+      const auto floats = rounded(source.subspan(from, d));
       std::copy(floats.begin(), floats.end(), pages.begin() + static_cast<std::ptrdiff_t>(offset(page, slot, head)));
     };
     round(k, keys_);

@@ -19,6 +19,8 @@ class LayerCache {
   size_t bytes() const { return (keys_.size() + values_.size()) * sizeof(float); }
 
  private:
+  // A head's key or value as the cache gives it back.
+  std::vector<float> rounded(std::span<const float> head) const;
   size_t offset(int32_t page, int64_t slot, int64_t head) const {
     return static_cast<size_t>(((page * heads_ + head) * kPageTokens + slot) * head_dim_);
   }
