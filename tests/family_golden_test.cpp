@@ -16,7 +16,8 @@ namespace fs = std::filesystem;
 class FamilyGolden : public testing::TestWithParam<std::string> {
  protected:
   // Logits of the last `rows` tokens of a fresh sequence.
-  static std::vector<float> logits(Executable& executable, const std::vector<int32_t>& tokens, int rows, int64_t vocabulary) {
+  static std::vector<float> logits(Executable& executable, const std::vector<int32_t>& tokens, int rows,
+                                   int64_t vocabulary) {
     std::vector<int32_t> positions(tokens.size());
     std::vector<int32_t> wanted;
     for (size_t i = 0; i < tokens.size(); ++i) {
@@ -37,14 +38,17 @@ TEST_P(FamilyGolden, LogitsMatch) {
   const Checkpoint checkpoint = Checkpoint::open(directory);
   const DecoderSpec spec = describe_model(checkpoint.config(), checkpoint.config_path());
   const Graph graph = build_decoder(spec, checkpoint, {DType::kF32});
-  const auto executable = find_backend("reference").load(graph, {.max_tokens = 128, .max_rows = 128, .kv_pages = 4, .kv_dtype = DType::kF32});
+  const auto executable =
+      find_backend("reference")
+          .load(graph, {.max_tokens = 128, .max_rows = 128, .kv_pages = 4, .kv_dtype = DType::kF32});
   const auto golden = SafetensorsFile::open(directory / "golden.safetensors");
   for (int prompt = 0; prompt < 3; ++prompt) {
     const std::string prefix = "prompt_" + std::to_string(prompt);
     const auto ids = golden.at(prefix + "_ids").to_int64();
     const Tensor& expected_tensor = golden.at(prefix + "_logits");
     const auto expected = expected_tensor.to_floats();
-    const auto found = logits(*executable, {ids.begin(), ids.end()}, static_cast<int>(expected_tensor.dim(0)), spec.vocabulary);
+    const auto found =
+        logits(*executable, {ids.begin(), ids.end()}, static_cast<int>(expected_tensor.dim(0)), spec.vocabulary);
     ASSERT_EQ(found.size(), expected.size());
     double worst = 0;
     double largest = 0;

@@ -6,8 +6,8 @@
 #include <numeric>
 #include <random>
 
-#include "base/error.h"
 #include "backends/sequence_runner.h"
+#include "base/error.h"
 #include "graph/weight_rows.h"
 #include "models/families.h"
 #include "quantize/block.h"
@@ -72,9 +72,10 @@ TEST(Quantize, GptqAndAwqBeatRounding) {
     const QuantScheme scheme = scheme_from_name("int4_gptq", group);
     const double rounded = output_error(weight, round_to_nearest(weight, scheme, DType::kBF16).dequantized(), moment);
     const auto clip = search_clip(weight, inputs.second_moment, scheme, DType::kBF16);
-    const double clipped = output_error(weight, round_to_nearest(weight, scheme, DType::kBF16, clip).dequantized(), moment);
-    const double gptq_error =
-        output_error(weight, gptq(weight, factor_inverse(inputs.second_moment), scheme, DType::kBF16, clip).dequantized(), moment);
+    const double clipped =
+        output_error(weight, round_to_nearest(weight, scheme, DType::kBF16, clip).dequantized(), moment);
+    const double gptq_error = output_error(
+        weight, gptq(weight, factor_inverse(inputs.second_moment), scheme, DType::kBF16, clip).dequantized(), moment);
     const auto s = search_channel_scales({weight}, inputs, scheme, DType::kBF16);
     const auto scaled = round_to_nearest(scale_columns(weight, s), scheme, DType::kBF16).dequantized();
     const double awq_error = output_error(weight, scale_columns(scaled, s, true), moment);
@@ -96,7 +97,10 @@ TEST(Quantize, CodesStayInRange) {
       error += std::pow(double{back.data[i]} - double{weight.data[i]}, 2);
       size += std::pow(double{weight.data[i]}, 2);
     }
-    EXPECT_LT(std::sqrt(error / size), name == std::string("int8") ? 0.01 : name == std::string("fp8") ? 0.03 : 0.12) << name;
+    EXPECT_LT(std::sqrt(error / size), name == std::string("int8")  ? 0.01
+                                       : name == std::string("fp8") ? 0.03
+                                                                    : 0.12)
+        << name;
   }
   EXPECT_THROW(scheme_from_name("int3", 32), Error);
   EXPECT_THROW(scheme_from_name("int4_awq", 48), Error);
@@ -110,7 +114,8 @@ std::vector<float> logits_of(const fs::path& directory) {
   const Checkpoint checkpoint = Checkpoint::open(directory);
   const DecoderSpec spec = describe_model(checkpoint.config(), checkpoint.config_path());
   const Graph graph = build_decoder(spec, checkpoint, {DType::kF32});
-  const auto executable = find_backend("reference").load(graph, {.max_tokens = 64, .kv_pages = 1, .kv_dtype = DType::kF32});
+  const auto executable =
+      find_backend("reference").load(graph, {.max_tokens = 64, .kv_pages = 1, .kv_dtype = DType::kF32});
   const auto golden = SafetensorsFile::open(fs::path(EDGEWISE_SOURCE_DIR) / "models/edge-tiny-16m/golden.safetensors");
   const auto ids = golden.at("prompt_4_ids").to_int64();
   const std::vector<int32_t> tokens(ids.begin(), ids.end());
@@ -127,7 +132,7 @@ std::vector<float> logits_of(const fs::path& directory) {
 TEST_P(QuantizeCheckpoint, KeepsTheModel) {
   const fs::path source = fs::path(EDGEWISE_SOURCE_DIR) / "models/edge-tiny-16m";
   const fs::path output = fs::temp_directory_path() / ("edgewise-quantize-" + std::to_string(::getpid()) + GetParam());
-  QuantizeRequest request{source, output, scheme_from_name(GetParam(), 32), false, {}};
+  QuantizeRequest request{source, output, scheme_from_name(GetParam(), 32), false, {}, {}};
   request.calibration.samples = 6;
   const QuantizeReport report = quantize_checkpoint(request);
   EXPECT_EQ(report.linears, 56);

@@ -69,7 +69,8 @@ class RuntimeTest : public testing::Test {
     for (int i = 0; i < length; ++i) ids.push_back((i * 37 + salt * 11 + 3) % 256);
     return ids;
   }
-  std::vector<std::vector<int32_t>> run(int sequences, int step_tokens, const std::vector<std::vector<int32_t>>& prompts,
+  std::vector<std::vector<int32_t>> run(int sequences, int step_tokens,
+                                        const std::vector<std::vector<int32_t>>& prompts,
                                         const SamplingOptions& sampling = {}) const {
     const auto l = limits(sequences, step_tokens);
     const auto executable = load(l);

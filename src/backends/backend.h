@@ -47,16 +47,16 @@ std::string_view outcome_name(StepOutcome outcome);
 
 // Capacities fixed when an engine is loaded.
 struct LoadOptions {
-  int max_tokens = 512;    // N of the largest step
-  int max_sequences = 1;   // S
-  int max_rows = 1;        // R
-  int kv_pages = 32;       // of kPageTokens tokens, shared by all sequences
+  int max_tokens = 512;   // N of the largest step
+  int max_sequences = 1;  // S
+  int max_rows = 1;       // R
+  int kv_pages = 32;      // of kPageTokens tokens, shared by all sequences
   DType kv_dtype = DType::kBF16;
-  int threads = 0;         // 0: as many as the process may use
+  int threads = 0;  // 0: as many as the process may use
 };
 
 struct MemoryUse {
-  size_t weights = 0;      // bytes, as mapped or uploaded
+  size_t weights = 0;  // bytes, as mapped or uploaded
   size_t kv_cache = 0;
   size_t activations = 0;  // the arena
   size_t workspace = 0;    // scratch beside the arena

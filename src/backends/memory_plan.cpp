@@ -34,8 +34,8 @@ MemoryPlan plan_memory(std::span<const Lifetime> lifetimes, size_t alignment) {
   return plan;
 }
 
-std::vector<Lifetime> value_lifetimes(const Graph& graph, std::span<const int> steps, int max_tokens,
-                                      int max_rows, size_t element_bytes) {
+std::vector<Lifetime> value_lifetimes(const Graph& graph, std::span<const int> steps, int max_tokens, int max_rows,
+                                      size_t element_bytes) {
   check_internal(steps.size() == graph.nodes().size(), "value_lifetimes: one step a node");
   std::vector<Lifetime> lifetimes(graph.values().size());
   for (size_t i = 0; i < graph.nodes().size(); ++i) {

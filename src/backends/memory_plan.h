@@ -27,7 +27,7 @@ MemoryPlan plan_memory(std::span<const Lifetime> lifetimes, size_t alignment = 6
 // Lifetimes of a graph's activations, by value id; those of inputs and constants have no bytes. `steps`
 // numbers the nodes, ascending; nodes of one step may run at the same time. Rows [tokens] and [rows] count at
 // their largest.
-std::vector<Lifetime> value_lifetimes(const Graph& graph, std::span<const int> steps, int max_tokens,
-                                      int max_rows, size_t element_bytes);
+std::vector<Lifetime> value_lifetimes(const Graph& graph, std::span<const int> steps, int max_tokens, int max_rows,
+                                      size_t element_bytes);
 
 }  // namespace edgewise

@@ -20,8 +20,7 @@ TEST(MemoryPlan, RandomLivesNeverOverlap) {
     size_t sum = 0;
     for (int i = 0; i < 40; ++i) {
       const int first = static_cast<int>(random() % 50);
-      lives.push_back(
-          {random() % 5 == 0 ? 0 : random() % 5000, first, first + static_cast<int>(random() % 10)});
+      lives.push_back({random() % 5 == 0 ? 0 : random() % 5000, first, first + static_cast<int>(random() % 10)});
       sum += (lives.back().bytes + 63) / 64 * 64;
     }
     const MemoryPlan plan = plan_memory(lives);
@@ -32,8 +31,8 @@ TEST(MemoryPlan, RandomLivesNeverOverlap) {
       for (size_t b = 0; b < a; ++b) {
         if (lives[a].bytes == 0 || lives[b].bytes == 0) continue;
         const bool together = lives[a].first <= lives[b].last && lives[b].first <= lives[a].last;
-        const bool overlap = plan.offsets[a] < plan.offsets[b] + lives[b].bytes &&
-                             plan.offsets[b] < plan.offsets[a] + lives[a].bytes;
+        const bool overlap =
+            plan.offsets[a] < plan.offsets[b] + lives[b].bytes && plan.offsets[b] < plan.offsets[a] + lives[a].bytes;
         EXPECT_FALSE(together && overlap);
       }
     }

@@ -29,8 +29,13 @@ std::vector<float> SequenceRunner::append(const std::vector<int32_t>& tokens, in
     }
     const SequenceSlice sequence{0, n, length_, context, pages_, -1};
     const auto out = std::span(logits).subspan(written, wanted.size() * static_cast<size_t>(vocabulary_));
-    const StepOutcome outcome = executable_.run(
-        {std::span(tokens).subspan(static_cast<size_t>(begin), static_cast<size_t>(n)), positions, {}, {&sequence, 1}, wanted}, out);
+    const StepOutcome outcome =
+        executable_.run({std::span(tokens).subspan(static_cast<size_t>(begin), static_cast<size_t>(n)),
+                         positions,
+                         {},
+                         {&sequence, 1},
+                         wanted},
+                        out);
     if (outcome != StepOutcome::kDone) fail(ErrorKind::kInternal, "a step failed: {}", outcome_name(outcome));
     written += out.size();
     length_ += n;

@@ -36,9 +36,7 @@ TEST_F(OutputTest, AppearsOnlyAtCommit) {
   EXPECT_EQ(entries(), 1u);
 }
 
-TEST_F(OutputTest, MissingParentIsAnError) {
-  EXPECT_THROW(OutputFile(directory_ / "missing" / "a"), Error);
-}
+TEST_F(OutputTest, MissingParentIsAnError) { EXPECT_THROW(OutputFile(directory_ / "missing" / "a"), Error); }
 
 TEST_F(OutputTest, DirectoryReplacesOnlyItsOwnKind) {
   {

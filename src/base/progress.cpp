@@ -1,7 +1,7 @@
 #include "base/progress.h"
 
-#include <csignal>
 #include <unistd.h>
+#include <csignal>
 
 #include <algorithm>
 #include <cstdio>
@@ -46,8 +46,8 @@ void Progress::advance(int64_t by, const std::string& detail) {
   const bool bytes = unit_ == "bytes";
   const std::string counts = bytes ? fmt::format("{:.1f}/{:.1f} MB", done_ / 1e6, total_ / 1e6)
                                    : fmt::format("{}/{} {}", done_, total_, unit_);
-  fmt::print(stderr, "\r\033[K{} [{:#<{}}{:.<{}}] {}  {:.0f}s left  {}", title_, "", filled, "",
-             kWidth - filled, counts, left, detail);
+  fmt::print(stderr, "\r\033[K{} [{:#<{}}{:.<{}}] {}  {:.0f}s left  {}", title_, "", filled, "", kWidth - filled,
+             counts, left, detail);
   std::fflush(stderr);
 }
 

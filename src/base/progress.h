@@ -17,7 +17,6 @@ class Progress {
   void advance(int64_t by = 1, const std::string& detail = "");
 
  private:
-
   std::string title_;
   std::string unit_;
   int64_t total_;

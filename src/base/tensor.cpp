@@ -56,16 +56,15 @@ Tensor Tensor::from_int64(Shape shape, std::span<const int64_t> values) {
   return tensor;
 }
 
-Tensor Tensor::view(DType dtype, Shape shape, std::span<const std::byte> bytes,
-                    std::shared_ptr<const void> owner) {
+Tensor Tensor::view(DType dtype, Shape shape, std::span<const std::byte> bytes, std::shared_ptr<const void> owner) {
   Tensor tensor;
   tensor.dtype_ = dtype;
   tensor.count_ = element_count(shape);
   tensor.shape_ = std::move(shape);
   const size_t size = byte_size(dtype, static_cast<size_t>(tensor.count_));
   if (bytes.size() != size) {
-    bad_file("a {} tensor of shape {} takes {} bytes, found {}", dtype_name(dtype),
-             shape_text(tensor.shape_), size, bytes.size());
+    bad_file("a {} tensor of shape {} takes {} bytes, found {}", dtype_name(dtype), shape_text(tensor.shape_), size,
+             bytes.size());
   }
   tensor.data_ = bytes;
   tensor.owner_ = std::move(owner);

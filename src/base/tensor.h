@@ -29,8 +29,7 @@ class Tensor {
   static Tensor from_floats(DType dtype, Shape shape, std::span<const float> values);
   static Tensor from_int64(Shape shape, std::span<const int64_t> values);
   // Borrows `bytes`, which `owner` keeps alive. Checks that the size fits dtype and shape.
-  static Tensor view(DType dtype, Shape shape, std::span<const std::byte> bytes,
-                     std::shared_ptr<const void> owner);
+  static Tensor view(DType dtype, Shape shape, std::span<const std::byte> bytes, std::shared_ptr<const void> owner);
 
   DType dtype() const { return dtype_; }
   const Shape& shape() const { return shape_; }

@@ -13,9 +13,7 @@ class WorkerFunction {
  public:
   template <typename F>
   WorkerFunction(const F& function)  // NOLINT: implicit, so that a lambda can be passed directly
-      : object_(&function), call_([](const void* object, int worker) {
-          (*static_cast<const F*>(object))(worker);
-        }) {}
+      : object_(&function), call_([](const void* object, int worker) { (*static_cast<const F*>(object))(worker); }) {}
   void operator()(int worker) const { call_(object_, worker); }
 
  private:

@@ -29,9 +29,7 @@ TEST(Bleu, IdentityAndOrder) {
 }
 
 // Shorter candidates pay the brevity penalty exp(1 - r/c).
-TEST(Bleu, BrevityPenalty) {
-  EXPECT_NEAR(bleu({"a b c d e"}, {"a b c d e f g h i j"}), 100 * std::exp(1 - 2.0), 1e-9);
-}
+TEST(Bleu, BrevityPenalty) { EXPECT_NEAR(bleu({"a b c d e"}, {"a b c d e f g h i j"}), 100 * std::exp(1 - 2.0), 1e-9); }
 
 }  // namespace
 }  // namespace edgewise

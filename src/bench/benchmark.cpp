@@ -21,7 +21,8 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 // Ordinary tokens in no order: content does not change how long a step takes.
 std::vector<int32_t> make_prompt(int length, int64_t vocabulary, int salt) {
   std::vector<int32_t> prompt;
-  for (int i = 0; i < length; ++i) prompt.push_back(static_cast<int32_t>((int64_t{i} * 7919 + salt * 104729 + 17) % vocabulary));
+  for (int i = 0; i < length; ++i)
+    prompt.push_back(static_cast<int32_t>((int64_t{i} * 7919 + salt * 104729 + 17) % vocabulary));
   return prompt;
 }
 
@@ -70,7 +71,8 @@ BenchPoint measure_point(Session& session, const BenchOptions& options, int batc
       end = std::max(end, c.token_seconds.back());
     }
     prefill.push_back(static_cast<double>(batch) * options.input_length / last_first_token);
-    if (end > last_first_token) decode.push_back(static_cast<double>(batch) * (options.output_length - 1) / (end - last_first_token));
+    if (end > last_first_token)
+      decode.push_back(static_cast<double>(batch) * (options.output_length - 1) / (end - last_first_token));
   }
   BenchPoint point;
   point.batch = batch;
@@ -145,8 +147,8 @@ BenchResult run_benchmark(const std::filesystem::path& engine_dir, const BenchOp
   result.load_seconds = seconds_since(start);
   const EngineInfo& info = session.info();
   if (options.input_length > info.max_input_length || options.input_length + options.output_length > info.kv_capacity) {
-    usage_error("{}: built for prompts of {} tokens and {} in all; asked for {} + {}", result.engine, info.max_input_length,
-                info.kv_capacity, options.input_length, options.output_length);
+    usage_error("{}: built for prompts of {} tokens and {} in all; asked for {} + {}", result.engine,
+                info.max_input_length, info.kv_capacity, options.input_length, options.output_length);
   }
   for (const int batch : options.batch_sizes) {
     if (batch < 1 || batch > info.max_batch_size) {

@@ -22,19 +22,19 @@ struct BenchOptions {
 
 struct BenchPoint {
   int batch = 1;
-  Summary ttft;            // seconds to the first token, a request
-  Summary itl;             // seconds between tokens, all intervals of all requests
-  Summary prefill;         // prompt tokens a second, an iteration
-  Summary decode;          // answer tokens a second over all sequences, an iteration
-  double bytes_per_step = 0;  // weights and cache that a decode step reads, on average
-  double bandwidth_share = 0; // bytes_per_step / median step time / bandwidth
+  Summary ttft;                // seconds to the first token, a request
+  Summary itl;                 // seconds between tokens, all intervals of all requests
+  Summary prefill;             // prompt tokens a second, an iteration
+  Summary decode;              // answer tokens a second over all sequences, an iteration
+  double bytes_per_step = 0;   // weights and cache that a decode step reads, on average
+  double bandwidth_share = 0;  // bytes_per_step / median step time / bandwidth
 };
 
 struct BenchResult {
   std::string engine;
   double load_seconds = 0;
-  double bandwidth = 0;      // bytes a second that all threads together read, measured in this run
-  size_t peak_memory = 0;    // bytes resident at most
+  double bandwidth = 0;    // bytes a second that all threads together read, measured in this run
+  size_t peak_memory = 0;  // bytes resident at most
   MemoryUse memory;
   std::vector<BenchPoint> points;
 };

@@ -25,10 +25,11 @@ std::string recommend(const MemoryAnalysis& analysis) {
     if (p.fits && (best == nullptr || p.batch * p.length >= best->batch * best->length)) best = &p;
   }
   if (best == nullptr) {
-    return "nothing of this fits into the free memory; quantize the model (--quantization int4_awq) or shorten the sequences";
+    return "nothing of this fits into the free memory; quantize the model (--quantization int4_awq) or shorten the "
+           "sequences";
   }
-  return fmt::format("--maxBatchSize {} --maxKVCacheCapacity {} takes {:.0f} MB of the {:.0f} MB that are free", best->batch,
-                     best->length, megabytes(best->total()), megabytes(analysis.available));
+  return fmt::format("--maxBatchSize {} --maxKVCacheCapacity {} takes {:.0f} MB of the {:.0f} MB that are free",
+                     best->batch, best->length, megabytes(best->total()), megabytes(analysis.available));
 }
 
 }  // namespace
@@ -69,16 +70,26 @@ MemoryAnalysis analyze_memory(const std::filesystem::path& engine_dir, const std
 OrderedJson to_json(const MemoryAnalysis& a) {
   OrderedJson points = OrderedJson::array();
   for (const MemoryPoint& p : a.points) {
-    points.push_back({{"batch_size", p.batch}, {"sequence_length", p.length}, {"weights_bytes", p.weights},
-                      {"kv_cache_bytes", p.kv_cache}, {"activation_bytes", p.activations}, {"workspace_bytes", p.workspace},
-                      {"program_bytes", p.program}, {"total_bytes", p.total()}, {"fits", p.fits}});
+    points.push_back({{"batch_size", p.batch},
+                      {"sequence_length", p.length},
+                      {"weights_bytes", p.weights},
+                      {"kv_cache_bytes", p.kv_cache},
+                      {"activation_bytes", p.activations},
+                      {"workspace_bytes", p.workspace},
+                      {"program_bytes", p.program},
+                      {"total_bytes", p.total()},
+                      {"fits", p.fits}});
   }
-  return {{"engine", a.engine}, {"machine_bytes", a.machine}, {"available_bytes", a.available}, {"points", points},
+  return {{"engine", a.engine},
+          {"machine_bytes", a.machine},
+          {"available_bytes", a.available},
+          {"points", points},
           {"recommendation", a.recommendation}};
 }
 
 std::string to_text(const MemoryAnalysis& a) {
-  std::string text = fmt::format("{}: this machine has {:.0f} MB, {:.0f} MB free\n", a.engine, megabytes(a.machine), megabytes(a.available));
+  std::string text = fmt::format("{}: this machine has {:.0f} MB, {:.0f} MB free\n", a.engine, megabytes(a.machine),
+                                 megabytes(a.available));
   text += "batch  length   weights  KV cache  activations  workspace  program     total MB\n";
   for (const MemoryPoint& p : a.points) {
     text += fmt::format("{:5}  {:6}  {:8.1f}  {:8.1f}  {:11.1f}  {:9.1f}  {:7.1f}  {:11.1f}{}\n", p.batch, p.length,

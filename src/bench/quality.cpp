@@ -14,9 +14,9 @@
 namespace edgewise {
 namespace {
 
-constexpr int kContinuations = 32;        // greedy answers BLEU is taken over
-constexpr int kContinuationPrompt = 64;   // tokens
-constexpr int kContinuationLength = 64;   // tokens
+constexpr int kContinuations = 32;       // greedy answers BLEU is taken over
+constexpr int kContinuationPrompt = 64;  // tokens
+constexpr int kContinuationLength = 64;  // tokens
 
 // Logits of windows of a text, handed on in chunks of at most a step's tokens.
 class WindowRunner {
@@ -136,7 +136,8 @@ Agreement measure_agreement(Session& session, Session& baseline, std::string_vie
   check_context(session, context);
   check_context(baseline, context);
   if (session.vocabulary() != baseline.vocabulary()) {
-    usage_error("--against: the engines have vocabularies of {} and {} tokens", session.vocabulary(), baseline.vocabulary());
+    usage_error("--against: the engines have vocabularies of {} and {} tokens", session.vocabulary(),
+                baseline.vocabulary());
   }
   const auto ids = whole_windows(session.tokenizer().encode(text, false), context);
   WindowRunner runner(session, context);
@@ -165,7 +166,8 @@ Agreement measure_agreement(Session& session, Session& baseline, std::string_vie
   const size_t stride = std::max<size_t>(ids.size() / kContinuations, kContinuationPrompt);
   for (size_t at = 0; at + kContinuationPrompt <= ids.size() && candidates.size() < kContinuations; at += stride) {
     Request request;
-    request.prompt.assign(ids.begin() + static_cast<std::ptrdiff_t>(at), ids.begin() + static_cast<std::ptrdiff_t>(at + kContinuationPrompt));
+    request.prompt.assign(ids.begin() + static_cast<std::ptrdiff_t>(at),
+                          ids.begin() + static_cast<std::ptrdiff_t>(at + kContinuationPrompt));
     request.max_tokens = kContinuationLength;
     candidates.push_back(session.generate(request).text);
     references.push_back(baseline.generate(request).text);

@@ -12,10 +12,10 @@
 namespace edgewise {
 
 struct Perplexity {
-  int64_t tokens = 0;      // in the windows
-  int64_t scored = 0;      // all but the first of each window
-  int64_t bytes = 0;       // of the windows' text
-  double perplexity = 0;   // exp of the mean negative log likelihood a scored token
+  int64_t tokens = 0;          // in the windows
+  int64_t scored = 0;          // all but the first of each window
+  int64_t bytes = 0;           // of the windows' text
+  double perplexity = 0;       // exp of the mean negative log likelihood a scored token
   double byte_perplexity = 0;  // the same sum a byte of text: comparable between tokenizers
 };
 
@@ -23,9 +23,9 @@ struct Perplexity {
 Perplexity measure_perplexity(Session& session, std::string_view text, int context);
 
 struct Agreement {
-  double kl = 0;        // nats, of `baseline` from `session`, mean over scored positions
-  double top1 = 0;      // share of positions where both put the same token first
-  double bleu = 0;      // of session's greedy continuations against baseline's, 0 to 100 (Papineni et al. 2002)
+  double kl = 0;    // nats, of `baseline` from `session`, mean over scored positions
+  double top1 = 0;  // share of positions where both put the same token first
+  double bleu = 0;  // of session's greedy continuations against baseline's, 0 to 100 (Papineni et al. 2002)
   int64_t positions = 0;
   int64_t continuations = 0;
 };

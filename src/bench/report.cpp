@@ -32,20 +32,24 @@ OrderedJson to_json(const BenchResult& r, const BenchOptions& options) {
 std::string to_markdown(const std::vector<BenchResult>& results, const BenchOptions& options) {
   std::string text = fmt::format(
       "{} prompt tokens, {} generated, median of {} runs (± half width of the 95% interval of the mean).\n\n"
-      "| engine | batch | TTFT ms | ITL ms p50 / p90 / p99 | prefill tok/s | decode tok/s | of bandwidth | load s | peak MB |\n"
+      "| engine | batch | TTFT ms | ITL ms p50 / p90 / p99 | prefill tok/s | decode tok/s | of bandwidth | load s | "
+      "peak MB |\n"
       "|---|---|---|---|---|---|---|---|---|\n",
       options.input_length, options.output_length, options.iterations);
   for (const BenchResult& r : results) {
     for (const BenchPoint& p : r.points) {
-      text += fmt::format("| {} | {} | {:.1f} ± {:.1f} | {:.2f} / {:.2f} / {:.2f} | {:.0f} ± {:.0f} | {:.1f} ± {:.1f} | {:.0f}% | {:.3f} | {:.0f} |\n",
-                          r.engine, p.batch, p.ttft.median * 1e3, p.ttft.confidence * 1e3, p.itl.median * 1e3, p.itl.p90 * 1e3,
-                          p.itl.p99 * 1e3, p.prefill.median, p.prefill.confidence, p.decode.median, p.decode.confidence,
-                          p.bandwidth_share * 100, r.load_seconds, static_cast<double>(r.peak_memory) / 1e6);
+      text += fmt::format(
+          "| {} | {} | {:.1f} ± {:.1f} | {:.2f} / {:.2f} / {:.2f} | {:.0f} ± {:.0f} | {:.1f} ± {:.1f} | {:.0f}% | "
+          "{:.3f} | {:.0f} |\n",
+          r.engine, p.batch, p.ttft.median * 1e3, p.ttft.confidence * 1e3, p.itl.median * 1e3, p.itl.p90 * 1e3,
+          p.itl.p99 * 1e3, p.prefill.median, p.prefill.confidence, p.decode.median, p.decode.confidence,
+          p.bandwidth_share * 100, r.load_seconds, static_cast<double>(r.peak_memory) / 1e6);
     }
   }
   for (const BenchResult& r : results) {
     text += fmt::format("\n{}: memory read at {:.1f} GB/s in the same run", r.engine, r.bandwidth / 1e9);
-    for (const BenchPoint& p : r.points) text += fmt::format("; batch {} reads {:.1f} MB a step", p.batch, p.bytes_per_step / 1e6);
+    for (const BenchPoint& p : r.points)
+      text += fmt::format("; batch {} reads {:.1f} MB a step", p.batch, p.bytes_per_step / 1e6);
     text += ".\n";
   }
   return text;
@@ -71,7 +75,8 @@ std::string to_svg(const std::vector<BenchResult>& results, const std::string& t
   constexpr int kWidth = 420;
   const int height = 48 + kRow * static_cast<int>(bars.size());
   std::string svg = fmt::format(
-      "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0}\" height=\"{1}\" viewBox=\"0 0 {0} {1}\" font-family=\"sans-serif\" "
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0}\" height=\"{1}\" viewBox=\"0 0 {0} {1}\" "
+      "font-family=\"sans-serif\" "
       "font-size=\"13\"><rect width=\"100%\" height=\"100%\" fill=\"#fff\"/><text x=\"12\" y=\"24\" font-size=\"16\" "
       "font-weight=\"bold\">{2}</text>\n",
       kLabel + kWidth + 120, height, title);

@@ -42,8 +42,13 @@ Summary summarize(std::vector<double> samples) {
 }
 
 OrderedJson to_json(const Summary& s) {
-  return {{"count", s.count}, {"mean", s.mean}, {"p50", s.median}, {"p90", s.p90}, {"p99", s.p99},
-          {"standard_deviation", s.deviation}, {"confidence_95", s.confidence}};
+  return {{"count", s.count},
+          {"mean", s.mean},
+          {"p50", s.median},
+          {"p90", s.p90},
+          {"p99", s.p99},
+          {"standard_deviation", s.deviation},
+          {"confidence_95", s.confidence}};
 }
 
 double log_sum_exp(std::span<const float> logits) {

@@ -34,11 +34,12 @@ std::vector<GoldenPrompt> read_golden(const std::filesystem::path& path, int64_t
     GoldenPrompt prompt;
     prompt.ids = token_list(file.at(prefix + "ids"), vocabulary, path.string());
     prompt.logits = file.at(prefix + "logits");
-    if (file.contains(prefix + "greedy")) prompt.greedy = token_list(file.at(prefix + "greedy"), vocabulary, path.string());
+    if (file.contains(prefix + "greedy"))
+      prompt.greedy = token_list(file.at(prefix + "greedy"), vocabulary, path.string());
     if (prompt.ids.empty() || prompt.logits.rank() != 2 || prompt.logits.dim(1) != vocabulary ||
         prompt.logits.dim(0) < 1 || prompt.logits.dim(0) > static_cast<int64_t>(prompt.ids.size())) {
-      bad_file("{}: {}logits: expected [at most {}, {}], found {}", path.string(), prefix, prompt.ids.size(), vocabulary,
-               shape_text(prompt.logits.shape()));
+      bad_file("{}: {}logits: expected [at most {}, {}], found {}", path.string(), prefix, prompt.ids.size(),
+               vocabulary, shape_text(prompt.logits.shape()));
     }
     prompts.push_back(std::move(prompt));
   }
@@ -120,7 +121,8 @@ VerifyResult verify_engine(const Engine& engine, const std::filesystem::path& go
 }
 
 bool within(const VerifyResult& result, const VerifyTolerance& tolerance) {
-  return result.max_relative_error <= tolerance.relative_error && result.mean_kl <= tolerance.kl && result.greedy_wrong == 0;
+  return result.max_relative_error <= tolerance.relative_error && result.mean_kl <= tolerance.kl &&
+         result.greedy_wrong == 0;
 }
 
 }  // namespace edgewise

@@ -9,13 +9,13 @@ namespace edgewise {
 
 struct VerifyResult {
   int prompts = 0;
-  int64_t rows = 0;           // logit rows compared
+  int64_t rows = 0;               // logit rows compared
   double max_relative_error = 0;  // largest |found - golden| over the largest |golden|
-  double mean_kl = 0;         // nats, of the golden distribution from ours, mean over rows
+  double mean_kl = 0;             // nats, of the golden distribution from ours, mean over rows
   int64_t greedy_tokens = 0;
-  int64_t greedy_equal = 0;   // where our argmax, after the golden's tokens, is the golden's next token
-  int64_t greedy_wrong = 0;   // unequal although our margin exceeds `noise`
-  double noise = 0;           // logits closer than this count as a tie
+  int64_t greedy_equal = 0;  // where our argmax, after the golden's tokens, is the golden's next token
+  int64_t greedy_wrong = 0;  // unequal although our margin exceeds `noise`
+  double noise = 0;          // logits closer than this count as a tie
 };
 
 struct VerifyTolerance {

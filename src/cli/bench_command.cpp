@@ -28,8 +28,10 @@ int bench(const BenchFlags& flags) {
   std::filesystem::create_directories(out);
   write_text_file(out / "bench.json", document.dump(2) + "\n");
   write_text_file(out / "bench.md", table);
-  write_text_file(out / "decode.svg", to_svg(results, "Decode speed, all sequences", "tok/s", [](const BenchPoint& p) { return p.decode.median; }));
-  write_text_file(out / "ttft.svg", to_svg(results, "Time to first token", "ms", [](const BenchPoint& p) { return p.ttft.median * 1e3; }));
+  write_text_file(out / "decode.svg", to_svg(results, "Decode speed, all sequences", "tok/s",
+                                             [](const BenchPoint& p) { return p.decode.median; }));
+  write_text_file(out / "ttft.svg", to_svg(results, "Time to first token", "ms",
+                                           [](const BenchPoint& p) { return p.ttft.median * 1e3; }));
   fmt::print("\nwritten: {0}/bench.json, {0}/bench.md, {0}/decode.svg, {0}/ttft.svg\n", out.string());
   return 0;
 }
@@ -38,7 +40,8 @@ int bench(const BenchFlags& flags) {
 
 void add_bench(Commands& commands) {
   CLI::App& command = commands.add("bench", "speed of engines: TTFT, ITL, prefill, decode, load time, memory",
-                                   "edgewise bench --engine_dirs out/engine --input_len 128 --output_len 128 --batch_sizes 1 --output_dir out/bench");
+                                   "edgewise bench --engine_dirs out/engine --input_len 128 --output_len 128 "
+                                   "--batch_sizes 1 --output_dir out/bench");
   auto flags = std::make_shared<BenchFlags>();
   BenchOptions& o = flags->options;
   add_flag(command, "engine_dirs", flags->engines, "engine directories")->required();
@@ -53,8 +56,9 @@ void add_bench(Commands& commands) {
 }
 
 void add_memory(Commands& commands) {
-  CLI::App& command = commands.add("memory", "what an engine takes in memory for batch sizes and lengths, and what fits here",
-                                   "edgewise memory out/engine --batch_sizes 1 4 8 --sequence_lengths 256 1024");
+  CLI::App& command =
+      commands.add("memory", "what an engine takes in memory for batch sizes and lengths, and what fits here",
+                   "edgewise memory out/engine --batch_sizes 1 4 8 --sequence_lengths 256 1024");
   struct MemoryFlags {
     std::string engine;
     std::vector<int> batches = {1, 4, 8, 16};
@@ -69,7 +73,8 @@ void add_memory(Commands& commands) {
   add_flag(command, "cache_dir", flags->cache_dir, "where exported and built stages are kept");
   command.add_flag("--json", flags->json, "print JSON");
   commands.on_run(command, [flags] {
-    const auto analysis = analyze_memory(ensure_engine(flags->engine, flags->cache_dir, {}), flags->batches, flags->lengths);
+    const auto analysis =
+        analyze_memory(ensure_engine(flags->engine, flags->cache_dir, {}), flags->batches, flags->lengths);
     fmt::print("{}", flags->json ? to_json(analysis).dump(2) + "\n" : to_text(analysis));
     return 0;
   });

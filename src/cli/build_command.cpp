@@ -12,7 +12,8 @@ void print_report(const BuildReport& report, const std::filesystem::path& engine
   }
   fmt::print("  {} operators, {} kernels timed, self-test error {:.1e}\n", report.operators, report.kernels_timed,
              report.self_test_error);
-  fmt::print("built {} ({:.1f} MB) in {:.1f} s\n", engine.string(), static_cast<double>(report.engine_bytes) / 1e6, report.seconds);
+  fmt::print("built {} ({:.1f} MB) in {:.1f} s\n", engine.string(), static_cast<double>(report.engine_bytes) / 1e6,
+             report.seconds);
 }
 
 }  // namespace
@@ -23,7 +24,8 @@ void add_build_flags(CLI::App& command, BuildFlags& flags) {
   add_flag(command, "maxInputLen", o.max_input_length, "tokens of the longest prompt");
   add_flag(command, "maxKVCacheCapacity", o.kv_capacity, "tokens of cache for each sequence: prompt and answer");
   add_flag(command, "kvCachePolicy", o.kv_policy, "linear (each sequence's pages reserved) or paged (on demand)");
-  add_flag(command, "kvDtype", flags.kv_dtype, "KV cache in fp32, fp16, bf16, fp8 or int8 (default: as the checkpoint asks, else bf16)");
+  add_flag(command, "kvDtype", flags.kv_dtype,
+           "KV cache in fp32, fp16, bf16, fp8 or int8 (default: as the checkpoint asks, else bf16)");
   add_flag(command, "device", o.device, "cpu, reference, or check (both, compared operator by operator)");
   add_flag(command, "timingCache", o.timing_cache, "file that keeps kernel timings");
   add_flag(command, "optLevel", o.opt_level, "0: skip kernel timing");
@@ -47,8 +49,9 @@ BuildOptions BuildFlags::take() const {
 }
 
 void add_build(Commands& commands) {
-  CLI::App& command = commands.add("build", "compile an ONNX directory into an engine for this machine",
-                                   "edgewise build --onnxDir out/onnx --engineDir out/engine --maxKVCacheCapacity 2048");
+  CLI::App& command =
+      commands.add("build", "compile an ONNX directory into an engine for this machine",
+                   "edgewise build --onnxDir out/onnx --engineDir out/engine --maxKVCacheCapacity 2048");
   auto flags = std::make_shared<BuildFlags>();
   auto onnx = std::make_shared<std::filesystem::path>();
   auto engine = std::make_shared<std::filesystem::path>();

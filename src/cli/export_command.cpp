@@ -5,7 +5,6 @@
 #include "cli/pipeline.h"
 #include "hub/hub.h"
 
-
 namespace edgewise {
 
 void add_export(Commands& commands) {

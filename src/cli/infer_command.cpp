@@ -31,7 +31,8 @@ OrderedJson profile_document(const Session& session, const std::vector<double>& 
   std::sort(nodes.begin(), nodes.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
   OrderedJson list = OrderedJson::array();
   for (const auto& [time, node] : nodes) {
-    list.push_back({{"name", node->name}, {"operator", op_name(node->op)}, {"ms", time * 1e3}, {"share", time / total}});
+    list.push_back(
+        {{"name", node->name}, {"operator", op_name(node->op)}, {"ms", time * 1e3}, {"share", time / total}});
   }
   return {{"total_ms", total * 1e3}, {"ms_by_operator", by_kind}, {"nodes", list}};
 }
@@ -41,8 +42,8 @@ int infer(const InferFlags& flags) {
   Session session(flags.engine, {.threads = flags.threads, .profile = flags.dump_profile});
   const RequestFile file = parse_request_file(read_text_file(flags.input), flags.input.string(), session);
   if (file.batch_size > session.info().max_batch_size) {
-    fmt::print(stderr, "note: batch_size {} is above the engine's {}; requests beyond it wait for a slot\n", file.batch_size,
-               session.info().max_batch_size);
+    fmt::print(stderr, "note: batch_size {} is above the engine's {}; requests beyond it wait for a slot\n",
+               file.batch_size, session.info().max_batch_size);
   }
   std::vector<Request> requests;
   for (const FileRequest& entry : file.requests) {
@@ -66,7 +67,9 @@ int infer(const InferFlags& flags) {
 }  // namespace
 
 void add_infer(Commands& commands) {
-  CLI::App& command = commands.add("infer", "answer the requests of a file", "edgewise infer --engineDir out/engine --inputFile input.json --outputFile output.json");
+  CLI::App& command =
+      commands.add("infer", "answer the requests of a file",
+                   "edgewise infer --engineDir out/engine --inputFile input.json --outputFile output.json");
   auto flags = std::make_shared<InferFlags>();
   add_flag(command, "engineDir", flags->engine, "engine directory")->required();
   add_flag(command, "inputFile", flags->input, "requests, JSON")->required();

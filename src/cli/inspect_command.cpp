@@ -41,7 +41,8 @@ void print_tensors(const std::vector<fs::path>& files) {
 std::vector<fs::path> safetensors_files(const fs::path& directory) {
   std::vector<fs::path> files;
   for (const auto& entry : fs::directory_iterator(directory)) {
-    if (entry.path().extension() == ".safetensors" && entry.path().filename() != "golden.safetensors") files.push_back(entry.path());
+    if (entry.path().extension() == ".safetensors" && entry.path().filename() != "golden.safetensors")
+      files.push_back(entry.path());
   }
   std::sort(files.begin(), files.end());
   return files;
@@ -63,21 +64,26 @@ void print_graph_summary(const Graph& graph, bool text) {
 void inspect_engine(const fs::path& file, const InspectFlags& flags) {
   const Engine engine = read_engine(file);
   const EngineInfo& info = engine.info;
-  fmt::print("engine {} ({:.1f} MB)\n  model {}, device {}, layout {}\n  built on {}\n  batch {}, prompts of {} tokens, cache of {} "
-             "tokens each in {} ({})\n",
-             file.string(), megabytes(fs::file_size(file)), info.model, info.device, info.layout, info.machine, info.max_batch_size,
-             info.max_input_length, info.kv_capacity, dtype_name(info.kv_dtype), info.kv_policy);
-  const auto executable = find_backend(info.device).load(engine.graph, {.max_tokens = std::min(info.max_input_length, 256),
-                                                                        .max_sequences = info.max_batch_size,
-                                                                        .max_rows = 1,
-                                                                        .kv_pages = (info.kv_capacity + kPageTokens - 1) / kPageTokens * info.max_batch_size,
-                                                                        .kv_dtype = info.kv_dtype});
+  fmt::print(
+      "engine {} ({:.1f} MB)\n  model {}, device {}, layout {}\n  built on {}\n  batch {}, prompts of {} tokens, cache "
+      "of {} "
+      "tokens each in {} ({})\n",
+      file.string(), megabytes(fs::file_size(file)), info.model, info.device, info.layout, info.machine,
+      info.max_batch_size, info.max_input_length, info.kv_capacity, dtype_name(info.kv_dtype), info.kv_policy);
+  const auto executable =
+      find_backend(info.device)
+          .load(engine.graph, {.max_tokens = std::min(info.max_input_length, 256),
+                               .max_sequences = info.max_batch_size,
+                               .max_rows = 1,
+                               .kv_pages = (info.kv_capacity + kPageTokens - 1) / kPageTokens * info.max_batch_size,
+                               .kv_dtype = info.kv_dtype});
   const MemoryUse use = executable->memory();
-  fmt::print("  memory plan: weights {:.1f} MB, KV cache {:.1f} MB, activations {:.1f} MB, workspace {:.1f} MB\n", megabytes(use.weights),
-             megabytes(use.kv_cache), megabytes(use.activations), megabytes(use.workspace));
+  fmt::print("  memory plan: weights {:.1f} MB, KV cache {:.1f} MB, activations {:.1f} MB, workspace {:.1f} MB\n",
+             megabytes(use.weights), megabytes(use.kv_cache), megabytes(use.activations), megabytes(use.workspace));
   std::map<std::string, int> kernels;
   for (const Node& node : engine.graph.nodes()) {
-    if (node.has("packed")) ++kernels[fmt::format("{} {}", node.text("packed"), node.text("tactics", "default kernel"))];
+    if (node.has("packed"))
+      ++kernels[fmt::format("{} {}", node.text("packed"), node.text("tactics", "default kernel"))];
   }
   for (const auto& [kernel, count] : kernels) fmt::print("  {:4} x {}\n", count, kernel);
   print_graph_summary(engine.graph, flags.graph);
@@ -88,7 +94,8 @@ void inspect_engine(const fs::path& file, const InspectFlags& flags) {
 
 void inspect_checkpoint(const fs::path& directory, bool graph) {
   const Checkpoint checkpoint = Checkpoint::open(directory);
-  fmt::print("checkpoint {}\n  model_type {}\n", directory.string(), JsonView(checkpoint.config(), checkpoint.config_path()).string("model_type", "(none)"));
+  fmt::print("checkpoint {}\n  model_type {}\n", directory.string(),
+             JsonView(checkpoint.config(), checkpoint.config_path()).string("model_type", "(none)"));
   if (checkpoint.config().contains("quantization_config")) {
     const JsonView quantization = JsonView(checkpoint.config(), checkpoint.config_path()).at("quantization_config");
     fmt::print("  quantized: {} {}\n", quantization.string("quant_method", ""), quantization.string("format", ""));
@@ -112,8 +119,8 @@ int inspect(const InspectFlags& flags) {
   } else if (fs::exists(path / "adapter_config.json")) {
     const Json document = read_json_file(path / "adapter_config.json");
     const JsonView config(document, (path / "adapter_config.json").string());
-    fmt::print("adapter {}: {} of rank {}, alpha {}\n", path.string(), config.string("peft_type", "?"), config.integer("r", 0),
-               config.number("lora_alpha", 0));
+    fmt::print("adapter {}: {} of rank {}, alpha {}\n", path.string(), config.string("peft_type", "?"),
+               config.integer("r", 0), config.number("lora_alpha", 0));
     print_tensors(safetensors_files(path));
   } else if (fs::exists(path / "config.json")) {
     inspect_checkpoint(path, flags.graph);

@@ -37,9 +37,10 @@ void check_command(const std::vector<std::string>& words, const CLI::App& app) {
 
 int main(int argc, char** argv) {
   edgewise::install_interrupt_handler();
-  CLI::App app("Edgewise: run language models on the machine at hand.\n\n"
-               "  HF checkpoint --quantize--> checkpoint --export--> ONNX --build--> engine --run--> text\n\n"
-               "quantize, export and build also take --config RECIPE.yaml in place of flags.\n");
+  CLI::App app(
+      "Edgewise: run language models on the machine at hand.\n\n"
+      "  HF checkpoint --quantize--> checkpoint --export--> ONNX --build--> engine --run--> text\n\n"
+      "quantize, export and build also take --config RECIPE.yaml in place of flags.\n");
   app.require_subcommand(1);
   app.set_version_flag("--version", EDGEWISE_VERSION);
   edgewise::Commands commands(app);

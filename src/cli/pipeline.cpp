@@ -44,14 +44,19 @@ static fs::path engine_from_recipe(const fs::path& file, const fs::path& cache_d
   const JsonView recipe(document, file.string());
   fs::path model = resolve_model(recipe.string("model_dir"));
   if (recipe.has("quantization")) {
-    QuantizeFlags flags{recipe.string("quantization"), recipe.string("lm_head", ""), recipe.string("kv_cache", ""),
-                        recipe.integer("group_size", 128), {}};
+    QuantizeFlags flags{recipe.string("quantization"),
+                        recipe.string("lm_head", ""),
+                        recipe.string("kv_cache", ""),
+                        recipe.integer("group_size", 128),
+                        {}};
     flags.calibration.samples = static_cast<int>(recipe.integer("calib_size", flags.calibration.samples));
     flags.calibration.dataset = recipe.string("calib_dataset", "");
-    const std::string how = fmt::format("{} {} {} {} {} {}", flags.quantization, flags.lm_head, flags.kv_cache, flags.group_size,
-                                        flags.calibration.samples, flags.calibration.dataset.string());
-    const fs::path quantized = cache_dir / fmt::format("{}-{:016x}-{}-{:08x}", model.filename().string(), fingerprint(model),
-                                                       flags.quantization, XXH3_64bits(how.data(), how.size()) & 0xffffffff);
+    const std::string how =
+        fmt::format("{} {} {} {} {} {}", flags.quantization, flags.lm_head, flags.kv_cache, flags.group_size,
+                    flags.calibration.samples, flags.calibration.dataset.string());
+    const fs::path quantized =
+        cache_dir / fmt::format("{}-{:016x}-{}-{:08x}", model.filename().string(), fingerprint(model),
+                                flags.quantization, XXH3_64bits(how.data(), how.size()) & 0xffffffff);
     if (!fs::exists(quantized / "config.json")) {
       fs::create_directories(cache_dir);
       const auto start = std::chrono::steady_clock::now();
@@ -72,8 +77,10 @@ static fs::path engine_from_recipe(const fs::path& file, const fs::path& cache_d
 }
 
 fs::path default_cache_dir() {
-  if (const char* cache = std::getenv("XDG_CACHE_HOME"); cache != nullptr && *cache != '\0') return fs::path(cache) / "edgewise";
-  if (const char* home = std::getenv("HOME"); home != nullptr && *home != '\0') return fs::path(home) / ".cache" / "edgewise";
+  if (const char* cache = std::getenv("XDG_CACHE_HOME"); cache != nullptr && *cache != '\0')
+    return fs::path(cache) / "edgewise";
+  if (const char* home = std::getenv("HOME"); home != nullptr && *home != '\0')
+    return fs::path(home) / ".cache" / "edgewise";
   return fs::temp_directory_path() / "edgewise-cache";
 }
 
@@ -112,10 +119,11 @@ fs::path ensure_engine(const fs::path& source, const fs::path& cache_dir, const 
     }
   }
   const uint64_t key = fingerprint(onnx);
-  const fs::path engine = cache_dir / fmt::format("engine-{:016x}-{}-b{}-i{}-k{}-{}{}-o{}{}", key, options.device, options.max_batch_size,
-                                                  options.max_input_length, options.kv_capacity, options.kv_policy,
-                                                  options.kv_dtype ? dtype_name(*options.kv_dtype) : "", options.opt_level,
-                                                  fmt::join(options.disabled_passes, ""));
+  const fs::path engine =
+      cache_dir / fmt::format("engine-{:016x}-{}-b{}-i{}-k{}-{}{}-o{}{}", key, options.device, options.max_batch_size,
+                              options.max_input_length, options.kv_capacity, options.kv_policy,
+                              options.kv_dtype ? dtype_name(*options.kv_dtype) : "", options.opt_level,
+                              fmt::join(options.disabled_passes, ""));
   if (!fs::exists(engine / kEngineFileName)) {
     fs::create_directories(cache_dir);
     const BuildReport report = build_engine(onnx, engine, options);

@@ -21,8 +21,9 @@ void export_model(const ExportRequest& request);
 // "fp32", "fp16", "bf16" and their graph spellings; empty gives `fallback`. Throws Error(kUsage).
 DType parse_float_dtype(const std::string& name, DType fallback);
 
-// An engine directory from a checkpoint, hub name, recipe (.yaml), ONNX or engine directory. Missing stages are done into `cache_dir` and
-// reused when neither their input nor the limits changed; `dtype` is for the export. Progress goes to standard error.
+// An engine directory from a checkpoint, hub name, recipe (.yaml), ONNX or engine directory. Missing stages are done
+// into `cache_dir` and reused when neither their input nor the limits changed; `dtype` is for the export. Progress goes
+// to standard error.
 std::filesystem::path ensure_engine(const std::filesystem::path& source, const std::filesystem::path& cache_dir,
                                     const BuildOptions& options, const std::string& dtype = "");
 

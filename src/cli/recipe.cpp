@@ -9,9 +9,10 @@
 namespace edgewise {
 namespace {
 
-const std::set<std::string> kKeys = {"model_dir",   "quantization", "group_size",     "lm_head",       "calib_dataset", "kv_cache",
-                                     "calib_size",  "dtype",        "max_batch_size", "max_input_len", "max_kv_cache_capacity",
-                                     "kv_cache_policy", "kv_dtype", "device",         "timing_cache",  "opt_level"};
+const std::set<std::string> kKeys = {
+    "model_dir",  "quantization", "group_size",     "lm_head",       "calib_dataset",         "kv_cache",
+    "calib_size", "dtype",        "max_batch_size", "max_input_len", "max_kv_cache_capacity", "kv_cache_policy",
+    "kv_dtype",   "device",       "timing_cache",   "opt_level"};
 
 // The last of a flag's spellings is the snake_case one, whichever it was given in.
 std::string snake_case(const std::string& key) {
@@ -29,7 +30,8 @@ Json read_recipe(const std::filesystem::path& file) {
   Json result = Json::object();
   for (const auto& [key, value] : document.items()) {
     const std::string name = snake_case(key);
-    if (!kKeys.contains(name)) bad_file("{}: unknown key {}; expected one of {}", file.string(), key, fmt::join(kKeys, ", "));
+    if (!kKeys.contains(name))
+      bad_file("{}: unknown key {}; expected one of {}", file.string(), key, fmt::join(kKeys, ", "));
     if (value.is_structured() || value.is_null()) bad_file("{}: {}: expected a single value", file.string(), key);
     result[name] = value;
   }
@@ -42,7 +44,8 @@ std::vector<std::string> expand_recipe(std::vector<std::string> arguments, const
   if (config + 1 == arguments.end()) usage_error("--config: expected a recipe file");
   const Json recipe = read_recipe(*(config + 1));
   arguments.erase(config, config + 2);
-  const auto named = app.get_subcommands([&](const CLI::App* candidate) { return candidate->check_name(arguments[0]); });
+  const auto named =
+      app.get_subcommands([&](const CLI::App* candidate) { return candidate->check_name(arguments[0]); });
   if (named.empty()) return arguments;
   const CLI::App* command = named[0];
   for (const auto& [key, value] : recipe.items()) {

@@ -7,16 +7,29 @@
 namespace edgewise {
 namespace {
 
-const std::set<std::string> kFileFields = {"batch_size",         "temperature",     "top_p", "top_k",
-                                           "min_p",              "max_generate_length", "apply_chat_template",
-                                           "repetition_penalty", "presence_penalty", "frequency_penalty",
-                                           "ignore_eos",         "seed",            "stop",  "num_logprobs",
-                                           "logit_bias",         "requests",        "available_lora_weights"};
+const std::set<std::string> kFileFields = {"batch_size",
+                                           "temperature",
+                                           "top_p",
+                                           "top_k",
+                                           "min_p",
+                                           "max_generate_length",
+                                           "apply_chat_template",
+                                           "repetition_penalty",
+                                           "presence_penalty",
+                                           "frequency_penalty",
+                                           "ignore_eos",
+                                           "seed",
+                                           "stop",
+                                           "num_logprobs",
+                                           "logit_bias",
+                                           "requests",
+                                           "available_lora_weights"};
 const std::set<std::string> kRequestFields = {"messages", "system_prompt", "lora_name", "save_system_prompt_kv_cache"};
 
 void check_fields(const JsonView& object, bool is_request) {
   for (const auto& [key, value] : object.value().items()) {
-    const bool known = kFileFields.contains(key) ? key != "requests" || !is_request : is_request && kRequestFields.contains(key);
+    const bool known =
+        kFileFields.contains(key) ? key != "requests" || !is_request : is_request && kRequestFields.contains(key);
     if (!known) usage_error("{}: the field \"{}\" is not supported", object.where(), key);
   }
 }
@@ -40,7 +53,8 @@ void read_sampling(const JsonView& object, SamplingOptions& s) {
   const JsonView bias = object.at("logit_bias");
   if (!bias.value().is_object()) object.reject("logit_bias", "an object of token ids and numbers");
   for (const auto& [key, value] : bias.value().items()) {
-    if (key.empty() || key.size() > 9 || key.find_first_not_of("0123456789") != std::string::npos || !value.is_number()) {
+    if (key.empty() || key.size() > 9 || key.find_first_not_of("0123456789") != std::string::npos ||
+        !value.is_number()) {
       bias.reject(key, "a token id and a number");
     }
     s.logit_bias[std::stoi(key)] = value.get<float>();
@@ -60,7 +74,8 @@ std::vector<std::string> read_stop(const JsonView& object) {
 
 // Messages with text contents; parts of {"type": "text"} are joined.
 OrderedJson read_messages(const JsonView& object) {
-  if (!object.has("messages") || !object.value().at("messages").is_array()) object.reject("messages", "an array of messages");
+  if (!object.has("messages") || !object.value().at("messages").is_array())
+    object.reject("messages", "an array of messages");
   OrderedJson result = OrderedJson::array();
   if (object.has("system_prompt")) result.push_back({{"role", "system"}, {"content", object.string("system_prompt")}});
   const Json& messages = object.value().at("messages");
@@ -70,7 +85,8 @@ OrderedJson read_messages(const JsonView& object) {
     if (message.has("content") && message.value().at("content").is_array()) {
       for (const Json& part : message.value().at("content")) {
         const JsonView view(part, message.where() + ": content");
-        if (view.string("type") != "text") usage_error("{}: type \"{}\" is not supported", view.where(), view.string("type"));
+        if (view.string("type") != "text")
+          usage_error("{}: type \"{}\" is not supported", view.where(), view.string("type"));
         content += view.string("text");
       }
     } else {
@@ -110,7 +126,8 @@ OrderedJson logprobs_document(const std::vector<CompletionToken>& tokens) {
   OrderedJson result = OrderedJson::array();
   for (const CompletionToken& token : tokens) {
     OrderedJson alternatives = OrderedJson::array();
-    for (const TokenLogprob& other : token.alternatives) alternatives.push_back({{"token", other.token}, {"logprob", other.logprob}});
+    for (const TokenLogprob& other : token.alternatives)
+      alternatives.push_back({{"token", other.token}, {"logprob", other.logprob}});
     result.push_back({{"token", token.token}, {"logprob", token.logprob}, {"top", alternatives}});
   }
   return result;
@@ -125,7 +142,8 @@ RequestFile parse_request_file(const std::string& text, const std::string& sourc
   if (!file.has("requests") || !document.at("requests").is_array()) file.reject("requests", "an array of requests");
   check_fields(file, false);
   RequestFile result;
-  result.batch_size = static_cast<int>(std::clamp<int64_t>(file.integer("batch_size", session.info().max_batch_size), 1, 1 << 20));
+  result.batch_size =
+      static_cast<int>(std::clamp<int64_t>(file.integer("batch_size", session.info().max_batch_size), 1, 1 << 20));
   const Json& requests = document.at("requests");
   for (size_t i = 0; i < requests.size(); ++i) {
     FileRequest entry;

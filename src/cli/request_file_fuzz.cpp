@@ -11,7 +11,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace edgewise;
   static const Session session = [] {
     const auto folder = std::filesystem::temp_directory_path() / ("edgewise-fuzz-" + std::to_string(::getpid()));
-    export_model({.model_dir = std::filesystem::path(EDGEWISE_SOURCE_DIR) / "models/edge-tiny-16m", .output_dir = folder / "onnx", .dtype = ""});
+    export_model({.model_dir = std::filesystem::path(EDGEWISE_SOURCE_DIR) / "models/edge-tiny-16m",
+                  .output_dir = folder / "onnx",
+                  .dtype = ""});
     BuildOptions options;
     options.opt_level = 0;
     build_engine(folder / "onnx", folder / "engine", options);

@@ -56,9 +56,9 @@ Completion answer(Session& session, const RunFlags& flags, std::vector<int32_t> 
 
 void print_speed(const Completion& c) {
   const double decoded = static_cast<double>(c.tokens.size()) - 1;
-  fmt::print(stderr, "[{} prompt tokens, first token after {:.0f} ms; {} tokens, {:.0f} tokens/s; {}]\n", c.prompt_tokens,
-             c.prefill_seconds * 1e3, c.tokens.size(), c.decode_seconds > 0 ? decoded / c.decode_seconds : 0.0,
-             finish_reason_name(c.finish));
+  fmt::print(stderr, "[{} prompt tokens, first token after {:.0f} ms; {} tokens, {:.0f} tokens/s; {}]\n",
+             c.prompt_tokens, c.prefill_seconds * 1e3, c.tokens.size(),
+             c.decode_seconds > 0 ? decoded / c.decode_seconds : 0.0, finish_reason_name(c.finish));
 }
 
 int answer_once(Session& session, const RunFlags& flags, const std::string& prompt) {
@@ -85,7 +85,8 @@ int chat(Session& session, const RunFlags& flags) {
     if (!flags.system.empty()) messages.push_back({{"role", "system"}, {"content", flags.system}});
   };
   restart();
-  fmt::print(stderr, "Chat with {}. /clear forgets, /exit or Ctrl-D leaves, Ctrl-C stops an answer.\n", session.info().model);
+  fmt::print(stderr, "Chat with {}. /clear forgets, /exit or Ctrl-D leaves, Ctrl-C stops an answer.\n",
+             session.info().model);
   for (std::string line; std::cerr << "> " && std::getline(std::cin, line);) {
     if (line.empty()) continue;
     if (line == "/exit" || line == "/quit") return 0;
@@ -132,10 +133,12 @@ void add_run(Commands& commands) {
   command.add_option("prompt", flags->prompt, "the prompt; else standard input, else an interactive chat");
   add_flag(command, "system", flags->system, "system prompt");
   add_flag(command, "max_tokens", flags->max_tokens, "longest answer");
-  command.add_option(both_spellings("temperature"), flags->temperature, "0 is greedy (default: the model's recommendation)");
+  command.add_option(both_spellings("temperature"), flags->temperature,
+                     "0 is greedy (default: the model's recommendation)");
   command.add_option(both_spellings("top_p"), flags->top_p, "nucleus sampling");
   command.add_option(both_spellings("top_k"), flags->top_k, "sample from the k best tokens");
-  command.add_option(both_spellings("min_p"), flags->min_p, "drop tokens below this share of the best one's probability");
+  command.add_option(both_spellings("min_p"), flags->min_p,
+                     "drop tokens below this share of the best one's probability");
   command.add_option(both_spellings("repetition_penalty"), flags->repetition_penalty, "above 1 discourages repetition");
   command.add_option("--seed", flags->seed, "the same seed gives the same answer");
   command.add_flag("--raw", flags->raw, "no chat template: continue the prompt as text");

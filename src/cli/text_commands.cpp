@@ -47,7 +47,9 @@ int check_tokenizer(const Tokenizer& tokenizer, const fs::path& golden) {
     const JsonView view(entry, golden.string());
     const std::string text = view.string("text");
     for (const auto& [key, special] : {std::pair{"ids", false}, {"ids_with_special", true}}) {
-      if (view.has(key)) report.compare(fmt::format("{} of {}", key, dump(text)), dump(entry.at(key)), dump(Json(tokenizer.encode(text, special))));
+      if (view.has(key))
+        report.compare(fmt::format("{} of {}", key, dump(text)), dump(entry.at(key)),
+                       dump(Json(tokenizer.encode(text, special))));
     }
     for (const auto& [key, skip] : {std::pair{"decoded", false}, {"decoded_skip_special", true}}) {
       if (!view.has(key) || !view.has("ids")) continue;
@@ -100,8 +102,9 @@ ChatTemplate open_template(const fs::path& path) {
 }  // namespace
 
 void add_tokenize(Commands& commands) {
-  CLI::App& command = commands.add("tokenize", "text from standard input to ids, or ids to text, or a check of a golden file",
-                                   "echo \"Hello world\" | edgewise tokenize models/edge-tiny-16m");
+  CLI::App& command =
+      commands.add("tokenize", "text from standard input to ids, or ids to text, or a check of a golden file",
+                   "echo \"Hello world\" | edgewise tokenize models/edge-tiny-16m");
   auto directory = std::make_shared<fs::path>();
   auto golden = std::make_shared<fs::path>();
   auto decode = std::make_shared<bool>(false);
@@ -111,7 +114,8 @@ void add_tokenize(Commands& commands) {
   command.add_flag("--decode", *decode, "ids from standard input to text");
   command.add_flag("--no_special", *plain, "without the special tokens around a text");
   commands.on_run(command, [=] {
-    const Tokenizer tokenizer = Tokenizer::load(fs::is_directory(*directory) ? *directory / "tokenizer.json" : *directory);
+    const Tokenizer tokenizer =
+        Tokenizer::load(fs::is_directory(*directory) ? *directory / "tokenizer.json" : *directory);
     if (!golden->empty()) return check_tokenizer(tokenizer, *golden);
     if (*decode) {
       std::vector<int32_t> ids;
@@ -128,9 +132,10 @@ void add_tokenize(Commands& commands) {
 }
 
 void add_template(Commands& commands) {
-  CLI::App& command = commands.add(
-      "template", "messages (JSON on standard input) to the prompt text, or a check of a golden file",
-      "echo '{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}], \"add_generation_prompt\": true}' | edgewise template models/edge-tiny-16m");
+  CLI::App& command =
+      commands.add("template", "messages (JSON on standard input) to the prompt text, or a check of a golden file",
+                   "echo '{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}], \"add_generation_prompt\": "
+                   "true}' | edgewise template models/edge-tiny-16m");
   auto path = std::make_shared<fs::path>();
   auto golden = std::make_shared<fs::path>();
   command.add_option("path", *path, "model directory or .jinja file")->required();

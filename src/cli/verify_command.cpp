@@ -6,7 +6,6 @@
 #include "cli/pipeline.h"
 #include "hub/hub.h"
 
-
 namespace edgewise {
 namespace {
 
@@ -20,8 +19,7 @@ struct VerifyFlags {
 // A directory of our own that goes away with its contents.
 class TemporaryDirectory {
  public:
-  TemporaryDirectory()
-      : path_(std::filesystem::temp_directory_path() / fmt::format("edgewise-verify-{}", ::getpid())) {
+  TemporaryDirectory() : path_(std::filesystem::temp_directory_path() / fmt::format("edgewise-verify-{}", ::getpid())) {
     std::filesystem::create_directories(path_);
   }
   ~TemporaryDirectory() {
@@ -49,10 +47,12 @@ int verify(const VerifyFlags& flags) {
   const VerifyTolerance tolerance = verify_tolerance(dtype);
   const VerifyResult r = verify_engine(engine, flags.golden, tolerance.noise);
   const bool good = within(r, tolerance);
-  fmt::print("{}  {} {}: {} prompts, {} rows; max relative error {:.2e} (limit {:.0e}), KL {:.2e} (limit {:.0e}), greedy {}/{} "
-             "equal, {} beyond rounding\n",
-             good ? "ok  " : "FAIL", flags.backend, flags.dtype, r.prompts, r.rows, r.max_relative_error,
-             tolerance.relative_error, r.mean_kl, tolerance.kl, r.greedy_equal, r.greedy_tokens, r.greedy_wrong);
+  fmt::print(
+      "{}  {} {}: {} prompts, {} rows; max relative error {:.2e} (limit {:.0e}), KL {:.2e} (limit {:.0e}), greedy "
+      "{}/{} "
+      "equal, {} beyond rounding\n",
+      good ? "ok  " : "FAIL", flags.backend, flags.dtype, r.prompts, r.rows, r.max_relative_error,
+      tolerance.relative_error, r.mean_kl, tolerance.kl, r.greedy_equal, r.greedy_tokens, r.greedy_wrong);
   return good ? 0 : 1;
 }
 
@@ -60,8 +60,10 @@ int verify(const VerifyFlags& flags) {
 
 void add_verify(Commands& commands) {
   CLI::App& command = commands.add(
-      "verify", "run a checkpoint through export, build and execution and compare with a golden file (exit 0, 1; 2: can't run)",
-      "edgewise verify models/edge-tiny-16m --golden models/edge-tiny-16m/golden.safetensors --backend cpu --dtype bf16");
+      "verify",
+      "run a checkpoint through export, build and execution and compare with a golden file (exit 0, 1; 2: can't run)",
+      "edgewise verify models/edge-tiny-16m --golden models/edge-tiny-16m/golden.safetensors --backend cpu --dtype "
+      "bf16");
   auto flags = std::make_shared<VerifyFlags>();
   command.add_option("model", flags->model, "checkpoint directory or hub name")->required();
   add_flag(command, "golden", flags->golden, "safetensors file with prompts, logits and greedy tokens")->required();

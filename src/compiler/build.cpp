@@ -54,7 +54,8 @@ DType kv_dtype_of(const fs::path& onnx_dir, const BuildOptions& options) {
   if (!fs::exists(file)) return DType::kBF16;
   const Json document = read_json_file(file);
   const JsonView config(document, file.string());
-  if (!config.has("quantization_config") || !config.at("quantization_config").has("kv_cache_scheme")) return DType::kBF16;
+  if (!config.has("quantization_config") || !config.at("quantization_config").has("kv_cache_scheme"))
+    return DType::kBF16;
   const JsonView scheme = config.at("quantization_config").at("kv_cache_scheme");
   const std::string type = scheme.string("type");
   if (scheme.integer("num_bits") == 8 && (type == "float" || type == "int")) {
@@ -100,7 +101,8 @@ BuildReport build_engine(const fs::path& onnx_dir, const fs::path& engine_dir, c
   const double tolerance = self_test_tolerance(plain, info.kv_dtype);
   if (!(report.self_test_error <= tolerance)) {
     fail(ErrorKind::kInternal,
-         "self-test: the engine's logits differ from the reference by {:.2g} (relative), allowed is {:.2g}; the engine was "
+         "self-test: the engine's logits differ from the reference by {:.2g} (relative), allowed is {:.2g}; the engine "
+         "was "
          "not written. `--disablePass` and `--optLevel 0` narrow down the cause",
          report.self_test_error, tolerance);
   }

@@ -15,10 +15,10 @@ namespace edgewise {
 struct BuildOptions {
   std::string device = "cpu";
   int max_batch_size = 1;
-  int max_input_length = 1024;   // tokens of one prompt
-  int kv_capacity = 2048;        // tokens of cache for each sequence of the batch
+  int max_input_length = 1024;  // tokens of one prompt
+  int kv_capacity = 2048;       // tokens of cache for each sequence of the batch
   std::string kv_policy = "linear";
-  std::optional<DType> kv_dtype;  // of the KV cache; none: what config.json's kv_cache_scheme asks for, else bf16
+  std::optional<DType> kv_dtype;       // of the KV cache; none: what config.json's kv_cache_scheme asks for, else bf16
   std::filesystem::path timing_cache;  // empty: none
   int opt_level = 1;                   // 0: the backend's first guess for each kernel, untimed
   std::set<std::string> disabled_passes;

@@ -14,8 +14,8 @@ int fuse_residual_norm(Graph& graph) {
     if (sum.producer < 0 || weight[0] != sum.shape[1]) continue;
     const Node add = graph.nodes()[static_cast<size_t>(sum.producer)];
     if (add.op != Op::kAdd || graph.value(add.inputs[1]).shape != sum.shape) continue;
-    const auto outputs = graph.add_node(Op::kAddRmsNorm, norm.name + ".residual", {add.inputs[0], add.inputs[1], norm.inputs[1]},
-                                        norm.attributes);
+    const auto outputs = graph.add_node(Op::kAddRmsNorm, norm.name + ".residual",
+                                        {add.inputs[0], add.inputs[1], norm.inputs[1]}, norm.attributes);
     graph.replace_uses(add.outputs[0], outputs[0]);
     graph.replace_uses(norm.outputs[0], outputs[1]);
     ++fused;

@@ -32,7 +32,8 @@ std::vector<PassReport> run_passes(Graph& graph, const std::set<std::string>& di
     const int changes = pass.run(graph);
     graph.compact();
     verify_graph(graph);
-    reports.push_back({pass.name, changes, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count()});
+    reports.push_back(
+        {pass.name, changes, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count()});
   }
   return reports;
 }

@@ -12,7 +12,7 @@ namespace edgewise {
 
 struct Pass {
   std::string_view name;
-  std::string_view what;  // one line for --help and the build's report
+  std::string_view what;     // one line for --help and the build's report
   int (*run)(Graph& graph);  // returns how many places it changed
 };
 

@@ -13,7 +13,8 @@ constexpr int kPromptTokens = 6;
 
 std::vector<float> first_logits(const Graph& graph, const Backend& backend, DType kv_dtype) {
   const int64_t vocabulary = graph.value(graph.outputs().at(0)).shape.at(1);
-  const auto executable = backend.load(graph, {.max_tokens = kPromptTokens, .max_rows = kPromptTokens, .kv_pages = 1, .kv_dtype = kv_dtype});
+  const auto executable = backend.load(
+      graph, {.max_tokens = kPromptTokens, .max_rows = kPromptTokens, .kv_pages = 1, .kv_dtype = kv_dtype});
   SequenceRunner runner(*executable, vocabulary, kPromptTokens, kPromptTokens + 1);
   std::vector<int32_t> tokens;
   for (int i = 0; i < kPromptTokens - 1; ++i) tokens.push_back(static_cast<int32_t>((i * 7919 + 11) % vocabulary));

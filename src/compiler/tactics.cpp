@@ -29,8 +29,8 @@ std::string kind_of(const Node& node) {
                      fmt::join(node.integers("n"), "+"), node.integer("block", 0));
 }
 
-std::string choose(const Graph& graph, const Node& node, const Backend& backend, const std::vector<std::string>& kernels,
-                   int& timed) {
+std::string choose(const Graph& graph, const Node& node, const Backend& backend,
+                   const std::vector<std::string>& kernels, int& timed) {
   std::string tactics;
   std::string last;
   for (const int tokens : kSizes) {

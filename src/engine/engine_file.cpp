@@ -34,7 +34,8 @@ uint64_t checksum(std::span<const std::byte> bytes) { return XXH3_64bits(bytes.d
 using flatbuffers::FlatBufferBuilder;
 using flatbuffers::Offset;
 
-Offset<engine_file::Attribute> write_attribute(FlatBufferBuilder& builder, const std::string& name, const Attribute& value) {
+Offset<engine_file::Attribute> write_attribute(FlatBufferBuilder& builder, const std::string& name,
+                                               const Attribute& value) {
   const auto key = builder.CreateString(name);
   Offset<flatbuffers::String> text;
   Offset<flatbuffers::Vector<int64_t>> integers;
@@ -53,9 +54,9 @@ Offset<engine_file::Attribute> write_attribute(FlatBufferBuilder& builder, const
 Offset<engine_file::Node> write_node(FlatBufferBuilder& builder, const Node& node) {
   std::vector<Offset<engine_file::Attribute>> attributes;
   for (const auto& [name, value] : node.attributes) attributes.push_back(write_attribute(builder, name, value));
-  return engine_file::CreateNode(builder, builder.CreateString(std::string(op_name(node.op))), builder.CreateString(node.name),
-                                 builder.CreateVector(node.inputs), builder.CreateVector(node.outputs),
-                                 builder.CreateVector(attributes));
+  return engine_file::CreateNode(builder, builder.CreateString(std::string(op_name(node.op))),
+                                 builder.CreateString(node.name), builder.CreateVector(node.inputs),
+                                 builder.CreateVector(node.outputs), builder.CreateVector(attributes));
 }
 
 void write_plan(FlatBufferBuilder& builder, const Graph& graph, const EngineInfo& info,
@@ -63,8 +64,9 @@ void write_plan(FlatBufferBuilder& builder, const Graph& graph, const EngineInfo
   std::vector<Offset<engine_file::Value>> values;
   for (size_t i = 0; i < graph.values().size(); ++i) {
     const Value& value = graph.values()[i];
-    values.push_back(engine_file::CreateValue(builder, builder.CreateString(value.name), static_cast<uint8_t>(value.dtype),
-                                              builder.CreateVector(value.shape), segment_of[i]));
+    values.push_back(engine_file::CreateValue(builder, builder.CreateString(value.name),
+                                              static_cast<uint8_t>(value.dtype), builder.CreateVector(value.shape),
+                                              segment_of[i]));
   }
   std::vector<Offset<engine_file::Node>> nodes;
   for (const Node& node : graph.nodes()) nodes.push_back(write_node(builder, node));
@@ -122,7 +124,8 @@ void Reader::check_header() {
 
 std::span<const std::byte> Reader::segment(int index) const {
   const auto& segments = *plan().segments();
-  if (index < 0 || static_cast<size_t>(index) >= segments.size()) reject("a constant names a segment that is not there");
+  if (index < 0 || static_cast<size_t>(index) >= segments.size())
+    reject("a constant names a segment that is not there");
   const auto& entry = *segments.Get(static_cast<flatbuffers::uoffset_t>(index));
   if (entry.offset() > bytes_.size() || entry.size() > bytes_.size() - entry.offset() ||
       entry.offset() % kSegmentAlignment != 0) {
@@ -153,9 +156,9 @@ Engine Reader::read() const {
   const engine_file::Plan& stored = plan();
   Engine engine;
   const auto text = [](const flatbuffers::String* s) { return s == nullptr ? std::string() : s->str(); };
-  engine.info = {text(stored.model()),        text(stored.device()),      text(stored.layout()),
-                 text(stored.machine()),      stored.max_batch_size(),    stored.max_input_length(),
-                 stored.kv_capacity(),        text(stored.kv_policy()),   static_cast<DType>(stored.kv_dtype())};
+  engine.info = {text(stored.model()),   text(stored.device()),    text(stored.layout()),
+                 text(stored.machine()), stored.max_batch_size(),  stored.max_input_length(),
+                 stored.kv_capacity(),   text(stored.kv_policy()), static_cast<DType>(stored.kv_dtype())};
   engine.graph.name = engine.info.model.empty() ? "decoder" : engine.info.model;
   if (stored.kv_dtype() > static_cast<uint8_t>(DType::kI16) || engine.info.max_batch_size < 1 ||
       engine.info.max_input_length < 1 || engine.info.kv_capacity < 1) {
@@ -181,8 +184,8 @@ Engine Reader::read() const {
     const auto& v = *values.Get(i);
     if (v.dtype() > static_cast<uint8_t>(DType::kI16)) reject("a value of unknown dtype");
     if (v.segment() < 0) continue;
-    ids[i] = engine.graph.add_constant(v.name()->str(),
-                                       Tensor::view(static_cast<DType>(v.dtype()), shape_of(v), segment(v.segment()), file_));
+    ids[i] = engine.graph.add_constant(
+        v.name()->str(), Tensor::view(static_cast<DType>(v.dtype()), shape_of(v), segment(v.segment()), file_));
   }
   for (const auto* node : *stored.nodes()) {
     Op op{};
@@ -192,7 +195,8 @@ Engine Reader::read() const {
       for (const int32_t input : *node->inputs()) inputs.push_back(id_of(input));
     }
     const auto made = engine.graph.add_node(op, node->name()->str(), std::move(inputs), attributes(*node));
-    if (node->outputs() == nullptr || node->outputs()->size() != made.size()) reject("a node with the wrong number of outputs");
+    if (node->outputs() == nullptr || node->outputs()->size() != made.size())
+      reject("a node with the wrong number of outputs");
     for (flatbuffers::uoffset_t i = 0; i < made.size(); ++i) {
       const int32_t output = node->outputs()->Get(i);
       if (output < 0 || static_cast<size_t>(output) >= ids.size()) reject("a node output is out of range");

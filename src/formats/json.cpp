@@ -32,17 +32,13 @@ std::string excerpt(const Json& value) {
 
 }  // namespace
 
-Json parse_json(std::string_view text, const std::string& source) {
-  return parse_document<Json>(text, source);
-}
+Json parse_json(std::string_view text, const std::string& source) { return parse_document<Json>(text, source); }
 
 OrderedJson parse_ordered_json(std::string_view text, const std::string& source) {
   return parse_document<OrderedJson>(text, source);
 }
 
-Json read_json_file(const std::filesystem::path& path) {
-  return parse_json(read_text_file(path), path.string());
-}
+Json read_json_file(const std::filesystem::path& path) { return parse_json(read_text_file(path), path.string()); }
 
 bool JsonView::has(const std::string& key) const {
   return value_.is_object() && value_.contains(key) && !value_.at(key).is_null();
@@ -69,18 +65,14 @@ int64_t JsonView::integer(const std::string& key) const {
   reject(key, "an integer");
 }
 
-int64_t JsonView::integer(const std::string& key, int64_t fallback) const {
-  return has(key) ? integer(key) : fallback;
-}
+int64_t JsonView::integer(const std::string& key, int64_t fallback) const { return has(key) ? integer(key) : fallback; }
 
 double JsonView::number(const std::string& key) const {
   if (!has(key) || !value_.at(key).is_number()) reject(key, "a number");
   return value_.at(key).get<double>();
 }
 
-double JsonView::number(const std::string& key, double fallback) const {
-  return has(key) ? number(key) : fallback;
-}
+double JsonView::number(const std::string& key, double fallback) const { return has(key) ? number(key) : fallback; }
 
 bool JsonView::boolean(const std::string& key, bool fallback) const {
   if (!has(key)) return fallback;

@@ -27,7 +27,7 @@ class JsonView {
 
   const Json& value() const { return value_; }
   const std::string& where() const { return where_; }
-  bool has(const std::string& key) const;  // present and not null
+  bool has(const std::string& key) const;     // present and not null
   JsonView at(const std::string& key) const;  // throws Error(kBadFile) when absent
 
   int64_t integer(const std::string& key) const;

@@ -75,7 +75,8 @@ SafetensorsFile SafetensorsFile::parse(std::span<const std::byte> bytes, std::sh
     const auto offsets = entry.numbers("data_offsets");
     const auto size = static_cast<double>(body.size());
     if (offsets.size() != 2 || !(0 <= offsets[0] && offsets[0] <= offsets[1] && offsets[1] <= size)) {
-      entry.reject("data_offsets", fmt::format("a range inside the {} bytes of data (is the file truncated?)", body.size()));
+      entry.reject("data_offsets",
+                   fmt::format("a range inside the {} bytes of data (is the file truncated?)", body.size()));
     }
     const auto begin = static_cast<uint64_t>(offsets[0]);
     const auto end = static_cast<uint64_t>(offsets[1]);
@@ -112,7 +113,8 @@ void SafetensorsWriter::write_header() {
   OrderedJson header;
   header["__metadata__"] = {{"format", "pt"}};
   for (const Entry& entry : entries_) {
-    const auto type = std::find_if(kTypes.begin(), kTypes.end(), [&](const TypeName& t) { return t.dtype == entry.dtype; });
+    const auto type =
+        std::find_if(kTypes.begin(), kTypes.end(), [&](const TypeName& t) { return t.dtype == entry.dtype; });
     check_internal(type != kTypes.end(), "safetensors has no such dtype");
     header[entry.name] = {{"dtype", type->name}, {"shape", entry.shape}, {"data_offsets", {entry.begin, entry.end}}};
   }

@@ -78,8 +78,8 @@ std::optional<Json> parse_float(std::string_view text) {
     return Json(negative ? -infinity : infinity);
   }
   if (rest.empty() || rest.find_first_not_of("0123456789.eE+-") != std::string_view::npos) return std::nullopt;
-  const bool starts = (rest[0] >= '0' && rest[0] <= '9') ||
-                      (rest[0] == '.' && rest.size() > 1 && rest[1] >= '0' && rest[1] <= '9');
+  const bool starts =
+      (rest[0] >= '0' && rest[0] <= '9') || (rest[0] == '.' && rest.size() > 1 && rest[1] >= '0' && rest[1] <= '9');
   if (!starts) return std::nullopt;
   double value = 0;
   const auto result = std::from_chars(rest.data(), rest.data() + rest.size(), value);
@@ -109,7 +109,8 @@ class Builder : public YAML::EventHandler {
   void OnDocumentEnd() override {}
   void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override { add(mark, anchor, nullptr, ""); }
 
-  void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, const std::string& value) override {
+  void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
+                const std::string& value) override {
     // "?" marks a plain scalar without tag, "!" one in quotes.
     const bool plain = tag == "?" || tag.empty();
     const bool known = plain || tag == "!" || tag == "tag:yaml.org,2002:str";
@@ -133,7 +134,8 @@ class Builder : public YAML::EventHandler {
     open(mark, tag, anchor, Json::array());
   }
   void OnSequenceEnd() override { close(); }
-  void OnMapStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, YAML::EmitterStyle::value) override {
+  void OnMapStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
+                  YAML::EmitterStyle::value) override {
     open(mark, tag, anchor, Json::object());
   }
   void OnMapEnd() override { close(); }
@@ -167,9 +169,11 @@ class Builder : public YAML::EventHandler {
 
   void open(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, Json value) {
     count(mark);
-    if (tag != "?" && tag != "!" && !tag.empty()) fail(mark, fmt::format("the tag {}: only plain values are supported", tag));
+    if (tag != "?" && tag != "!" && !tag.empty())
+      fail(mark, fmt::format("the tag {}: only plain values are supported", tag));
     if (open_.size() >= kMaxYamlDepth) fail(mark, fmt::format("more than {} levels of nesting", kMaxDepth));
-    if (!open_.empty() && open_.back().value.is_object() && !open_.back().has_key) fail(mark, "a key that is no scalar");
+    if (!open_.empty() && open_.back().value.is_object() && !open_.back().has_key)
+      fail(mark, "a key that is no scalar");
     open_.push_back({std::move(value), mark, anchor, nodes_, bytes_, 1, false, ""});
   }
 

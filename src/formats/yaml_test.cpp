@@ -32,8 +32,9 @@ TEST(Yaml, ReadsARecipe) {
 }
 
 TEST(Yaml, TypesPlainScalarsByTheCoreSchema) {
-  EXPECT_EQ(yaml("[null, ~, Null, , true, False, 12, -3, +7, 0x1F, 0o17, 1.5, -.5, 1e3, 1., no, yes, 1_0, 0b1, 12a, -]"),
-            Json::parse(R"([null, null, null, null, true, false, 12, -3, 7, 31, 15, 1.5, -0.5, 1000.0, 1.0,
+  EXPECT_EQ(
+      yaml("[null, ~, Null, , true, False, 12, -3, +7, 0x1F, 0o17, 1.5, -.5, 1e3, 1., no, yes, 1_0, 0b1, 12a, -]"),
+      Json::parse(R"([null, null, null, null, true, false, 12, -3, 7, 31, 15, 1.5, -0.5, 1000.0, 1.0,
                             "no", "yes", "1_0", "0b1", "12a", "-"])"));
   EXPECT_TRUE(std::isinf(yaml("-.inf").get<double>()));
   EXPECT_TRUE(std::isnan(yaml(".nan").get<double>()));
@@ -48,7 +49,8 @@ TEST(Yaml, QuotedScalarsStayStrings) {
 }
 
 TEST(Yaml, AnchorsWorkWithinBounds) {
-  EXPECT_EQ(yaml("a: &x {k: 1}\nb: *x\nc: [*x, *x]"), Json::parse(R"({"a":{"k":1},"b":{"k":1},"c":[{"k":1},{"k":1}]})"));
+  EXPECT_EQ(yaml("a: &x {k: 1}\nb: *x\nc: [*x, *x]"),
+            Json::parse(R"({"a":{"k":1},"b":{"k":1},"c":[{"k":1},{"k":1}]})"));
   std::string bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n";
   for (int i = 1; i < 12; ++i) {
     const std::string previous = "*a" + std::to_string(i - 1);

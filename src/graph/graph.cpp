@@ -19,9 +19,7 @@ int64_t Node::integer(const std::string& key) const {
   return std::get<int64_t>(it->second);
 }
 
-int64_t Node::integer(const std::string& key, int64_t fallback) const {
-  return has(key) ? integer(key) : fallback;
-}
+int64_t Node::integer(const std::string& key, int64_t fallback) const { return has(key) ? integer(key) : fallback; }
 
 double Node::number(const std::string& key) const {
   const auto it = attributes.find(key);

@@ -46,14 +46,15 @@ TEST(Graph, RefusesWhatDoesNotFit) {
   const ValueId x = graph.find_value("x");
   EXPECT_THROW(graph.add(Op::kAdd, "a", {x, graph.find_value("g")}), Error);
   EXPECT_THROW(graph.add(Op::kRmsNorm, "r", {x, graph.find_value("norm")}), Error);  // no epsilon
-  EXPECT_THROW(graph.add(Op::kAttention, "t", {x, x, x},
-                         {{"layer", int64_t{0}}, {"head_dim", int64_t{2}}, {"q_heads", int64_t{3}}, {"kv_heads", int64_t{1}}}),
-               Error);
+  EXPECT_THROW(
+      graph.add(Op::kAttention, "t", {x, x, x},
+                {{"layer", int64_t{0}}, {"head_dim", int64_t{2}}, {"q_heads", int64_t{3}}, {"kv_heads", int64_t{1}}}),
+      Error);
 }
 
 TEST(Graph, BadTextNamesTheLine) {
-  for (const char* text : {"input tokens", "%x = nothing() : f32[1]", "output %a", "const %a : q8[1]", "const %a : f32[-1]",
-                           "input %t : i32[tokens]\n%x = silu(%t) : f32[tokens]"}) {
+  for (const char* text : {"input tokens", "%x = nothing() : f32[1]", "output %a", "const %a : q8[1]",
+                           "const %a : f32[-1]", "input %t : i32[tokens]\n%x = silu(%t) : f32[tokens]"}) {
     EXPECT_THROW(parse_graph(text), Error) << text;
   }
 }

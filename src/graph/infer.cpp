@@ -38,9 +38,7 @@ class Checker {
     require(v.shape.size() == 2 && v.shape[0] < 0 && is_float(v.dtype), "expects an activation [tokens, columns]");
     return v.shape;
   }
-  ValueType with_columns(int64_t columns) const {
-    return {in(0).dtype, {activation(0)[0], columns}};
-  }
+  ValueType with_columns(int64_t columns) const { return {in(0).dtype, {activation(0)[0], columns}}; }
   ValueType same() const { return with_columns(activation(0)[1]); }
 
   std::vector<ValueType> linear() const;
@@ -49,7 +47,6 @@ class Checker {
   ValueType elementwise() const;
   ValueType attention() const;
   std::vector<ValueType> rotary_table() const;
-  ValueType dequantize() const;
   void check_norm(size_t weight, bool bias) const;
   // Logical [rows, columns] of a stored matrix whose last axis may be packed.
   void check_scales(size_t scale, size_t zero, int64_t n, int64_t k) const;
@@ -140,7 +137,8 @@ ValueType Checker::attention() const {
   const int64_t kv_heads = node_.integer("kv_heads");
   require(d > 0 && q_heads > 0 && kv_heads > 0 && q_heads % kv_heads == 0, "head counts do not fit");
   require(activation(0)[1] == q_heads * d, "q must be [tokens, q_heads*head_dim]");
-  require(activation(1)[1] == kv_heads * d && activation(2)[1] == kv_heads * d, "k, v must be [tokens, kv_heads*head_dim]");
+  require(activation(1)[1] == kv_heads * d && activation(2)[1] == kv_heads * d,
+          "k, v must be [tokens, kv_heads*head_dim]");
   require(node_.integer("layer") >= 0, "needs a layer");
   return same();
 }
@@ -160,18 +158,6 @@ void Checker::check_norm(size_t weight, bool bias) const {
   require(w.size() == 1 && w[0] > 0 && columns % w[0] == 0, "weight must divide the columns");
   if (bias && given(weight + 1)) require(in(weight + 1).shape == w, "bias must match weight");
   node_.number("epsilon");
-}
-
-ValueType Checker::dequantize() const {
-  const int64_t axis = node_.integer("axis");
-  const int64_t block = node_.integer("block");
-  const Shape& data = in(0).shape;
-  require(axis >= 0 && axis < static_cast<int64_t>(data.size()) && block > 0, "axis or block out of range");
-  Shape expected = data;
-  expected[static_cast<size_t>(axis)] = (expected[static_cast<size_t>(axis)] + block - 1) / block;
-  require(in(1).shape == expected, fmt::format("expects scales {}", shape_text(expected)));
-  if (given(2)) require(in(2).shape == expected, "zero points must match scales");
-  return {in(1).dtype, data};
 }
 
 std::vector<ValueType> Checker::infer() const {
@@ -239,8 +225,6 @@ std::vector<ValueType> Checker::infer() const {
     case Op::kSelectRows:
       require_inputs(1);
       return {{in(0).dtype, {kRows, activation(0)[1]}}};
-    case Op::kDequantize:
-      return {dequantize()};
   }
   fail(ErrorKind::kInternal, "unknown operator");
 }

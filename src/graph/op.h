@@ -27,16 +27,16 @@ enum class Op : uint8_t {
   // (q [N, q_heads*d], k [N, kv_heads*d], v) -> [N, q_heads*d]. Appends k and v to layer's cache, then attends
   // causally; scale, softcap (0: none), window (0: all, else the last `window` positions).
   kAttention,
-  kAdd,      // (a, b) same shape, or b [columns]
-  kMul,      // (a, b) same shape, or b [columns]
-  kScale,    // (x) times attribute factor
-  kSilu,     // x * sigmoid(x)
-  kGelu,     // attribute approximate: "none" or "tanh"
+  kAdd,    // (a, b) same shape, or b [columns]
+  kMul,    // (a, b) same shape, or b [columns]
+  kScale,  // (x) times attribute factor
+  kSilu,   // x * sigmoid(x)
+  kGelu,   // attribute approximate: "none" or "tanh"
   kRelu,
-  kSquare,   // x * x
-  kSoftcap,  // cap * tanh(x / cap)
-  kSwiGlu,   // (gate, up) -> silu(gate) * up: fused
-  kGeGlu,    // (gate, up) -> gelu(gate) * up: fused
+  kSquare,         // x * x
+  kSoftcap,        // cap * tanh(x / cap)
+  kSwiGlu,         // (gate, up) -> silu(gate) * up: fused
+  kGeGlu,          // (gate, up) -> gelu(gate) * up: fused
   kAddRmsNorm,     // (a, b, weight) -> a + b, rms_norm(a + b): fused
   kGatherColumns,  // (x, index i32[K]) -> x[:, index]
   // (router logits [N, E]) -> routing weights f32[N, E], zero but for the top_k; normalize=1 makes them sum to 1;
@@ -45,10 +45,9 @@ enum class Op : uint8_t {
   // (x [N, H], routing [N, E], then weight, scale, zero of gate, up [E, I, H] and down [E, H, I]) -> [N, H]
   kMoe,
   kSelectRows,  // (x [N, H]) -> [R, H]: the rows that need logits
-  kDequantize,  // (data, scale, zero or none) -> float; axis, block: as it comes from ONNX, folded into Linear
 };
 
-inline constexpr int kOpCount = static_cast<int>(Op::kDequantize) + 1;
+inline constexpr int kOpCount = static_cast<int>(Op::kSelectRows) + 1;
 
 std::string_view op_name(Op op);
 // False when there is no operator of that name.

@@ -220,8 +220,7 @@ Graph parse_graph(std::string_view text) {
       const std::string name = line.name();
       line.expect(":");
       ValueType type = line.type();
-      graph.add_constant(name, type.dtype, type.shape,
-                         [type] { return Tensor::zeros(type.dtype, type.shape); });
+      graph.add_constant(name, type.dtype, type.shape, [type] { return Tensor::zeros(type.dtype, type.shape); });
     } else if (line.accept("output ")) {
       graph.mark_output(lookup(graph, line, line.name()));
     } else {

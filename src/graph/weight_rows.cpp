@@ -80,7 +80,8 @@ void WeightRows::read(int64_t begin, int64_t end, std::span<float> out) const {
   }
   for (int64_t row = begin; row < end;) {  // a run may cross from one expert's matrix to the next
     const int64_t stop = std::min(end, (row / expert_rows_ + 1) * expert_rows_);
-    read_columns(row, stop, out.subspan(static_cast<size_t>((row - begin) * k_), static_cast<size_t>((stop - row) * k_)));
+    read_columns(row, stop,
+                 out.subspan(static_cast<size_t>((row - begin) * k_), static_cast<size_t>((stop - row) * k_)));
     row = stop;
   }
 }

@@ -26,7 +26,9 @@ bool is_name_part(std::string_view text) {
 }
 
 bool is_revision(std::string_view text) {
-  const auto allowed = [](unsigned char c) { return std::isalnum(c) != 0 || c == '-' || c == '_' || c == '.' || c == '/'; };
+  const auto allowed = [](unsigned char c) {
+    return std::isalnum(c) != 0 || c == '-' || c == '_' || c == '.' || c == '/';
+  };
   return text.size() <= 200 && std::all_of(text.begin(), text.end(), allowed) && is_safe_path(text);
 }
 
@@ -61,7 +63,8 @@ bool has_weights(const fs::path& snapshot) {
     if (!shard.is_string() || !is_safe_path(shard.get<std::string>())) map.reject(tensor, "a file name");
     shards.insert(shard.get<std::string>());
   }
-  return std::all_of(shards.begin(), shards.end(), [&](const std::string& shard) { return fs::exists(snapshot / shard); });
+  return std::all_of(shards.begin(), shards.end(),
+                     [&](const std::string& shard) { return fs::exists(snapshot / shard); });
 }
 
 }  // namespace
@@ -125,7 +128,8 @@ bool is_safe_path(std::string_view path) {
 }
 
 bool is_wanted_file(std::string_view path) {
-  if (path.starts_with("additional_chat_templates/")) return path.ends_with(".jinja") && std::count(path.begin(), path.end(), '/') == 1;
+  if (path.starts_with("additional_chat_templates/"))
+    return path.ends_with(".jinja") && std::count(path.begin(), path.end(), '/') == 1;
   if (path.find('/') != std::string_view::npos) return false;
   if (path == "config.json" || path == "generation_config.json" || path == "special_tokens_map.json" ||
       path == "preprocessor_config.json") {
@@ -145,7 +149,8 @@ std::vector<std::string> choose_files(const std::vector<std::string>& all) {
     if (is_wanted_file(file) && !(standard && file.starts_with("consolidated"))) chosen.push_back(file);
   }
   // Small files first: a broken model is noticed before its gigabytes are here.
-  std::stable_partition(chosen.begin(), chosen.end(), [](const std::string& file) { return !file.ends_with(".safetensors"); });
+  std::stable_partition(chosen.begin(), chosen.end(),
+                        [](const std::string& file) { return !file.ends_with(".safetensors"); });
   return chosen;
 }
 

@@ -38,7 +38,8 @@ Checksum::Checksum(std::string etag, uint64_t size) : etag_(std::move(etag)), co
   const bool git = etag_.size() == 40 && is_hex(etag_);
   if (!sha256 && !git) return;
   context_.reset(::EVP_MD_CTX_new());
-  check_internal(::EVP_DigestInit_ex(context_.get(), sha256 ? ::EVP_sha256() : ::EVP_sha1(), nullptr) == 1, "EVP_DigestInit_ex");
+  check_internal(::EVP_DigestInit_ex(context_.get(), sha256 ? ::EVP_sha256() : ::EVP_sha1(), nullptr) == 1,
+                 "EVP_DigestInit_ex");
   if (git) {
     const std::string head = fmt::format("blob {}", size);
     update({head.c_str(), head.size() + 1});  // with its final zero

@@ -81,11 +81,14 @@ class PartialFile {
 
 // A tag that serves as a file name; odd ones are hashed into one.
 std::string blob_name_of(const std::string& etag) {
-  const bool plain = !etag.empty() && etag.size() <= 128 && etag.find_first_not_of("0123456789abcdefABCDEF-_") == std::string::npos;
+  const bool plain =
+      !etag.empty() && etag.size() <= 128 && etag.find_first_not_of("0123456789abcdefABCDEF-_") == std::string::npos;
   return plain ? etag : sha256_hex(etag);
 }
 
-bool is_redirect(int status) { return status == 301 || status == 302 || status == 303 || status == 307 || status == 308; }
+bool is_redirect(int status) {
+  return status == 301 || status == 302 || status == 303 || status == 307 || status == 308;
+}
 
 // "bytes 100-199/200": where the piece starts and how long the whole is.
 bool range_starts_at(const std::string& header, uint64_t from) {
@@ -105,18 +108,23 @@ void Downloader::refuse(const HttpGet& get, const std::string& what) const {
   const std::string& code = get.header("x-error-code");
   const int status = get.status();
   if (code == "GatedRepo" || status == 403 || (status == 401 && code != "RepoNotFound" && !token_.empty())) {
-    fail(ErrorKind::kIo, "{}: access to {} is refused (HTTP {}): ask for it at {}, then set HF_TOKEN to a token of that account",
-         what, model_.id, status, endpoint_.scheme + "://" + endpoint_.authority() + base_ + "/" + model_.id);
+    fail(ErrorKind::kIo,
+         "{}: access to {} is refused (HTTP {}): ask for it at {}, then set HF_TOKEN to a token of that account", what,
+         model_.id, status, endpoint_.scheme + "://" + endpoint_.authority() + base_ + "/" + model_.id);
   }
   if (status == 401) {
-    fail(ErrorKind::kIo, "{}: {} does not exist, or is private or gated (HTTP 401): check the name, and set HF_TOKEN to a token "
-         "from {}/settings/tokens", what, model_.id, endpoint_.scheme + "://" + endpoint_.authority() + base_);
+    fail(ErrorKind::kIo,
+         "{}: {} does not exist, or is private or gated (HTTP 401): check the name, and set HF_TOKEN to a token "
+         "from {}/settings/tokens",
+         what, model_.id, endpoint_.scheme + "://" + endpoint_.authority() + base_);
   }
   if (status == 404) {
     fail(ErrorKind::kIo, "{}: {} has no model {} with the revision {} (HTTP 404): check the name", what,
          endpoint_.authority(), model_.id, model_.revision);
   }
-  if (status == 429) fail(ErrorKind::kIo, "{}: {} is asked too often (HTTP 429): try later, or set HF_TOKEN", what, endpoint_.authority());
+  if (status == 429)
+    fail(ErrorKind::kIo, "{}: {} is asked too often (HTTP 429): try later, or set HF_TOKEN", what,
+         endpoint_.authority());
   fail(ErrorKind::kIo, "{}: HTTP {} from {}", what, status, get.url().authority());
 }
 
@@ -133,8 +141,8 @@ Downloader::Answer Downloader::open(const std::string& target, uint64_t from) {
     answer.get = std::make_unique<HttpGet>(url, headers);
     const HttpGet& get = *answer.get;
     if (const std::string& linked = get.header("x-linked-etag"); !linked.empty()) answer.etag = bare_etag(linked);
-    if (const std::string& linked = get.header("x-linked-size"); !linked.empty() && linked.size() < 19 &&
-        linked.find_first_not_of("0123456789") == std::string::npos) {
+    if (const std::string& linked = get.header("x-linked-size");
+        !linked.empty() && linked.size() < 19 && linked.find_first_not_of("0123456789") == std::string::npos) {
       answer.size = std::stoull(linked);
     }
     if (!is_redirect(get.status())) {
@@ -172,7 +180,8 @@ Downloader::Listing Downloader::list() {
   return listing;
 }
 
-bool Downloader::fetch_once(const ModelCache& cache, const std::string& target, const std::string& file, std::string& blob_name) {
+bool Downloader::fetch_once(const ModelCache& cache, const std::string& target, const std::string& file,
+                            std::string& blob_name) {
   Answer answer = open(target, 0);
   if (answer.get->status() != 200) refuse(*answer.get, file);
   if (answer.etag.empty()) bad_file("{}: the server sends no ETag to name and check it by", answer.get->url().text());
@@ -227,7 +236,8 @@ bool Downloader::fetch_once(const ModelCache& cache, const std::string& target, 
       return false;  // what came so far stays for the next try
     }
     if (got == 0) return false;
-    if (at + got > *answer.size) bad_file("{}: more than the {} bytes announced", answer.get->url().text(), *answer.size);
+    if (at + got > *answer.size)
+      bad_file("{}: more than the {} bytes announced", answer.get->url().text(), *answer.size);
     partial.write_at(at, std::span(piece).first(got));
     checksum.update(std::span(piece).first(got));
     at += got;

@@ -73,7 +73,8 @@ void HttpGet::read_head() {
     headers_.clear();
     const std::string first = read_line();
     const auto status = first.size() >= 12 && first.starts_with("HTTP/1.")
-                            ? parse_number(std::string_view(first).substr(9, 3), 10) : std::nullopt;
+                            ? parse_number(std::string_view(first).substr(9, 3), 10)
+                            : std::nullopt;
     if (!status) bad_file("{}: not an HTTP answer: \"{}\"", url_.text(), first.substr(0, 60));
     status_ = static_cast<int>(*status);
     for (std::string line = read_line(); !line.empty(); line = read_line()) {
@@ -141,7 +142,8 @@ size_t HttpGet::read(std::span<char> out) {
   }
   const size_t limit = content_length_ ? static_cast<size_t>(std::min<uint64_t>(out.size(), left_)) : out.size();
   const size_t got = read_raw(out.first(limit));
-  if (got == 0 && content_length_) fail(ErrorKind::kIo, "{}: the connection was cut, {} bytes early", url_.text(), left_);
+  if (got == 0 && content_length_)
+    fail(ErrorKind::kIo, "{}: the connection was cut, {} bytes early", url_.text(), left_);
   left_ -= std::min<uint64_t>(left_, got);
   done_ = got == 0;
   return got;

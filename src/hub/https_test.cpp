@@ -42,7 +42,8 @@ class HttpsTest : public testing::Test {
     ::X509_gmtime_adj(::X509_getm_notAfter(certificate.get()), 3600);
     ::X509_set_pubkey(certificate.get(), key.get());
     X509_NAME* subject = ::X509_get_subject_name(certificate.get());
-    ::X509_NAME_add_entry_by_txt(subject, "CN", MBSTRING_ASC, reinterpret_cast<const unsigned char*>("test"), -1, -1, 0);
+    ::X509_NAME_add_entry_by_txt(subject, "CN", MBSTRING_ASC, reinterpret_cast<const unsigned char*>("test"), -1, -1,
+                                 0);
     ::X509_set_issuer_name(certificate.get(), subject);
     X509V3_CTX context;
     X509V3_set_ctx_nodb(&context);
@@ -60,12 +61,16 @@ class HttpsTest : public testing::Test {
       std::fclose(out);
     };
     write(file(name + ".pem"), [&](std::FILE* out) { ::PEM_write_X509(out, certificate.get()); });
-    write(file(name + ".key"), [&](std::FILE* out) { ::PEM_write_PrivateKey(out, key.get(), nullptr, nullptr, 0, nullptr, nullptr); });
+    write(file(name + ".key"),
+          [&](std::FILE* out) { ::PEM_write_PrivateKey(out, key.get(), nullptr, nullptr, 0, nullptr, nullptr); });
   }
 
   std::string get(const std::string& certificate) {
-    TestServer server([](const TestRequest&) { return TestReply{200, {}, std::string(300'000, 'x')}; },
-                      file(certificate + ".pem"), file(certificate + ".key"));
+    TestServer server(
+        [](const TestRequest&) {
+          return TestReply{200, {}, std::string(300'000, 'x')};
+        },
+        file(certificate + ".pem"), file(certificate + ".key"));
     try {
       HttpGet request(parse_url(server.url() + "/file"), {});
       return std::to_string(request.read_all(1 << 20).size());

@@ -27,10 +27,12 @@ fs::path resolve_model(const std::string& dir_or_hub_name) {
   hub::Downloader downloader(*name);
   const hub::Downloader::Listing listing = downloader.list();
   const auto has = [&](const char* ending) {
-    return std::any_of(listing.files.begin(), listing.files.end(), [&](const std::string& file) { return file.ends_with(ending); });
+    return std::any_of(listing.files.begin(), listing.files.end(),
+                       [&](const std::string& file) { return file.ends_with(ending); });
   };
   if (!has("config.json") || !has(".safetensors")) {
-    unsupported("{}: the repository holds no config.json with safetensors weights, which are what Edgewise reads", dir_or_hub_name);
+    unsupported("{}: the repository holds no config.json with safetensors weights, which are what Edgewise reads",
+                dir_or_hub_name);
   }
   const fs::path snapshot = cache.snapshot(listing.commit);
   for (const std::string& file : listing.files) {

@@ -43,10 +43,14 @@ class HubTest : public testing::Test {
     home_ = fs::temp_directory_path() / ("edgewise-hub-" + std::to_string(::getpid()));
     fs::remove_all(home_);
     fs::create_directories(home_);
-    for (const char* name : {"HF_HUB_CACHE", "HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_OFFLINE", "XDG_CACHE_HOME"}) ::unsetenv(name);
+    for (const char* name : {"HF_HUB_CACHE", "HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_OFFLINE", "XDG_CACHE_HOME"})
+      ::unsetenv(name);
     ::setenv("HF_HOME", home_.c_str(), 1);
     for (unsigned i = 0; i < 3'000'000; ++i) weights_ += static_cast<char>(i * 7919 >> 5);
-    files_ = {{"config.json", "{\"model_type\": \"x\"}"}, {"tokenizer.json", "{}"}, {"README.md", "no"}, {"pytorch_model.bin", "no"}};
+    files_ = {{"config.json", "{\"model_type\": \"x\"}"},
+              {"tokenizer.json", "{}"},
+              {"README.md", "no"},
+              {"pytorch_model.bin", "no"}};
     hub_ = std::make_unique<TestServer>([this](const TestRequest& request) { return answer(request); });
     cdn_ = std::make_unique<TestServer>([this](const TestRequest& request) { return serve_weights(request); });
     ::setenv("HF_ENDPOINT", hub_->url().c_str(), 1);
@@ -69,8 +73,12 @@ class HubTest : public testing::Test {
     const std::string prefix = std::string("/org/model/resolve/") + kCommit + "/";
     const std::string name = request.target.starts_with(prefix) ? request.target.substr(prefix.size()) : "";
     if (name == "model.safetensors") {
-      return {302, {{"Location", cdn_->url() + "/blob?x=1"}, {"X-Linked-Etag", "\"" + hub::sha256_hex(weights_) + "\""},
-                    {"X-Linked-Size", std::to_string(weights_.size())}, {"ETag", "\"other\""}}, "moved"};
+      return {302,
+              {{"Location", cdn_->url() + "/blob?x=1"},
+               {"X-Linked-Etag", "\"" + hub::sha256_hex(weights_) + "\""},
+               {"X-Linked-Size", std::to_string(weights_.size())},
+               {"ETag", "\"other\""}},
+              "moved"};
     }
     for (const auto& [known, text] : files_) {
       if (known == name) return {200, {{"ETag", "\"" + git_blob_id(text) + "\""}}, text};
@@ -85,7 +93,8 @@ class HubTest : public testing::Test {
     TestReply reply{200, {{"ETag", "\"s3\""}}, served_.value_or(weights_).substr(from)};
     if (from > 0) {
       reply.status = 206;
-      reply.headers.emplace_back("Content-Range", fmt::format("bytes {}-{}/{}", from, weights_.size() - 1, weights_.size()));
+      reply.headers.emplace_back("Content-Range",
+                                 fmt::format("bytes {}-{}/{}", from, weights_.size() - 1, weights_.size()));
     }
     reply.cut_after = cut_after_;
     return reply;
@@ -197,7 +206,8 @@ TEST_F(HubTest, TheTokenGoesToTheHubOnly) {
 }
 
 TEST_F(HubTest, HostileFileNamesAreRefused) {
-  for (const char* name : {"../evil.safetensors", "/etc/evil.safetensors", "a/../../x.safetensors", "a\\..\\x.safetensors", "", "a//b"}) {
+  for (const char* name :
+       {"../evil.safetensors", "/etc/evil.safetensors", "a/../../x.safetensors", "a\\..\\x.safetensors", "", "a//b"}) {
     more_siblings_ = {name};
     EXPECT_NE(error().find("would leave its directory"), std::string::npos) << name;
   }
@@ -243,10 +253,12 @@ TEST(HubNames, ParseOrNot) {
 }
 
 TEST(HubNames, FilesToDownload) {
-  EXPECT_EQ(hub::choose_files({"model-1.safetensors", "config.json", "x/config.json", "consolidated.safetensors", "tokenizer_config.json",
-                               "model.safetensors.index.json", "chat_template.jinja", "model.gguf", "additional_chat_templates/rag.jinja"}),
-            (std::vector<std::string>{"config.json", "tokenizer_config.json", "model.safetensors.index.json", "chat_template.jinja",
-                                      "additional_chat_templates/rag.jinja", "model-1.safetensors"}));
+  EXPECT_EQ(
+      hub::choose_files({"model-1.safetensors", "config.json", "x/config.json", "consolidated.safetensors",
+                         "tokenizer_config.json", "model.safetensors.index.json", "chat_template.jinja", "model.gguf",
+                         "additional_chat_templates/rag.jinja"}),
+      (std::vector<std::string>{"config.json", "tokenizer_config.json", "model.safetensors.index.json",
+                                "chat_template.jinja", "additional_chat_templates/rag.jinja", "model-1.safetensors"}));
 }
 
 TEST(HubUrls, Redirects) {
@@ -256,7 +268,8 @@ TEST(HubUrls, Redirects) {
   EXPECT_EQ(hub::resolve_location(base, "/c").text(), "https://host.example:8443/c");
   EXPECT_EQ(hub::resolve_location(base, "//other/c").text(), "https://other/c");
   EXPECT_EQ(hub::resolve_location(base, "http://[::1]:80/").text(), "http://[::1]/");
-  for (const char* bad : {"http://", "http://u:p@h/", "http://h:x/", "http://a b/", "file:///etc/passwd", "http://[::1/"}) {
+  for (const char* bad :
+       {"http://", "http://u:p@h/", "http://h:x/", "http://a b/", "file:///etc/passwd", "http://[::1/"}) {
     EXPECT_THROW(hub::parse_url(bad), Error) << bad;
   }
 }

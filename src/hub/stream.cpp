@@ -38,15 +38,17 @@ class Socket : public Stream {
     addrinfo* found = nullptr;
     const int status = ::getaddrinfo(url.host.c_str(), url.port.c_str(), &hints, &found);
     if (status != 0) {
-      fail(ErrorKind::kIo, "{}: can't find this host ({}); check the network, or set HF_HUB_OFFLINE=1 to use only the cache",
-           name_, ::gai_strerror(status));
+      fail(ErrorKind::kIo,
+           "{}: can't find this host ({}); check the network, or set HF_HUB_OFFLINE=1 to use only the cache", name_,
+           ::gai_strerror(status));
     }
     const std::unique_ptr<addrinfo, FreeAddresses> addresses(found);
     std::string reason = "no address";
     for (const addrinfo* address = found; address != nullptr; address = address->ai_next) {
       if (try_connect(*address, reason)) return;
     }
-    fail(ErrorKind::kIo, "{}: can't connect: {}; check the network, or set HF_HUB_OFFLINE=1 to use only the cache", name_, reason);
+    fail(ErrorKind::kIo, "{}: can't connect: {}; check the network, or set HF_HUB_OFFLINE=1 to use only the cache",
+         name_, reason);
   }
   ~Socket() override { close(); }
 

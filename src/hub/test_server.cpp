@@ -66,7 +66,8 @@ TestRequest parse(const std::string& head) {
 
 }  // namespace
 
-TestServer::TestServer(Handler handler, const std::string& certificate, const std::string& key) : handler_(std::move(handler)) {
+TestServer::TestServer(Handler handler, const std::string& certificate, const std::string& key)
+    : handler_(std::move(handler)) {
   ::signal(SIGPIPE, SIG_IGN);
   if (!certificate.empty()) {
     tls_ = std::shared_ptr<SSL_CTX>(::SSL_CTX_new(::TLS_server_method()), ::SSL_CTX_free);

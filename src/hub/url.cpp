@@ -15,7 +15,8 @@ std::string lower(std::string_view text) {
 }
 
 bool has_spaces_or_controls(std::string_view text) {
-  return std::any_of(text.begin(), text.end(), [](char c) { return c == ' ' || static_cast<unsigned char>(c) < 0x20 || c == 0x7F; });
+  return std::any_of(text.begin(), text.end(),
+                     [](char c) { return c == ' ' || static_cast<unsigned char>(c) < 0x20 || c == 0x7F; });
 }
 
 }  // namespace
@@ -52,8 +53,10 @@ Url parse_url(std::string_view text) {
   } else {
     url.host = lower(authority.substr(0, port));
   }
-  url.port = port == std::string_view::npos ? (url.scheme == "https" ? "443" : "80") : std::string(authority.substr(port + 1));
-  const bool digits = !url.port.empty() && url.port.size() <= 5 && url.port.find_first_not_of("0123456789") == std::string::npos;
+  url.port =
+      port == std::string_view::npos ? (url.scheme == "https" ? "443" : "80") : std::string(authority.substr(port + 1));
+  const bool digits =
+      !url.port.empty() && url.port.size() <= 5 && url.port.find_first_not_of("0123456789") == std::string::npos;
   if (url.host.empty() || !digits) reject("a missing host or a bad port");
   return url;
 }
@@ -76,9 +79,12 @@ Url resolve_location(const Url& base, std::string_view location) {
 std::string encode_path(std::string_view path) {
   std::string out;
   for (const char c : path) {
-    const bool plain = std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '-' || c == '_' || c == '.' || c == '~' || c == '/';
-    if (plain) out += c;
-    else out += fmt::format("%{:02X}", static_cast<unsigned>(static_cast<unsigned char>(c)));
+    const bool plain =
+        std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '-' || c == '_' || c == '.' || c == '~' || c == '/';
+    if (plain)
+      out += c;
+    else
+      out += fmt::format("%{:02X}", static_cast<unsigned>(static_cast<unsigned char>(c)));
   }
   return out;
 }

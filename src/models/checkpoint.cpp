@@ -39,7 +39,8 @@ Checkpoint Checkpoint::open(const fs::path& directory) {
   Checkpoint result;
   result.directory_ = directory;
   if (!fs::is_directory(directory)) {
-    fail(ErrorKind::kIo, "{}: no such model directory; expected one with config.json and *.safetensors", directory.string());
+    fail(ErrorKind::kIo, "{}: no such model directory; expected one with config.json and *.safetensors",
+         directory.string());
   }
   result.config_ = read_json_file(directory / "config.json");
   if (!result.config_.is_object()) bad_file("{}: not a JSON object", result.config_path());
@@ -58,7 +59,8 @@ Checkpoint Checkpoint::open(const fs::path& directory) {
   } else if (fs::exists(directory / "model.safetensors")) {
     names.insert("model.safetensors");
   } else {
-    fail(ErrorKind::kIo, "{}: neither model.safetensors nor model.safetensors.index.json; only safetensors checkpoints load",
+    fail(ErrorKind::kIo,
+         "{}: neither model.safetensors nor model.safetensors.index.json; only safetensors checkpoints load",
          directory.string());
   }
   for (const std::string& name : names) {
@@ -100,8 +102,8 @@ DType Checkpoint::dtype() const {
       if (is_float(tensor.dtype()) && bit_width(tensor.dtype()) >= 16) counts[tensor.dtype()] += tensor.count();
     }
   }
-  const auto most = std::max_element(counts.begin(), counts.end(),
-                                     [](const auto& a, const auto& b) { return a.second < b.second; });
+  const auto most =
+      std::max_element(counts.begin(), counts.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
   if (most == counts.end()) bad_file("{}: no float tensors", directory_.string());
   return most->first == DType::kF64 ? DType::kF32 : most->first;
 }
@@ -113,8 +115,8 @@ bool Checkpoint::has_linear(const std::string& module) const {
 LinearWeight Checkpoint::linear(const std::string& module, int64_t n, int64_t k) const {
   LinearWeight result = read_linear_weight(*this, module);
   if (result.k() != k || (n >= 0 && result.n() != n)) {
-    bad_file("{}: {}: expected a weight of [{}, {}] from config.json, found [{}, {}]", directory_.string(), module, n, k,
-             result.n(), result.k());
+    bad_file("{}: {}: expected a weight of [{}, {}] from config.json, found [{}, {}]", directory_.string(), module, n,
+             k, result.n(), result.k());
   }
   return result;
 }

@@ -22,7 +22,9 @@ class ConfigReader {
   double number(const std::string& key) { return note(key), view_.number(key); }
   double number(const std::string& key, double fallback) { return note(key), view_.number(key, fallback); }
   bool boolean(const std::string& key, bool fallback) { return note(key), view_.boolean(key, fallback); }
-  std::string string(const std::string& key, const std::string& fallback) { return note(key), view_.string(key, fallback); }
+  std::string string(const std::string& key, const std::string& fallback) {
+    return note(key), view_.string(key, fallback);
+  }
   std::vector<double> numbers(const std::string& key) { return note(key), view_.numbers(key); }
   JsonView object(const std::string& key) { return note(key), view_.at(key); }
   const Json& raw(const std::string& key) { return note(key), view_.at(key).value(); }

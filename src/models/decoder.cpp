@@ -104,7 +104,8 @@ ValueId DecoderBuilder::norm(ValueId x, const std::string& module, int64_t colum
                     {{"epsilon", spec_.norm_epsilon}});
 }
 
-ValueId DecoderBuilder::optional_norm(ValueId x, const std::string& prefix, const std::string& module, int64_t columns) {
+ValueId DecoderBuilder::optional_norm(ValueId x, const std::string& prefix, const std::string& module,
+                                      int64_t columns) {
   return module.empty() ? x : norm(x, prefix + module, columns);
 }
 
@@ -135,8 +136,8 @@ std::vector<ValueId> DecoderBuilder::project_qkv(ValueId x, const std::string& p
   std::vector<ValueId> result;
   int64_t first = 0;
   for (const auto& [name, size] : {std::pair{".q", q_columns}, {".k", kv_columns}, {".v", kv_columns}}) {
-    result.push_back(linear(x, slice_rows(fused, first, first + size), module + name,
-                            bias(module, first, first + size, total)));
+    result.push_back(
+        linear(x, slice_rows(fused, first, first + size), module + name, bias(module, first, first + size, total)));
     first += size;
   }
   return result;
@@ -184,7 +185,8 @@ ValueId DecoderBuilder::mlp(ValueId x, const std::string& prefix) {
     const LinearWeight fused = checkpoint_.linear(module, -1, columns(x));
     const int64_t half = fused.n() / 2;
     const ValueId gate = linear(x, slice_rows(fused, 0, half), module + ".gate", bias(module, 0, half, 2 * half));
-    const ValueId up = linear(x, slice_rows(fused, half, 2 * half), module + ".up", bias(module, half, 2 * half, 2 * half));
+    const ValueId up =
+        linear(x, slice_rows(fused, half, 2 * half), module + ".up", bias(module, half, 2 * half, 2 * half));
     hidden = graph_.add(Op::kMul, module + ".product", {activate(gate, module + ".activation"), up});
   } else if (!spec_.gate.empty()) {
     const ValueId gate = linear(x, prefix + spec_.gate, checkpoint_.linear(prefix + spec_.gate, -1, columns(x)).n());
@@ -197,7 +199,8 @@ ValueId DecoderBuilder::mlp(ValueId x, const std::string& prefix) {
   return linear(hidden, prefix + spec_.down, spec_.hidden);
 }
 
-LazyTensor DecoderBuilder::stack_experts(const std::string& prefix, const std::string& module, int64_t n, int64_t k) const {
+LazyTensor DecoderBuilder::stack_experts(const std::string& prefix, const std::string& module, int64_t n,
+                                         int64_t k) const {
   std::vector<LazyTensor> parts;
   for (int64_t e = 0; e < spec_.experts; ++e) {
     const std::string name = fmt::format("{}{}{}.{}", prefix, spec_.expert_prefix, e, module);
@@ -229,21 +232,22 @@ ValueId DecoderBuilder::experts(ValueId x, const std::string& prefix) {
   const ValueId gate = constant(base + "gate", stack_experts(prefix, spec_.expert_gate, inner, spec_.hidden));
   const ValueId up = constant(base + "up", stack_experts(prefix, spec_.expert_up, inner, spec_.hidden));
   const ValueId down = constant(base + "down", stack_experts(prefix, spec_.expert_down, spec_.hidden, inner));
-  return graph_.add(Op::kMoe, prefix + "moe",
-                    {x, routing, gate, kNone, kNone, up, kNone, kNone, down, kNone, kNone},
+  return graph_.add(Op::kMoe, prefix + "moe", {x, routing, gate, kNone, kNone, up, kNone, kNone, down, kNone, kNone},
                     {{"transposed", int64_t{1}}});
 }
 
 ValueId DecoderBuilder::layer(ValueId x, size_t index) {
   const std::string prefix = fmt::format("{}{}.", spec_.layer_prefix, index);
-  const auto feed_forward = [&](ValueId v) { return spec_.layers[index].experts ? experts(v, prefix) : mlp(v, prefix); };
+  const auto feed_forward = [&](ValueId v) {
+    return spec_.layers[index].experts ? experts(v, prefix) : mlp(v, prefix);
+  };
   const ValueId normed = optional_norm(x, prefix, spec_.attention_norm, spec_.hidden);
   const ValueId attended = optional_norm(attention(normed, index), prefix, spec_.attention_out_norm, spec_.hidden);
   const ValueId after = residual(x, attended, prefix + "attention_residual");
   // In parallel blocks the MLP reads x: through its own norm, or sharing attention's.
   const bool shared_norm = spec_.parallel_residual && spec_.mlp_norm.empty();
-  const ValueId mlp_in = shared_norm ? normed
-                                     : optional_norm(spec_.parallel_residual ? x : after, prefix, spec_.mlp_norm, spec_.hidden);
+  const ValueId mlp_in =
+      shared_norm ? normed : optional_norm(spec_.parallel_residual ? x : after, prefix, spec_.mlp_norm, spec_.hidden);
   const ValueId fed = optional_norm(feed_forward(mlp_in), prefix, spec_.mlp_out_norm, spec_.hidden);
   return residual(after, fed, prefix + "mlp_residual");
 }
@@ -252,7 +256,8 @@ ValueId DecoderBuilder::logits(ValueId x, ValueId table) {
   const ValueId normed = norm(x, spec_.final_norm, spec_.hidden);
   ValueId result = kNone;
   if (spec_.tied_embeddings) {
-    result = graph_.add(Op::kLinear, spec_.lm_head, {normed, table, kNone, kNone, bias(spec_.lm_head, 0, spec_.vocabulary, spec_.vocabulary)},
+    result = graph_.add(Op::kLinear, spec_.lm_head,
+                        {normed, table, kNone, kNone, bias(spec_.lm_head, 0, spec_.vocabulary, spec_.vocabulary)},
                         {{"transposed", int64_t{1}}});
   } else {
     result = linear(normed, spec_.lm_head, spec_.vocabulary);
@@ -271,10 +276,12 @@ Graph DecoderBuilder::build() {
   for (const RotaryFrequencies& rotary : spec_.rotary) {
     const std::string name = fmt::format("rotary.{}", rotations_.size());
     const auto size = static_cast<int64_t>(rotary.inv_freq.size());
-    std::vector<ValueId> inputs{positions, graph_.add_constant(name + ".inv_freq", Tensor::from_floats(DType::kF32, {size}, rotary.inv_freq))};
+    std::vector<ValueId> inputs{
+        positions, graph_.add_constant(name + ".inv_freq", Tensor::from_floats(DType::kF32, {size}, rotary.inv_freq))};
     Attributes attributes{{"scale", rotary.scale}};
     if (!rotary.long_inv_freq.empty()) {
-      inputs.push_back(graph_.add_constant(name + ".long_inv_freq", Tensor::from_floats(DType::kF32, {size}, rotary.long_inv_freq)));
+      inputs.push_back(
+          graph_.add_constant(name + ".long_inv_freq", Tensor::from_floats(DType::kF32, {size}, rotary.long_inv_freq)));
       attributes["long_scale"] = rotary.long_scale;
       attributes["threshold"] = rotary.threshold;
     }

@@ -84,7 +84,7 @@ DecoderSpec common_spec(ConfigReader& config) {
   if (spec.kv_heads > spec.q_heads || spec.q_heads % spec.kv_heads != 0) {
     config.view().reject("num_key_value_heads", fmt::format("a divisor of num_attention_heads ({})", spec.q_heads));
   }
-  config.integer("intermediate_size", 0);  // the checkpoint's shapes say it
+  config.integer("intermediate_size", 0);   // the checkpoint's shapes say it
   config.boolean("attention_bias", false);  // as does the presence of bias tensors
   config.boolean("mlp_bias", false);
   spec.norm_epsilon = config.number("rms_norm_eps", 1e-6);
@@ -92,7 +92,8 @@ DecoderSpec common_spec(ConfigReader& config) {
   read_windows(config, spec);
   const Json parameters = rope_parameters(config);
   const JsonView rope(parameters, config.where() + ": rope_parameters");
-  spec.rotary_dim = static_cast<int64_t>(std::floor(static_cast<double>(spec.head_dim) * rope.number("partial_rotary_factor", 1.0)));
+  spec.rotary_dim =
+      static_cast<int64_t>(std::floor(static_cast<double>(spec.head_dim) * rope.number("partial_rotary_factor", 1.0)));
   if (spec.rotary_dim < 2 || spec.rotary_dim > spec.head_dim || spec.rotary_dim % 2 != 0) {
     config.view().reject("partial_rotary_factor", "a factor that leaves an even number of rotated columns");
   }
@@ -102,10 +103,9 @@ DecoderSpec common_spec(ConfigReader& config) {
 
 const std::vector<Family>& families() {
   static const std::vector<Family> all = {
-      {"gemma2", describe_gemma2},       {"llama", describe_llama}, {"mistral", describe_mistral},
-      {"phi", describe_phi},             {"phi3", describe_phi3},   {"qwen2", describe_qwen2},
-      {"qwen3", describe_qwen3},         {"qwen3_moe", describe_qwen3_moe},
-      {"smollm3", describe_smollm3},
+      {"gemma2", describe_gemma2}, {"llama", describe_llama},         {"mistral", describe_mistral},
+      {"phi", describe_phi},       {"phi3", describe_phi3},           {"qwen2", describe_qwen2},
+      {"qwen3", describe_qwen3},   {"qwen3_moe", describe_qwen3_moe}, {"smollm3", describe_smollm3},
   };
   return all;
 }

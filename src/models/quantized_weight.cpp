@@ -11,9 +11,9 @@ namespace {
 
 // Where unsigned code `i` of row `row` lies in packed int32 words.
 enum class Packing {
-  kAlongRow,     // [n, K/per]: compressed-tensors
-  kGptq,         // [K/per, n]
-  kAwq,          // [K, n/per], nibbles in the order 0 2 4 6 1 3 5 7
+  kAlongRow,  // [n, K/per]: compressed-tensors
+  kGptq,      // [K/per, n]
+  kAwq,       // [K, n/per], nibbles in the order 0 2 4 6 1 3 5 7
 };
 
 constexpr int kAwqOrder[8] = {0, 4, 1, 5, 2, 6, 3, 7};  // nibble that holds column j
@@ -105,9 +105,7 @@ LazyTensor order_constant(const std::vector<int64_t>& order) {
 class WeightReader {
  public:
   WeightReader(const Checkpoint& checkpoint, const std::string& module)
-      : checkpoint_(checkpoint),
-        module_(module),
-        config_(checkpoint.config(), checkpoint.config_path()) {}
+      : checkpoint_(checkpoint), module_(module), config_(checkpoint.config(), checkpoint.config_path()) {}
 
   LinearWeight read();
 
@@ -278,8 +276,8 @@ Tensor WeightReader::scale_rows(const Tensor& scale, int64_t n, int64_t k, int64
     block = weight_scheme().at("weights").integer("group_size");
   }
   if (block < 1 || (k + block - 1) / block != columns || (n + rows_per_scale - 1) / rows_per_scale != rows) {
-    bad_file("{}: scales {} do not fit a weight of [{}, {}] in blocks of [{}, {}]", module_, shape_text(scale.shape()), n, k,
-             rows_per_scale, block);
+    bad_file("{}: scales {} do not fit a weight of [{}, {}] in blocks of [{}, {}]", module_, shape_text(scale.shape()),
+             n, k, rows_per_scale, block);
   }
   std::vector<float> expanded(static_cast<size_t>(n * columns));
   for (int64_t i = 0; i < n; ++i) {
@@ -299,7 +297,8 @@ LinearWeight WeightReader::read_scaled() {
   result.scale = lazy(scale_rows(scale, weight.dim(0), weight.dim(1), result.block));
   if (has(".weight_zero_point")) {
     int64_t ignored = 0;
-    result.zero = lazy(scale_rows(tensor(".weight_zero_point"), weight.dim(0), weight.dim(1), ignored).cast(DType::kI16));
+    result.zero =
+        lazy(scale_rows(tensor(".weight_zero_point"), weight.dim(0), weight.dim(1), ignored).cast(DType::kI16));
   }
   if (weight.dtype() == DType::kI8) result.activation = input_activation();
   return result;
@@ -326,7 +325,8 @@ LinearWeight WeightReader::read_nvfp4() {
 }
 
 LinearWeight WeightReader::read() {
-  const bool float_weight = has(".weight") && is_float(tensor(".weight").dtype()) && bit_width(tensor(".weight").dtype()) >= 16;
+  const bool float_weight =
+      has(".weight") && is_float(tensor(".weight").dtype()) && bit_width(tensor(".weight").dtype()) >= 16;
   if (float_weight) return {lazy(matrix(".weight")), {}, {}, 0, 1, "", {}};
   if (has(".weight") && (has(".weight_scale") || has(".weight_scale_inv"))) return read_scaled();
   if (has(".weight_packed") && has(".weight_global_scale")) return read_nvfp4();

@@ -112,8 +112,8 @@ RotaryFrequencies rotary_frequencies(const JsonView& p, int64_t dim, int64_t max
   }
   if (type == "yarn") return yarn(p, theta, dim, max_positions);
   if (type == "longrope" || type == "su") return longrope(p, theta, dim, max_positions);
-  unsupported("{}: rope_type {} is not supported; there are default, linear, dynamic, llama3, yarn, longrope", p.where(),
-              type);
+  unsupported("{}: rope_type {} is not supported; there are default, linear, dynamic, llama3, yarn, longrope",
+              p.where(), type);
 }
 
 }  // namespace edgewise

@@ -137,7 +137,8 @@ std::string Exporter::round_to_int8(const std::string& x, const Node& node) {
   const std::string name = x + ".int8";
   if (writer_.has(name)) return name;  // q, k and v share one input
   const auto magnitude = writer_.add_node("Abs", name + ".abs", {x});
-  const auto largest = writer_.add_node("ReduceMax", name + ".max", {magnitude, index_list({-1})}, {{"keepdims", int64_t{1}}});
+  const auto largest =
+      writer_.add_node("ReduceMax", name + ".max", {magnitude, index_list({-1})}, {{"keepdims", int64_t{1}}});
   const auto positive = writer_.add_node("Max", name + ".positive", {largest, scalar(type, 1e-30)});
   const auto scale = writer_.add_node("Div", name + ".scale", {positive, scalar(type, 127)});
   const auto divided = writer_.add_node("Div", name + ".divided", {x, scale});
@@ -273,11 +274,13 @@ std::string Exporter::window_mask(int64_t window) {
   if (writer_.has(name)) return name;
   if (!writer_.has("window.keys")) {
     const auto shape = writer_.add_node("Shape", "window.input_shape", {"input_ids"}, {{"start", int64_t{1}}});
-    const auto past = writer_.add_node("Shape", "window.past", {"past_key_values.0.key"}, {{"start", int64_t{2}}, {"end", int64_t{3}}});
+    const auto past = writer_.add_node("Shape", "window.past", {"past_key_values.0.key"},
+                                       {{"start", int64_t{2}}, {"end", int64_t{3}}});
     const auto total = writer_.add_node("Add", "window.total", {shape, past});
     const auto count = writer_.add_node("Squeeze", "window.count", {total});
-    writer_.add_node("Range", "window.keys", {shared("const.i64.0", Tensor::from_int64({}, std::vector<int64_t>{0})), count,
-                                              shared("const.i64.1", Tensor::from_int64({}, std::vector<int64_t>{1}))});
+    writer_.add_node("Range", "window.keys",
+                     {shared("const.i64.0", Tensor::from_int64({}, std::vector<int64_t>{0})), count,
+                      shared("const.i64.1", Tensor::from_int64({}, std::vector<int64_t>{1}))});
     writer_.add_node("Unsqueeze", "window.queries", {"position_ids", index_list({1, 3})});
   }
   const auto size = shared(fmt::format("const.i64.{}", window), Tensor::from_int64({}, std::vector<int64_t>{window}));
@@ -298,7 +301,8 @@ void Exporter::attention(const Node& node) {
   writer_.add_node("Attention", node.name,
                    {in(node, 0), in(node, 1), in(node, 2), window == 0 ? "" : window_mask(window),
                     fmt::format("past_key_values.{}.key", layer), fmt::format("past_key_values.{}.value", layer)},
-                   {out(node), fmt::format("present.{}.key", layer), fmt::format("present.{}.value", layer)}, attributes);
+                   {out(node), fmt::format("present.{}.key", layer), fmt::format("present.{}.value", layer)},
+                   attributes);
 }
 
 void Exporter::route(const Node& node) {
@@ -312,7 +316,8 @@ void Exporter::route(const Node& node) {
   std::string chosen = name + ".top.values";
   if (!before) chosen = writer_.add_node("Softmax", name + ".chosen", {chosen}, last);
   if (node.integer("normalize", 0) != 0) {
-    const auto sum = writer_.add_node("ReduceSum", name + ".sum", {chosen, index_list({-1})}, {{"keepdims", int64_t{1}}});
+    const auto sum =
+        writer_.add_node("ReduceSum", name + ".sum", {chosen, index_list({-1})}, {{"keepdims", int64_t{1}}});
     chosen = writer_.add_node("Div", name + ".normalized", {chosen, sum});
   }
   const auto zeros = writer_.add_node("Mul", name + ".zeros", {scores, scalar(DType::kF32, 0)});
@@ -343,7 +348,8 @@ void Exporter::moe(const Node& node) {
   const auto silu = writer_.add_node("Mul", name + ".silu", {gate, sigmoid});
   const auto hidden = writer_.add_node("Mul", name + ".hidden", {silu, up});
   const auto down = writer_.add_node("MatMul", name + ".down", {hidden, stacked(8)});
-  const auto by_expert = writer_.add_node("Transpose", name + ".by_expert", {in(node, 1)}, {{"perm", std::vector<int64_t>{0, 2, 1}}});
+  const auto by_expert =
+      writer_.add_node("Transpose", name + ".by_expert", {in(node, 1)}, {{"perm", std::vector<int64_t>{0, 2, 1}}});
   const auto column = writer_.add_node("Unsqueeze", name + ".column", {by_expert, index_list({-1})});
   const auto weights = cast(column, dtype(node), name + ".weights");
   const auto weighted = writer_.add_node("Mul", name + ".weighted", {down, weights});

@@ -12,9 +12,11 @@ namespace {
 // Operators that only ever stand inside a larger form and are read backwards from its last node. Whatever no form
 // claims is reported when its value is needed.
 const std::set<std::string, std::less<>> kInner = {
-    "Abs", "And", "Cast", "Cos", "DequantizeLinear", "Div", "Greater", "GreaterOrEqual", "LessOrEqual", "Max", "Range",
-    "ReduceMax", "Round", "Shape", "Sigmoid", "Sin", "Softmax", "Squeeze", "Sub", "Tanh", "TopK", "Transpose",
-    "Unsqueeze", "Where",
+    "Abs",   "And",       "Cast",           "Cos",         "DequantizeLinear",
+    "Div",   "Greater",   "GreaterOrEqual", "LessOrEqual", "Max",
+    "Range", "ReduceMax", "Round",          "Shape",       "Sigmoid",
+    "Sin",   "Softmax",   "Squeeze",        "Sub",         "Tanh",
+    "TopK",  "Transpose", "Unsqueeze",      "Where",
 };
 
 class Importer {
@@ -169,7 +171,8 @@ bool Importer::int8_rounding(const OnnxNode& node) {
   const OnnxNode* ratio = index_.producer(*scale, "Div");
   if (ratio == nullptr || index_.scalar(input_of(*ratio, 1)) != 127.0) return false;
   const OnnxNode* positive = index_.producer(input_of(*ratio, 0), "Max");
-  const OnnxNode* largest = index_.producer(positive != nullptr ? input_of(*positive, 0) : input_of(*ratio, 0), "ReduceMax");
+  const OnnxNode* largest =
+      index_.producer(positive != nullptr ? input_of(*positive, 0) : input_of(*ratio, 0), "ReduceMax");
   const OnnxNode* magnitude = largest == nullptr ? nullptr : index_.producer(input_of(*largest, 0), "Abs");
   if (magnitude == nullptr || input_of(*magnitude, 0) != input_of(*divided, 0)) return false;
   if (index_.integers(input_of(*largest, 1)) != std::vector<int64_t>{-1}) return false;
@@ -247,7 +250,8 @@ void Importer::reshape(const OnnxNode& node) {
   } else if (shape->size() == 3 && ((*shape)[2] == all || (*shape)[2] == -1)) {
     activations_[node.output(0)] = {x->id, 0};
   } else {
-    refuse(node, fmt::format("the shape [{}] is neither [batch, sequence, columns] nor its heads", fmt::join(*shape, ", ")));
+    refuse(node,
+           fmt::format("the shape [{}] is neither [batch, sequence, columns] nor its heads", fmt::join(*shape, ", ")));
   }
 }
 
@@ -274,10 +278,12 @@ std::pair<ValueId, ValueId> Importer::rotary_table(const OnnxNode& node) {
       if (scale) scales[i] = *scale;
       wave = inner;
     }
-    if (wave == nullptr || wave->op_type() != op) refuse(node, "its tables must be cos and sin of position times frequency");
+    if (wave == nullptr || wave->op_type() != op)
+      refuse(node, "its tables must be cos and sin of position times frequency");
     angles[i] = input_of(*wave, 0);
   }
-  if (angles[0] != angles[1] || scales[0] != scales[1]) refuse(node, "its cos and sin tables belong to different angles");
+  if (angles[0] != angles[1] || scales[0] != scales[1])
+    refuse(node, "its cos and sin tables belong to different angles");
   const auto known = rotary_tables_.find(angles[0] + "|" + scales[0]);
   if (known != rotary_tables_.end()) return known->second;
 
@@ -299,7 +305,8 @@ std::pair<ValueId, ValueId> Importer::rotary_table(const OnnxNode& node) {
     if (!threshold || !long_scale || !short_scale) refuse(*choice, "frequencies may switch on the last position only");
     inputs.push_back(constant(input_of(*choice, 2)));
     inputs.push_back(constant(input_of(*choice, 1)));
-    attributes = {{"scale", *short_scale}, {"long_scale", *long_scale}, {"threshold", static_cast<int64_t>(*threshold)}};
+    attributes = {
+        {"scale", *short_scale}, {"long_scale", *long_scale}, {"threshold", static_cast<int64_t>(*threshold)}};
   } else {
     inputs.push_back(constant(*frequency));
     const auto scale = scales[0].empty() ? std::optional(1.0) : index_.scalar(scales[0]);
@@ -336,8 +343,8 @@ int64_t Importer::window_of_mask(const OnnxNode& node, const std::string& mask) 
   const OnnxNode* near = both == nullptr ? nullptr : index_.producer(input_of(*both, 1), "Greater");
   const OnnxNode* start = near == nullptr ? nullptr : index_.producer(input_of(*near, 1), "Sub");
   const auto window = start == nullptr ? std::nullopt : index_.scalar(input_of(*start, 1));
-  if (causal == nullptr || !window || *window < 1 || !is_keys(input_of(*causal, 0)) || !is_queries(input_of(*causal, 1)) ||
-      !is_keys(input_of(*near, 0)) || !is_queries(input_of(*start, 0))) {
+  if (causal == nullptr || !window || *window < 1 || !is_keys(input_of(*causal, 0)) ||
+      !is_queries(input_of(*causal, 1)) || !is_keys(input_of(*near, 0)) || !is_queries(input_of(*start, 0))) {
     refuse(node, "its mask is not a causal sliding window over position_ids");
   }
   return static_cast<int64_t>(*window);
@@ -421,8 +428,8 @@ bool Importer::moe(const OnnxNode& node) {
   const Activation* routing = find(input_of(*by_expert, 0));
   if (x == nullptr || routing == nullptr) return false;
   set(node, graph_.add(Op::kMoe, name_of(node),
-                       {x->id, routing->id, constant(input_of(*gate, 1)), kNone, kNone, constant(input_of(*up, 1)), kNone,
-                        kNone, constant(input_of(*down, 1)), kNone, kNone},
+                       {x->id, routing->id, constant(input_of(*gate, 1)), kNone, kNone, constant(input_of(*up, 1)),
+                        kNone, kNone, constant(input_of(*down, 1)), kNone, kNone},
                        {{"transposed", int64_t{0}}}));
   return true;
 }

@@ -15,10 +15,10 @@ struct TypePair {
   DType dtype;
 };
 constexpr std::array kTypes = {
-    TypePair{1, DType::kF32},    TypePair{2, DType::kU8},     TypePair{3, DType::kI8},     TypePair{5, DType::kI16},
-    TypePair{6, DType::kI32},    TypePair{7, DType::kI64},    TypePair{9, DType::kBool},   TypePair{10, DType::kF16},
-    TypePair{11, DType::kF64},   TypePair{16, DType::kBF16},  TypePair{17, DType::kF8E4M3}, TypePair{19, DType::kF8E5M2},
-    TypePair{21, DType::kU4},    TypePair{22, DType::kI4},    TypePair{23, DType::kF4E2M1},
+    TypePair{1, DType::kF32},  TypePair{2, DType::kU8},    TypePair{3, DType::kI8},      TypePair{5, DType::kI16},
+    TypePair{6, DType::kI32},  TypePair{7, DType::kI64},   TypePair{9, DType::kBool},    TypePair{10, DType::kF16},
+    TypePair{11, DType::kF64}, TypePair{16, DType::kBF16}, TypePair{17, DType::kF8E4M3}, TypePair{19, DType::kF8E5M2},
+    TypePair{21, DType::kU4},  TypePair{22, DType::kI4},   TypePair{23, DType::kF4E2M1},
 };
 
 // Attribute types of the standard.
@@ -27,7 +27,8 @@ enum AttributeType { kFloat = 1, kInt = 2, kString = 3, kInts = 7 };
 constexpr size_t kInlineLimit = 1024;  // bytes of a tensor that stays in model.onnx
 constexpr size_t kAlignment = 64;
 
-void set_value_info(onnx_file::ValueInfo& info, const std::string& name, DType dtype, const std::vector<std::string>& dims) {
+void set_value_info(onnx_file::ValueInfo& info, const std::string& name, DType dtype,
+                    const std::vector<std::string>& dims) {
   info.set_name(name);
   auto& type = *info.mutable_type()->mutable_tensor_type();
   type.set_elem_type(onnx_type(dtype));
@@ -45,7 +46,8 @@ void set_value_info(onnx_file::ValueInfo& info, const std::string& name, DType d
 uint64_t parse_number(const std::string& text, const std::string& what) {
   uint64_t value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc{} || end != text.data() + text.size()) bad_file("{}: expected a number, found \"{}\"", what, text);
+  if (error != std::errc{} || end != text.data() + text.size())
+    bad_file("{}: expected a number, found \"{}\"", what, text);
   return value;
 }
 

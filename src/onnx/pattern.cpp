@@ -23,7 +23,8 @@ OnnxIndex::OnnxIndex(const OnnxFile& file) : file_(file) {
   }
   for (const auto& node : file.graph().node()) {
     for (const std::string& input : node.input()) {
-      if (input.empty() || inputs_.contains(input) || initializers_.contains(input) || producers_.contains(input)) continue;
+      if (input.empty() || inputs_.contains(input) || initializers_.contains(input) || producers_.contains(input))
+        continue;
       bad_file("{}: {} {} reads {} before any node makes it", file.source(), node.op_type(), node.name(), input);
     }
     for (const std::string& output : node.output()) {
@@ -66,7 +67,8 @@ std::optional<double> OnnxIndex::scalar(const std::string& value) const {
   return double{tensor.to_floats()[0]};
 }
 
-std::optional<std::string> OnnxIndex::other_input(const OnnxNode& node, std::string_view op, const OnnxNode*& match) const {
+std::optional<std::string> OnnxIndex::other_input(const OnnxNode& node, std::string_view op,
+                                                  const OnnxNode*& match) const {
   if (node.input_size() != 2) return std::nullopt;
   for (int i = 0; i < 2; ++i) {
     match = producer(node.input(i), op);

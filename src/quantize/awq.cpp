@@ -111,7 +111,8 @@ std::vector<double> weight_magnitudes(const std::vector<FloatMatrix>& weights, c
 }
 
 // Error of int8 activations with a scale a token: uniform noise of one step, scaled back by s.
-double activation_error(const std::vector<FloatMatrix>& weights, const InputStatistics& statistics, const std::vector<float>& s) {
+double activation_error(const std::vector<FloatMatrix>& weights, const InputStatistics& statistics,
+                        const std::vector<float>& s) {
   double step = 0;
   for (size_t j = 0; j < s.size(); ++j) step = std::max(step, double{statistics.largest[j]} / double{s[j]} / 127.0);
   double gain = 0;
@@ -126,8 +127,9 @@ double activation_error(const std::vector<FloatMatrix>& weights, const InputStat
   return gain * step * step / 12.0 * static_cast<double>(statistics.tokens);
 }
 
-double total_error(const std::vector<FloatMatrix>& weights, const InputStatistics& statistics, const QuantScheme& scheme,
-                   const TransposedProduct& moment, DType scale_dtype, const std::vector<float>& s) {
+double total_error(const std::vector<FloatMatrix>& weights, const InputStatistics& statistics,
+                   const QuantScheme& scheme, const TransposedProduct& moment, DType scale_dtype,
+                   const std::vector<float>& s) {
   double error = 0;
   for (const FloatMatrix& weight : weights) {
     const auto codes = round_to_nearest(scale_columns(weight, s), scheme, scale_dtype);
@@ -157,7 +159,8 @@ std::vector<float> search_channel_scales(const std::vector<FloatMatrix>& weights
       for (size_t j = 0; j < k; ++j) {
         const double x = scheme.int8_activations ? double{statistics.largest[j]}
                                                  : statistics.magnitude[j] / static_cast<double>(statistics.tokens);
-        s[j] = static_cast<float>(std::max(std::pow(std::max(x, 1e-8), a) / std::pow(std::max(by_weight[j], 1e-4), b), 1e-4));
+        s[j] = static_cast<float>(
+            std::max(std::pow(std::max(x, 1e-8), a) / std::pow(std::max(by_weight[j], 1e-4), b), 1e-4));
         low = std::min(low, s[j]);
         high = std::max(high, s[j]);
       }

@@ -102,7 +102,8 @@ void QuantizedBlock::fold(ValueId input, const std::vector<float>& s) {
   }
 }
 
-void QuantizedBlock::fold_channel_scales(std::map<ValueId, InputStatistics>& statistics, const QuantScheme& scheme, DType dtype) {
+void QuantizedBlock::fold_channel_scales(std::map<ValueId, InputStatistics>& statistics, const QuantScheme& scheme,
+                                         DType dtype) {
   for (auto& [input, seen] : statistics) add_noise(seen);
   for (const auto& [input, readers] : readers_) {
     if (!can_fold(input) || !statistics.contains(input)) continue;
@@ -119,7 +120,8 @@ void QuantizedBlock::fold_channel_scales(std::map<ValueId, InputStatistics>& sta
   }
 }
 
-void QuantizedBlock::round(const std::map<ValueId, InputStatistics>& statistics, const QuantScheme& scheme, DType dtype) {
+void QuantizedBlock::round(const std::map<ValueId, InputStatistics>& statistics, const QuantScheme& scheme,
+                           DType dtype) {
   for (const auto& [input, readers] : readers_) {
     const auto seen = statistics.find(input);
     std::optional<InverseFactor> factor;
@@ -145,7 +147,8 @@ void QuantizedBlock::round(const std::map<ValueId, InputStatistics>& statistics,
           result.codes = round_to_nearest(weight, scheme, dtype, clip);
         }
         const FloatMatrix zero(weight.rows, weight.columns);
-        result.relative_error = output_error(weight, result.codes.dequantized(), *product) / output_error(weight, zero, *product);
+        result.relative_error =
+            output_error(weight, result.codes.dequantized(), *product) / output_error(weight, zero, *product);
       }
       set_constant(graph_.nodes()[static_cast<size_t>(reader)].inputs[1], result.codes.dequantized().data);
       results_.push_back(std::move(result));

@@ -18,8 +18,10 @@ namespace edgewise {
 namespace fs = std::filesystem;
 namespace {
 
-std::string sample_text(const OrderedJson& line, const std::optional<LoadedChatTemplate>& chat_template, const std::string& where) {
-  if (line.is_object() && line.contains("text") && line.at("text").is_string()) return line.at("text").get<std::string>();
+std::string sample_text(const OrderedJson& line, const std::optional<LoadedChatTemplate>& chat_template,
+                        const std::string& where) {
+  if (line.is_object() && line.contains("text") && line.at("text").is_string())
+    return line.at("text").get<std::string>();
   if (!line.is_object() || !line.contains("messages") || !line.at("messages").is_array()) {
     bad_file("{}: expected {{\"messages\": [...]}} or {{\"text\": \"...\"}}", where);
   }
@@ -139,7 +141,8 @@ std::vector<std::vector<int32_t>> calibration_tokens(const fs::path& model_dir, 
     if (json_lines) {
       if (line.empty()) continue;
       const std::string where = fmt::format("{}:{}", source, number);
-      auto ids = tokenizer.encode(sample_text(parse_ordered_json(line, where), chat_template, where), !chat_template.has_value());
+      auto ids = tokenizer.encode(sample_text(parse_ordered_json(line, where), chat_template, where),
+                                  !chat_template.has_value());
       ids.resize(std::min(ids.size(), static_cast<size_t>(options.max_tokens)));
       if (!ids.empty()) samples.push_back(std::move(ids));
       continue;
@@ -172,7 +175,8 @@ std::vector<Segment> cut_segments(const Graph& graph) {
   for (size_t i = 0; i < graph.nodes().size(); ++i) {
     const Node& node = graph.nodes()[i];
     if (node.op != Op::kRotaryTable) alive.insert(node.outputs.begin(), node.outputs.end());
-    std::erase_if(alive, [&](ValueId id) { return last_use[static_cast<size_t>(id)] <= i && id != graph.outputs()[0]; });
+    std::erase_if(alive,
+                  [&](ValueId id) { return last_use[static_cast<size_t>(id)] <= i && id != graph.outputs()[0]; });
     if (alive.size() != 1 || node.op == Op::kRotaryTable) continue;
     segments.push_back({first, i + 1, input, *alive.begin()});
     first = i + 1;
@@ -183,7 +187,8 @@ std::vector<Segment> cut_segments(const Graph& graph) {
   for (const Segment& segment : segments) {
     const auto begin = graph.nodes().begin();
     const auto has_linear = [&](const Segment& s) {
-      return std::any_of(begin + static_cast<std::ptrdiff_t>(s.first_node), begin + static_cast<std::ptrdiff_t>(s.end_node),
+      return std::any_of(begin + static_cast<std::ptrdiff_t>(s.first_node),
+                         begin + static_cast<std::ptrdiff_t>(s.end_node),
                          [](const Node& node) { return node.op == Op::kLinear || node.op == Op::kMoe; });
     };
     // A residual sum belongs to the block before it, a norm to the block behind it.
@@ -203,7 +208,8 @@ CalibrationRun::CalibrationRun(const Graph& graph, std::vector<std::vector<int32
   for (const auto& sample : samples_) longest_ = std::max(longest_, static_cast<int>(sample.size()));
 }
 
-void CalibrationRun::run(const Segment& segment, const std::function<void(const Node&, std::span<const Tensor>)>& observer,
+void CalibrationRun::run(const Segment& segment,
+                         const std::function<void(const Node&, std::span<const Tensor>)>& observer,
                          const std::function<void(size_t, std::vector<float>)>& keep) {
   const Backend& backend = find_backend("cpu");
   std::map<std::string, ValueId> names;
@@ -211,7 +217,8 @@ void CalibrationRun::run(const Segment& segment, const std::function<void(const 
   for (size_t i = 0; i < part.nodes().size(); ++i) backend.pack(part, static_cast<NodeId>(i));
   part.compact();
   const int pages = (longest_ + kPageTokens - 1) / kPageTokens;
-  const auto executable = backend.load(part, {.max_tokens = longest_, .max_rows = 1, .kv_pages = pages, .kv_dtype = DType::kF32});
+  const auto executable =
+      backend.load(part, {.max_tokens = longest_, .max_rows = 1, .kv_pages = pages, .kv_dtype = DType::kF32});
   if (observer) executable->observe(observer);
   std::vector<int32_t> page_table(static_cast<size_t>(pages));
   std::iota(page_table.begin(), page_table.end(), 0);
@@ -225,7 +232,8 @@ void CalibrationRun::run(const Segment& segment, const std::function<void(const 
     std::vector<float> output(samples_[s].size() * columns);
     const StepOutcome outcome =
         executable->run({samples_[s], positions, activations_[s], std::span(&sequence, 1), {}}, output);
-    if (outcome != StepOutcome::kDone) fail(ErrorKind::kInternal, "calibration: a step failed: {}", outcome_name(outcome));
+    if (outcome != StepOutcome::kDone)
+      fail(ErrorKind::kInternal, "calibration: a step failed: {}", outcome_name(outcome));
     if (keep) keep(s, std::move(output));
   }
 }
@@ -239,9 +247,9 @@ std::map<ValueId, InputStatistics> CalibrationRun::observe(const Segment& segmen
   std::map<ValueId, StatisticsCollector> collectors;
   // Node names carry over to the extracted graph, so a node's outputs are found by their names.
   std::map<std::string, std::vector<ValueId>> outputs_of;
-  for (size_t i = segment.first_node; i < segment.end_node; ++i) outputs_of[graph_.nodes()[i].name] = graph_.nodes()[i].outputs;
-  run(
-      segment,
+  for (size_t i = segment.first_node; i < segment.end_node; ++i)
+    outputs_of[graph_.nodes()[i].name] = graph_.nodes()[i].outputs;
+  run(segment,
       [&](const Node& node, std::span<const Tensor> outputs) {
         const auto found = outputs_of.find(node.name);
         if (found == outputs_of.end()) return;
@@ -273,7 +281,8 @@ void CalibrationRun::advance(const Segment& segment) {
   };
   std::vector<std::vector<float>> next(samples_.size());
   const std::function<void(const Node&, std::span<const Tensor>)> observer = widen;
-  run(segment, ranges.empty() ? nullptr : observer, [&](size_t sample, std::vector<float> output) { next[sample] = std::move(output); });
+  run(segment, ranges.empty() ? nullptr : observer,
+      [&](size_t sample, std::vector<float> output) { next[sample] = std::move(output); });
   activations_ = std::move(next);
 }
 

@@ -18,14 +18,15 @@ struct CalibrationOptions {
 };
 
 // Token ids of the samples. Chats go through the model's template when it has one.
-std::vector<std::vector<int32_t>> calibration_tokens(const std::filesystem::path& model_dir, const CalibrationOptions& options);
+std::vector<std::vector<int32_t>> calibration_tokens(const std::filesystem::path& model_dir,
+                                                     const CalibrationOptions& options);
 
 // A run of nodes between two points where one activation is all that lives, so that a segment's weights are all that
 // is in memory: in a transformer, an attention or an MLP block.
 struct Segment {
   size_t first_node;
   size_t end_node;
-  ValueId input;   // kNone: starts from tokens
+  ValueId input;  // kNone: starts from tokens
   ValueId output;
 };
 std::vector<Segment> cut_segments(const Graph& graph);

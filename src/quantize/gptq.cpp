@@ -61,7 +61,8 @@ InverseFactor factor_inverse(const FloatMatrix& h) {
   InverseFactor result;
   result.order.resize(static_cast<size_t>(k));
   std::iota(result.order.begin(), result.order.end(), int64_t{0});
-  std::stable_sort(result.order.begin(), result.order.end(), [&](int64_t a, int64_t b) { return h.at(a, a) > h.at(b, b); });
+  std::stable_sort(result.order.begin(), result.order.end(),
+                   [&](int64_t a, int64_t b) { return h.at(a, a) > h.at(b, b); });
   double mean = 0;
   for (int64_t i = 0; i < k; ++i) mean += double{h.at(i, i)} / static_cast<double>(k);
   ThreadPool pool;
@@ -72,7 +73,8 @@ InverseFactor factor_inverse(const FloatMatrix& h) {
     const auto column = [&](int64_t i) { return result.order[static_cast<size_t>(k - 1 - i)]; };
     for (int64_t i = 0; i < k; ++i) {
       for (int64_t j = 0; j <= i; ++j) {
-        reversed[static_cast<size_t>(i * k + j)] = double{h.at(column(i), column(j))} + (i == j ? damping * mean + 1e-12 : 0.0);
+        reversed[static_cast<size_t>(i * k + j)] =
+            double{h.at(column(i), column(j))} + (i == j ? damping * mean + 1e-12 : 0.0);
       }
     }
     if (!cholesky(reversed, k, pool)) continue;

@@ -25,7 +25,8 @@ struct TransposedProduct::Loaded {
   std::unique_ptr<Executable> executable;
 };
 
-TransposedProduct::TransposedProduct(const FloatMatrix& b, int64_t max_rows) : n_(b.rows), loaded_(std::make_unique<Loaded>()) {
+TransposedProduct::TransposedProduct(const FloatMatrix& b, int64_t max_rows)
+    : n_(b.rows), loaded_(std::make_unique<Loaded>()) {
   const Backend& backend = find_backend("cpu");
   Graph& graph = loaded_->graph;
   const ValueId x = graph.add_input(std::string(kEmbeddingsInput), DType::kF32, {kTokens, b.columns});

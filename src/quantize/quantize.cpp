@@ -54,7 +54,8 @@ void CheckpointQuantizer::check() const {
     const int64_t k = graph_.value(node.inputs[0]).shape[1];
     const int64_t group = request_.scheme.group_size;
     if (group > 0 && k % group != 0) {
-      usage_error("{} has {} inputs, which groups of {} do not divide; choose a smaller --group_size", node.name, k, group);
+      usage_error("{} has {} inputs, which groups of {} do not divide; choose a smaller --group_size", node.name, k,
+                  group);
     }
   }
 }
@@ -82,7 +83,8 @@ void CheckpointQuantizer::quantize_blocks() {
   const DType dtype = checkpoint_.dtype();
   const auto segments = cut_segments(graph_);
   std::optional<CalibrationRun> calibration;
-  if (scheme.needs_calibration() || request_.kv_cache) calibration.emplace(graph_, calibration_tokens(request_.model_dir, request_.calibration));
+  if (scheme.needs_calibration() || request_.kv_cache)
+    calibration.emplace(graph_, calibration_tokens(request_.model_dir, request_.calibration));
   Progress progress("quantize", static_cast<int64_t>(segments.size()), "blocks");
   for (const Segment& segment : segments) {
     const bool is_head = &segment == &segments.back();
@@ -160,7 +162,8 @@ void CheckpointQuantizer::write() {
     for (const std::string& name : names) {
       const std::string module = name.ends_with(".weight") ? name.substr(0, name.size() - 7) : "";
       if (codes_.contains(module)) {
-        for (const auto& [key, tensor] : checkpoint_tensors(module, all_codes(module), request_.scheme, dtype)) visit(key, tensor);
+        for (const auto& [key, tensor] : checkpoint_tensors(module, all_codes(module), request_.scheme, dtype))
+          visit(key, tensor);
       } else {
         visit(name, original(name));
       }
@@ -180,7 +183,8 @@ void CheckpointQuantizer::write() {
 
 QuantizeReport CheckpointQuantizer::run() {
   check();
-  for (const std::string& name : checkpoint_.tensor_names()) report_.bytes_before += checkpoint_.tensor(name).bytes().size();
+  for (const std::string& name : checkpoint_.tensor_names())
+    report_.bytes_before += checkpoint_.tensor(name).bytes().size();
   quantize_blocks();
   write();
   return report_;

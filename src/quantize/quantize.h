@@ -14,7 +14,7 @@ struct QuantizeRequest {
   std::filesystem::path model_dir;
   std::filesystem::path output_dir;
   QuantScheme scheme;
-  bool lm_head = false;  // quantize the output head too, rounding to nearest
+  bool lm_head = false;           // quantize the output head too, rounding to nearest
   std::optional<DType> kv_cache;  // kF8E4M3 or kI8: what engines keep the cache in, with calibrated scales
   CalibrationOptions calibration;
 };

@@ -30,6 +30,7 @@ QuantScheme scheme_from_name(const std::string& name, int64_t group_size);
 
 // config.json's "quantization_config" (https://github.com/neuralmagic/compressed-tensors, version 0.9 and later).
 // `kv_cache`: kF8E4M3 or kI8, a scale for all keys and one for all values of a layer; none: not quantized.
-Json quantization_config(const QuantScheme& scheme, const std::vector<std::string>& ignored, std::optional<DType> kv_cache);
+Json quantization_config(const QuantScheme& scheme, const std::vector<std::string>& ignored,
+                         std::optional<DType> kv_cache);
 
 }  // namespace edgewise

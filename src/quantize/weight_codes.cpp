@@ -65,7 +65,8 @@ float fp8_scale(std::span<const float> values, float largest, DType scale_dtype)
   float best = scale_for(WeightType::kFp8, largest, scale_dtype);
   double least = INFINITY;
   for (int i = 0; i < kCandidates; ++i) {
-    const float scale = scale_for(WeightType::kFp8, largest * std::exp2(static_cast<float>(i) / kCandidates), scale_dtype);
+    const float scale =
+        scale_for(WeightType::kFp8, largest * std::exp2(static_cast<float>(i) / kCandidates), scale_dtype);
     double error = 0;
     for (const float value : values) {
       const double difference = double{value} - double{round_code(WeightType::kFp8, value, scale)} * double{scale};
@@ -132,13 +133,15 @@ WeightCodes round_to_nearest(const FloatMatrix& weight, const QuantScheme& schem
   for (int64_t row = 0; row < weight.rows; ++row) {
     for (int64_t g = 0; g < groups; ++g) {
       const auto first = static_cast<size_t>(g * result.group);
-      const auto values = weight.row(row).subspan(first, std::min<size_t>(size_t(result.group), size_t(weight.columns) - first));
+      const auto values =
+          weight.row(row).subspan(first, std::min<size_t>(size_t(result.group), size_t(weight.columns) - first));
       float largest = 0;
       for (const float value : values) largest = std::max(largest, std::fabs(value));
       const auto at = static_cast<size_t>(row * groups + g);
       if (!clip.empty()) largest *= clip[at];
-      result.scales[at] = scheme.type == WeightType::kFp8 ? fp8_scale(values, largest, scale_dtype)
-                                                          : scale_for(scheme.type, largest, scale_dtype, result.global_scale);
+      result.scales[at] = scheme.type == WeightType::kFp8
+                              ? fp8_scale(values, largest, scale_dtype)
+                              : scale_for(scheme.type, largest, scale_dtype, result.global_scale);
       const float scale = result.scales[at] * result.global_scale;
       for (size_t i = 0; i < values.size(); ++i) {
         result.codes[static_cast<size_t>(row * weight.columns) + first + i] = round_code(scheme.type, values[i], scale);
@@ -154,17 +157,20 @@ std::vector<std::pair<std::string, Tensor>> checkpoint_tensors(const std::string
   const Tensor scale = Tensor::from_floats(scale_dtype, {codes.n, codes.groups()}, codes.scales);
   switch (scheme.type) {
     case WeightType::kFp8:
-      return {{module + ".weight", Tensor::from_floats(DType::kF8E4M3, shape, codes.codes)}, {module + ".weight_scale", scale}};
+      return {{module + ".weight", Tensor::from_floats(DType::kF8E4M3, shape, codes.codes)},
+              {module + ".weight_scale", scale}};
     case WeightType::kNvfp4: {
       const Tensor nibbles = Tensor::from_floats(DType::kF4E2M1, shape, codes.codes);
       const Tensor bytes = Tensor::view(DType::kU8, {codes.n, codes.k / 2}, nibbles.bytes(), nibbles.owner());
       return {{module + ".weight_packed", bytes},
               {module + ".weight_scale", Tensor::from_floats(DType::kF8E4M3, {codes.n, codes.groups()}, codes.scales)},
-              {module + ".weight_global_scale", Tensor::from_floats(DType::kF32, {1}, std::vector<float>{1.0f / codes.global_scale})}};
+              {module + ".weight_global_scale",
+               Tensor::from_floats(DType::kF32, {1}, std::vector<float>{1.0f / codes.global_scale})}};
     }
     case WeightType::kInt8:
       if (scheme.int8_activations) {
-        return {{module + ".weight", Tensor::from_floats(DType::kI8, shape, codes.codes)}, {module + ".weight_scale", scale}};
+        return {{module + ".weight", Tensor::from_floats(DType::kI8, shape, codes.codes)},
+                {module + ".weight_scale", scale}};
       }
       [[fallthrough]];
     case WeightType::kInt4:

@@ -15,10 +15,10 @@ namespace edgewise {
 struct WeightCodes {
   int64_t n = 0;
   int64_t k = 0;
-  int64_t group = 0;           // columns of a scale
-  std::vector<float> codes;    // integers, or FP8 / FP4 values, before they are packed
-  std::vector<float> scales;   // [n, ceil(k / group)], rounded to the dtype they are stored in
-  float global_scale = 1;      // NVFP4: scales are FP8 times this
+  int64_t group = 0;          // columns of a scale
+  std::vector<float> codes;   // integers, or FP8 / FP4 values, before they are packed
+  std::vector<float> scales;  // [n, ceil(k / group)], rounded to the dtype they are stored in
+  float global_scale = 1;     // NVFP4: scales are FP8 times this
 
   int64_t groups() const { return (k + group - 1) / group; }
   float scale(int64_t row, int64_t column) const {

@@ -30,7 +30,8 @@ void SamplingOptions::check(int64_t vocabulary) const {
   require(top_p > 0 && top_p <= 1, "top_p", top_p, "above 0, at most 1");
   require(top_k >= 0, "top_k", top_k, "0 (all) or more");
   require(min_p >= 0 && min_p < 1, "min_p", min_p, "0 or more, below 1");
-  require(repetition_penalty > 0 && repetition_penalty <= 100, "repetition_penalty", repetition_penalty, "above 0, at most 100");
+  require(repetition_penalty > 0 && repetition_penalty <= 100, "repetition_penalty", repetition_penalty,
+          "above 0, at most 100");
   require(std::fabs(presence_penalty) <= 2, "presence_penalty", presence_penalty, "-2 to 2");
   require(std::fabs(frequency_penalty) <= 2, "frequency_penalty", frequency_penalty, "-2 to 2");
   require(num_logprobs >= 0 && num_logprobs <= 20, "num_logprobs", num_logprobs, "0 to 20");
@@ -46,7 +47,8 @@ int32_t argmax(std::span<const float> logits) noexcept {
   return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
 }
 
-Sampler::Sampler(const SamplingOptions& options, int64_t vocabulary, std::span<const int32_t> prompt) : options_(options) {
+Sampler::Sampler(const SamplingOptions& options, int64_t vocabulary, std::span<const int32_t> prompt)
+    : options_(options) {
   const auto size = static_cast<size_t>(vocabulary);
   generated_.assign(size, 0);
   seen_.assign(size, false);
@@ -80,7 +82,8 @@ void Sampler::note_logprobs(std::span<const float> logits) noexcept {
   const auto count = std::min(static_cast<size_t>(options_.num_logprobs), logits.size());
   candidates_.clear();
   for (size_t i = 0; i < logits.size(); ++i) candidates_.push_back({static_cast<int32_t>(i), logits[i] - log_sum_});
-  std::partial_sort(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(count), candidates_.end(), more_probable);
+  std::partial_sort(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(count), candidates_.end(),
+                    more_probable);
   alternatives_.assign(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(count));
 }
 
@@ -112,7 +115,8 @@ int32_t Sampler::draw(std::span<const float> logits) noexcept {
   }
   const auto k = static_cast<size_t>(options_.top_k);
   if (k > 0 && k < candidates_.size()) {
-    std::nth_element(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(k), candidates_.end(), more_probable);
+    std::nth_element(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(k), candidates_.end(),
+                     more_probable);
     candidates_.resize(k);
   }
   if (options_.top_p < 1) std::sort(candidates_.begin(), candidates_.end(), more_probable);
@@ -122,7 +126,8 @@ int32_t Sampler::draw(std::span<const float> logits) noexcept {
   if (options_.top_p < 1) {
     double sum = 0;
     size_t count = 0;
-    while (count < candidates_.size() && sum < options_.top_p * total) sum += std::exp(double{candidates_[count++].logprob});
+    while (count < candidates_.size() && sum < options_.top_p * total)
+      sum += std::exp(double{candidates_[count++].logprob});
     candidates_.resize(std::max<size_t>(count, 1));
     kept = sum;
   }

@@ -10,10 +10,10 @@
 namespace edgewise {
 
 struct SamplingOptions {
-  double temperature = 0;  // 0: greedy, the exact argmax
-  double top_p = 1;        // nucleus: the smallest set of tokens with this much probability (arXiv:1904.09751)
-  int top_k = 0;           // 0: all
-  double min_p = 0;        // tokens at least this share as probable as the best one (arXiv:2407.01082)
+  double temperature = 0;         // 0: greedy, the exact argmax
+  double top_p = 1;               // nucleus: the smallest set of tokens with this much probability (arXiv:1904.09751)
+  int top_k = 0;                  // 0: all
+  double min_p = 0;               // tokens at least this share as probable as the best one (arXiv:2407.01082)
   double repetition_penalty = 1;  // of tokens in prompt and answer (arXiv:1909.05858)
   double presence_penalty = 0;    // of tokens in the answer, once
   double frequency_penalty = 0;   // of tokens in the answer, each time

@@ -79,7 +79,8 @@ StepOutcome Scheduler::step() noexcept {
 void Scheduler::admit() noexcept {
   while (!waiting_.empty() && static_cast<int>(running_.size()) < limits_.max_sequences) {
     Sequence& sequence = *waiting_.front();
-    const int length = limits_.reserve_whole ? sequence.prompt_length + sequence.max_tokens : sequence.prompt_length + 1;
+    const int length =
+        limits_.reserve_whole ? sequence.prompt_length + sequence.max_tokens : sequence.prompt_length + 1;
     if (!pages_.reserve(sequence.pages, length)) return;  // until another one leaves
     sequence.admitted = std::chrono::steady_clock::now();
     running_.push_back(&sequence);
@@ -100,7 +101,8 @@ void Scheduler::plan() noexcept {
   }
   for (Sequence* sequence : running_) {
     const int left = limits_.max_step_tokens - static_cast<int>(tokens_.size());
-    if (sequence->generated() == 0 && left > 0) add_rows(*sequence, std::min(left, sequence->prompt_length - sequence->kv_length));
+    if (sequence->generated() == 0 && left > 0)
+      add_rows(*sequence, std::min(left, sequence->prompt_length - sequence->kv_length));
   }
 }
 
@@ -111,7 +113,8 @@ void Scheduler::add_rows(Sequence& sequence, int count) noexcept {
     tokens_.push_back(sequence.tokens[static_cast<size_t>(sequence.kv_length + i)]);
     positions_.push_back(sequence.kv_length + i);
   }
-  slices_.push_back({first, count, sequence.kv_length, static_cast<int32_t>(sequence.tokens.size()), sequence.pages, -1});
+  slices_.push_back(
+      {first, count, sequence.kv_length, static_cast<int32_t>(sequence.tokens.size()), sequence.pages, -1});
   sliced_.push_back(&sequence);
   if (sequence.kv_length + count == static_cast<int>(sequence.tokens.size())) {
     rows_.push_back(first + count - 1);

@@ -22,7 +22,7 @@ struct Sequence {
 
   std::vector<int32_t> tokens;  // prompt, then answer
   int prompt_length;
-  int max_tokens;  // of the answer
+  int max_tokens;           // of the answer
   bool ignore_end = false;  // end tokens do not end it
   Sampler sampler;
   int kv_length = 0;  // tokens already in the cache

@@ -20,8 +20,8 @@ Tokenizer load_tokenizer(const fs::path& engine_dir) {
 std::unique_ptr<Engine> load_engine(const fs::path& engine_dir) {
   const fs::path file = engine_dir / kEngineFileName;
   if (!fs::exists(file)) {
-    fail(ErrorKind::kIo, "{}: no {}; build one with `edgewise build --onnxDir ONNX --engineDir {}`", engine_dir.string(),
-         kEngineFileName, engine_dir.string());
+    fail(ErrorKind::kIo, "{}: no {}; build one with `edgewise build --onnxDir ONNX --engineDir {}`",
+         engine_dir.string(), kEngineFileName, engine_dir.string());
   }
   auto engine = std::make_unique<Engine>(read_engine(file));
   const Backend& backend = find_backend(engine->info.device);
@@ -58,12 +58,13 @@ Session::Session(const fs::path& engine_dir, const SessionOptions& options)
   limits_.kv_capacity = info.kv_capacity;
   limits_.kv_pages = pages_each * info.max_batch_size;
   limits_.reserve_whole = info.kv_policy == "linear";
-  executable_ = find_backend(info.device).load(engine_->graph, {.max_tokens = limits_.max_step_tokens,
-                                                                .max_sequences = info.max_batch_size,
-                                                                .max_rows = limits_.max_step_tokens,
-                                                                .kv_pages = limits_.kv_pages,
-                                                                .kv_dtype = info.kv_dtype,
-                                                                .threads = options.threads});
+  executable_ = find_backend(info.device)
+                    .load(engine_->graph, {.max_tokens = limits_.max_step_tokens,
+                                           .max_sequences = info.max_batch_size,
+                                           .max_rows = limits_.max_step_tokens,
+                                           .kv_pages = limits_.kv_pages,
+                                           .kv_dtype = info.kv_dtype,
+                                           .threads = options.threads});
   executable_->set_profiling(options.profile);
   read_generation_config(engine_dir);
   scheduler_ = std::make_unique<Scheduler>(*executable_, limits_, end_tokens_);
@@ -94,7 +95,8 @@ void Session::read_generation_config(const fs::path& engine_dir) {
 
 std::vector<int32_t> Session::encode_chat(const OrderedJson& messages) const {
   if (!chat_template_) {
-    usage_error("this model has no chat template; give the prompt as plain text (--raw, or \"apply_chat_template\": false)");
+    usage_error(
+        "this model has no chat template; give the prompt as plain text (--raw, or \"apply_chat_template\": false)");
   }
   OrderedJson inputs = chat_template_->special_tokens;
   inputs["messages"] = messages;
@@ -112,21 +114,24 @@ void Session::check(const Request& request) const {
                 info().max_input_length, length);
   }
   if (length >= info().kv_capacity) {
-    usage_error("the prompt has {} tokens and the cache {}: no room for an answer; build with a larger "
-                "--maxKVCacheCapacity",
-                length, info().kv_capacity);
+    usage_error(
+        "the prompt has {} tokens and the cache {}: no room for an answer; build with a larger "
+        "--maxKVCacheCapacity",
+        length, info().kv_capacity);
   }
   if (request.max_tokens < 1) usage_error("max_tokens = {}: expected a positive number", request.max_tokens);
   for (const int32_t token : request.prompt) {
     if (token < 0 || token >= vocabulary_) {
-      usage_error("the prompt holds token {}, the model's vocabulary ends at {}; do tokenizer and model belong together?",
-                  token, vocabulary_ - 1);
+      usage_error(
+          "the prompt holds token {}, the model's vocabulary ends at {}; do tokenizer and model belong together?",
+          token, vocabulary_ - 1);
     }
   }
   request.sampling.check(vocabulary_);
 }
 
-std::vector<Session::Running> Session::submit(const std::vector<Request>& requests, std::vector<Completion>& completions) {
+std::vector<Session::Running> Session::submit(const std::vector<Request>& requests,
+                                              std::vector<Completion>& completions) {
   std::vector<Running> running;
   for (size_t i = 0; i < requests.size(); ++i) {
     const Request& request = requests[i];
@@ -139,7 +144,8 @@ std::vector<Session::Running> Session::submit(const std::vector<Request>& reques
       continue;
     }
     const int room = info().kv_capacity - static_cast<int>(request.prompt.size());
-    auto sequence = std::make_unique<Sequence>(request.prompt, request.sampling, std::min(request.max_tokens, room), vocabulary_);
+    auto sequence =
+        std::make_unique<Sequence>(request.prompt, request.sampling, std::min(request.max_tokens, room), vocabulary_);
     sequence->ignore_end = request.ignore_eos;
     running.push_back({i, std::move(sequence), OutputText(tokenizer_, request.stop)});
     scheduler_->submit(*running.back().sequence);
@@ -157,12 +163,14 @@ std::vector<Completion> Session::generate(const std::vector<Request>& requests, 
   while (!scheduler_->idle()) {
     outcome = scheduler_->step();
     for (Sequence* sequence : scheduler_->advanced()) {
-      Running& r = *std::find_if(running.begin(), running.end(), [&](const Running& x) { return x.sequence.get() == sequence; });
+      Running& r =
+          *std::find_if(running.begin(), running.end(), [&](const Running& x) { return x.sequence.get() == sequence; });
       const int32_t token = sequence->tokens.back();
       completions[r.index].token_seconds.push_back(seconds_between(sequence->admitted, sequence->last_token));
       if (requests[r.index].sampling.num_logprobs > 0) {
         const auto alternatives = sequence->sampler.last_alternatives();
-        completions[r.index].logprobs.push_back({token, sequence->sampler.last_logprob(), {alternatives.begin(), alternatives.end()}});
+        completions[r.index].logprobs.push_back(
+            {token, sequence->sampler.last_logprob(), {alternatives.begin(), alternatives.end()}});
       }
       deliver(r, r.text.push(token));
       if (r.text.stopped() && !sequence->finished()) {
@@ -181,7 +189,8 @@ std::vector<Completion> Session::generate(const std::vector<Request>& requests, 
     completion.text = r.text.text();
     completion.tokens.assign(sequence.tokens.begin() + sequence.prompt_length, sequence.tokens.end());
     completion.finish = sequence.finish;
-    if (sequence.finish == FinishReason::kError) completion.error = fmt::format("the step failed: {}", outcome_name(outcome));
+    if (sequence.finish == FinishReason::kError)
+      completion.error = fmt::format("the step failed: {}", outcome_name(outcome));
     if (sequence.generated() > 0) {
       completion.prefill_seconds = seconds_between(sequence.admitted, sequence.first_token);
       completion.decode_seconds = seconds_between(sequence.first_token, sequence.last_token);

@@ -16,9 +16,9 @@
 namespace edgewise {
 
 struct SessionOptions {
-  int threads = 0;              // 0: as many as the process may use
-  int max_step_tokens = 256;    // prefill chunk
-  bool profile = false;         // time every operator
+  int threads = 0;            // 0: as many as the process may use
+  int max_step_tokens = 256;  // prefill chunk
+  bool profile = false;       // time every operator
 };
 
 struct Request {
@@ -43,8 +43,8 @@ struct Completion {
   std::string error;  // set when finish is kError; the other requests are not affected
   int prompt_tokens = 0;
   std::vector<double> token_seconds;  // when each token was there, since admission
-  double prefill_seconds = 0;  // from admission to the first token
-  double decode_seconds = 0;   // from the first token to the last
+  double prefill_seconds = 0;         // from admission to the first token
+  double decode_seconds = 0;          // from the first token to the last
 };
 
 // Receives an answer's text piece by piece; false cancels that request.

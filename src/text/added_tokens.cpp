@@ -150,9 +150,7 @@ std::optional<int32_t> AddedTokens::find(std::string_view content) const {
   return it->second;
 }
 
-bool AddedTokens::is_special_text(const std::string& text) const {
-  return special_.contains(text);
-}
+bool AddedTokens::is_special_text(const std::string& text) const { return special_.contains(text); }
 
 int32_t AddedTokens::max_id() const {
   int32_t highest = -1;

@@ -46,8 +46,7 @@ class AddedTokens {
   int32_t max_id() const;
 
  private:
-  void read_token(const JsonView& view, const TokenModel& model, const Normalizer* normalizer,
-                  int32_t& next_id);
+  void read_token(const JsonView& view, const TokenModel& model, const Normalizer* normalizer, int32_t& next_id);
   void split(Pieces& pieces, const ByteTrie& trie) const;
   void split_piece(Pieces& pieces, const Piece& piece, const ByteTrie& trie) const;
 

@@ -12,15 +12,9 @@ namespace {
 constexpr uint64_t kNoMerge = ~uint64_t{0};
 constexpr size_t kShortWord = 40;  // symbols up to which scanning for the best merge beats a heap
 
-uint32_t rank_of(uint64_t merge) {
-  return static_cast<uint32_t>(merge >> 32);
-}
-int32_t new_id_of(uint64_t merge) {
-  return static_cast<int32_t>(merge & 0xFFFFFFFFu);
-}
-uint64_t join_key(char32_t left, char32_t right) {
-  return uint64_t{left} << 32 | right;
-}
+uint32_t rank_of(uint64_t merge) { return static_cast<uint32_t>(merge >> 32); }
+int32_t new_id_of(uint64_t merge) { return static_cast<int32_t>(merge & 0xFFFFFFFFu); }
+uint64_t join_key(char32_t left, char32_t right) { return uint64_t{left} << 32 | right; }
 
 char32_t last_char(std::string_view text) {
   size_t pos = previous_char_start(text, text.size());
@@ -56,8 +50,7 @@ void BpeModel::read_options(const JsonView& view) {
 }
 
 void BpeModel::read_merges(const JsonView& view) {
-  if (!view.has("merges") || !view.value().at("merges").is_array())
-    view.reject("merges", "an array of merges");
+  if (!view.has("merges") || !view.value().at("merges").is_array()) view.reject("merges", "an array of merges");
   const Json& merges = view.value().at("merges");
   merges_.reserve(merges.size());
   const std::string where = view.where() + ": merges";
@@ -72,15 +65,13 @@ void BpeModel::read_merges(const JsonView& view) {
     if (line.starts_with("#version")) continue;
     const size_t space = line.find(' ');
     if (space == std::string_view::npos || line.find(' ', space + 1) != std::string_view::npos) {
-      bad_file("{}: merge {}: expected two tokens and one space, found \"{}\"", where, rank,
-               line.substr(0, 60));
+      bad_file("{}: merge {}: expected two tokens and one space, found \"{}\"", where, rank, line.substr(0, 60));
     }
     add_merge(line.substr(0, space), line.substr(space + 1), rank++, where);
   }
 }
 
-void BpeModel::add_merge(std::string_view left, std::string_view right, uint32_t rank,
-                         const std::string& where) {
+void BpeModel::add_merge(std::string_view left, std::string_view right, uint32_t rank, const std::string& where) {
   const auto id_of = [&](std::string_view token) {
     const auto id = vocab_.find(token);
     if (!id) bad_file("{}: merge {}: \"{}\" is not in the vocabulary", where, rank, token.substr(0, 60));
@@ -342,8 +333,7 @@ void BpeModel::merge_long(std::vector<int32_t>& symbols, ModelScratch& scratch) 
     right.removed = true;
     const auto position = static_cast<int32_t>(top.position);
     if (left.next >= 0) list[left.next].previous = position;
-    if (left.previous >= 0 && consider(left.previous, position))
-      std::push_heap(heap.begin(), heap.end(), later);
+    if (left.previous >= 0 && consider(left.previous, position)) std::push_heap(heap.begin(), heap.end(), later);
     if (left.next >= 0 && consider(position, left.next)) std::push_heap(heap.begin(), heap.end(), later);
   }
   symbols.clear();

@@ -32,9 +32,7 @@ const Alphabet& alphabet() {
 
 }  // namespace
 
-std::string_view byte_symbol(unsigned char byte) {
-  return alphabet().symbols[byte];
-}
+std::string_view byte_symbol(unsigned char byte) { return alphabet().symbols[byte]; }
 
 void append_byte_symbols(std::string& out, std::string_view bytes) {
   const Alphabet& table = alphabet();

@@ -30,17 +30,9 @@ inline uint8_t char_flags(char32_t c) {
   return c < internal::kDirect ? internal::kCharFlags[c] : internal::find_char_flags(c);
 }
 
-inline bool is_space(char32_t c) {
-  return char_flags(c) & kSpace;
-}
-inline bool is_word(char32_t c) {
-  return char_flags(c) & kWord;
-}
-inline bool is_number(char32_t c) {
-  return char_flags(c) & kNumber;
-}
-inline bool is_punctuation(char32_t c) {
-  return char_flags(c) & kPunctuation;
-}
+inline bool is_space(char32_t c) { return char_flags(c) & kSpace; }
+inline bool is_word(char32_t c) { return char_flags(c) & kWord; }
+inline bool is_number(char32_t c) { return char_flags(c) & kNumber; }
+inline bool is_punctuation(char32_t c) { return char_flags(c) & kPunctuation; }
 
 }  // namespace edgewise::tok

@@ -76,8 +76,9 @@ std::string ChatTemplate::render(const OrderedJson& inputs) const {
     for (const auto& [name, value] : inputs.items()) renderer.set_input(name, to_value(value));
     return renderer.render();
   } catch (const jinja::RaisedFailure& failure) {
-    throw TemplateRaised(fmt::format("{}:{}: the chat template refuses its input: {}", name_, renderer.line(), failure.message()),
-                         failure.message());
+    throw TemplateRaised(
+        fmt::format("{}:{}: the chat template refuses its input: {}", name_, renderer.line(), failure.message()),
+        failure.message());
   } catch (const jinja::Failure& failure) {
     usage_error("{}:{}: {}: {}", name_, renderer.line(), failure.type(), failure.message());
   }

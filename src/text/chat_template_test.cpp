@@ -83,8 +83,10 @@ std::string error_of(const std::string& source, const OrderedJson& inputs = Orde
 
 TEST(ChatTemplate, ErrorsNameFileAndLine) {
   EXPECT_EQ(error_of("a\n\n{{ b.c }}"), "test.jinja:3: UndefinedError: 'b' is undefined");
-  EXPECT_EQ(error_of("a\n{% if x %}\n"), "test.jinja:2: the template ends, but 'if' was opened and wants 'elif' or 'else' or 'endif'");
-  EXPECT_EQ(error_of("{% include 'x' %}"), "test.jinja:1: 'include': a chat template is one file and can't refer to others");
+  EXPECT_EQ(error_of("a\n{% if x %}\n"),
+            "test.jinja:2: the template ends, but 'if' was opened and wants 'elif' or 'else' or 'endif'");
+  EXPECT_EQ(error_of("{% include 'x' %}"),
+            "test.jinja:1: 'include': a chat template is one file and can't refer to others");
   EXPECT_EQ(error_of("{{ n + 1 }}", {{"n", INT64_MAX}}), "test.jinja:1: OverflowError: an integer beyond 64 bits");
 }
 
@@ -128,8 +130,10 @@ TEST(ChatTemplateHostile, EndsInAnError) {
       "{% set n = namespace(x=['a']) %}{% for i in range(100) %}{% set n.x = n.x + n.x %}{% endfor %}",
       "{% set n = namespace(x=1) %}{% for i in range(100000) %}{% set n.x = [n.x] %}{% endfor %}{{ n.x }}",
       "{% set n = namespace(x=[1]) %}{% for i in range(1000) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x }}",
-      "{% set n = namespace(x=[1]) %}{% for i in range(100) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x == n.x + [] }}{{ n.x|tojson }}",
-      "{% set n = namespace(x=[1]) %}{% for i in range(100000) %}{% set n.x = n.x|map('string') %}{% endfor %}{{ n.x|list }}",
+      "{% set n = namespace(x=[1]) %}{% for i in range(100) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x == n.x + [] "
+      "}}{{ n.x|tojson }}",
+      "{% set n = namespace(x=[1]) %}{% for i in range(100000) %}{% set n.x = n.x|map('string') %}{% endfor %}{{ "
+      "n.x|list }}",
       "{% set n = namespace() %}{% set n.x = [n] %}{{ n }}",
       "{{ 'a' * 1000000000000 }}",
       "{{ [1] * 1000000000000 }}",
@@ -165,12 +169,14 @@ TEST(ChatTemplateHostile, EndsInAnError) {
 }
 
 TEST(ChatTemplateHostile, CyclesAreFreed) {
-  EXPECT_EQ(render("{% set n = namespace() %}{% set n.self = n %}{% set n.l = [n] %}{% macro m() %}{{ n }}{% endmacro %}"
-                   "{% set n.m = m %}{% for i in [1] %}{% set n.loop = loop %}{{ loop.changed(loop, n) }}{% endfor %}"
-                   "{{ n.loop.changed(n.loop) }}"),
-            "TrueTrue");
-  EXPECT_EQ(render("{% set n = namespace(x=0) %}{% for i in range(20000) %}{% set n.x = namespace(x=n.x) %}{% endfor %}ok"),
-            "ok");
+  EXPECT_EQ(
+      render("{% set n = namespace() %}{% set n.self = n %}{% set n.l = [n] %}{% macro m() %}{{ n }}{% endmacro %}"
+             "{% set n.m = m %}{% for i in [1] %}{% set n.loop = loop %}{{ loop.changed(loop, n) }}{% endfor %}"
+             "{{ n.loop.changed(n.loop) }}"),
+      "TrueTrue");
+  EXPECT_EQ(
+      render("{% set n = namespace(x=0) %}{% for i in range(20000) %}{% set n.x = namespace(x=n.x) %}{% endfor %}ok"),
+      "ok");
 }
 
 class LoadTest : public testing::Test {
@@ -191,8 +197,9 @@ class LoadTest : public testing::Test {
 
 TEST_F(LoadTest, FindsTheTemplateWhereTransformersDoes) {
   EXPECT_EQ(load(), "absent");
-  write("tokenizer_config.json",
-        R"({"bos_token": "<s>", "eos_token": {"content": "</s>", "lstrip": false}, "chat_template": "config {{ bos_token }}"})");
+  write(
+      "tokenizer_config.json",
+      R"({"bos_token": "<s>", "eos_token": {"content": "</s>", "lstrip": false}, "chat_template": "config {{ bos_token }}"})");
   EXPECT_EQ(load(), "config <s>");
   EXPECT_EQ(load("tool_use"), "absent");
   write("chat_template.json", R"({"chat_template": "json {{ eos_token }}"})");
@@ -203,8 +210,9 @@ TEST_F(LoadTest, FindsTheTemplateWhereTransformersDoes) {
 
 TEST_F(LoadTest, PicksAmongSeveral) {
   write("special_tokens_map.json", R"({"bos_token": "<b>"})");
-  write("tokenizer_config.json",
-        R"({"chat_template": [{"name": "default", "template": "d{{ bos_token }}"}, {"name": "tool_use", "template": "t"}]})");
+  write(
+      "tokenizer_config.json",
+      R"({"chat_template": [{"name": "default", "template": "d{{ bos_token }}"}, {"name": "tool_use", "template": "t"}]})");
   EXPECT_EQ(load(), "d<b>");
   EXPECT_EQ(load("tool_use"), "t");
   EXPECT_EQ(load("other"), "absent");

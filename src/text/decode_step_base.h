@@ -15,9 +15,7 @@ template <typename Step, typename Settings>
 class Stage final : public DecoderStage {
  public:
   explicit Stage(Settings settings) : settings_(std::move(settings)) {}
-  std::unique_ptr<DecodeStep> open(DecodeStep& next) const override {
-    return std::make_unique<Step>(next, settings_);
-  }
+  std::unique_ptr<DecodeStep> open(DecodeStep& next) const override { return std::make_unique<Step>(next, settings_); }
 
  private:
   Settings settings_;

@@ -292,17 +292,14 @@ std::unique_ptr<const DecoderStage> read_decoder_stage(const JsonView& view) {
         ReplaceSettings{std::make_shared<const Pattern>(Pattern::read(view)), view.string("content")});
   }
   if (type == "Metaspace") {
-    const bool drop =
-        view.boolean("add_prefix_space", true) && view.string("prepend_scheme", "always") != "never";
+    const bool drop = view.boolean("add_prefix_space", true) && view.string("prepend_scheme", "always") != "never";
     return make_stage<Metaspace>(MetaspaceSettings{read_character(view, "replacement"), drop});
   }
   if (auto stage = read_word_decoder_stage(view)) return stage;
   unsupported("{}: unknown decoder type \"{}\"", view.where(), type);
 }
 
-std::unique_ptr<const DecoderStage> make_join_stage() {
-  return make_stage<Join>(None{});
-}
+std::unique_ptr<const DecoderStage> make_join_stage() { return make_stage<Join>(None{}); }
 
 std::unique_ptr<DecodeStep> make_growth_guard(DecodeStep& next, const size_t* consumed) {
   return std::make_unique<GrowthGuard>(next, consumed);

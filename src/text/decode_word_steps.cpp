@@ -44,8 +44,7 @@ struct WordPieceSettings {
 
 class WordPiece final : public WholeTokenStep {
  public:
-  WordPiece(DecodeStep& next, WordPieceSettings settings)
-      : WholeTokenStep(next), settings_(std::move(settings)) {}
+  WordPiece(DecodeStep& next, WordPieceSettings settings) : WholeTokenStep(next), settings_(std::move(settings)) {}
 
  private:
   void whole(std::string& token) override {
@@ -119,12 +118,10 @@ std::unique_ptr<const DecoderStage> read_word_decoder_stage(const JsonView& view
   const std::string type = view.string("type");
   if (type == "BPEDecoder") return make_stage<Bpe>(view.string("suffix", "</w>"));
   if (type == "WordPiece") {
-    return make_stage<WordPiece>(
-        WordPieceSettings{view.string("prefix", "##"), view.boolean("cleanup", true)});
+    return make_stage<WordPiece>(WordPieceSettings{view.string("prefix", "##"), view.boolean("cleanup", true)});
   }
   if (type == "CTC") {
-    return make_stage<Ctc>(CtcSettings{view.string("pad_token", "<pad>"),
-                                       view.string("word_delimiter_token", "|"),
+    return make_stage<Ctc>(CtcSettings{view.string("pad_token", "<pad>"), view.string("word_delimiter_token", "|"),
                                        view.boolean("cleanup", true)});
   }
   return nullptr;

@@ -11,17 +11,11 @@ void DecodeStream::token(std::string_view token) {
   steps_.back()->end_token();
 }
 
-void DecodeStream::finish() {
-  steps_.back()->finish();
-}
+void DecodeStream::finish() { steps_.back()->finish(); }
 
-Decoder::Decoder() {
-  stages_.push_back(make_join_stage());
-}
+Decoder::Decoder() { stages_.push_back(make_join_stage()); }
 
-Decoder::Decoder(const JsonView& view) {
-  read(view);
-}
+Decoder::Decoder(const JsonView& view) { read(view); }
 
 // Nested sequences are read as one flat list.
 void Decoder::read(const JsonView& view) {
@@ -31,8 +25,7 @@ void Decoder::read(const JsonView& view) {
   }
   const JsonView list = view.at("decoders");
   if (!list.value().is_array()) view.reject("decoders", "an array");
-  for (size_t i = 0; i < list.value().size(); ++i)
-    read({list.value()[i], fmt::format("{}[{}]", list.where(), i)});
+  for (size_t i = 0; i < list.value().size(); ++i) read({list.value()[i], fmt::format("{}[{}]", list.where(), i)});
 }
 
 std::unique_ptr<DecodeStream> Decoder::open() const {

@@ -13,7 +13,8 @@ struct Source {
 };
 
 // A chat_template field: text, or a list of {name, template}, or an object by name.
-std::optional<std::string> pick_variant(const OrderedJson& field, const std::string& variant, const std::string& where) {
+std::optional<std::string> pick_variant(const OrderedJson& field, const std::string& variant,
+                                        const std::string& where) {
   if (field.is_null()) return std::nullopt;
   if (field.is_string()) {
     return variant == "default" ? std::optional(field.get<std::string>()) : std::nullopt;

@@ -20,9 +20,7 @@ std::vector<int32_t> read_ids(const JsonView& view) {
 
 }  // namespace
 
-PostProcessor::PostProcessor(const JsonView& view) {
-  read(view);
-}
+PostProcessor::PostProcessor(const JsonView& view) { read(view); }
 
 void PostProcessor::read(const JsonView& view) {
   const std::string type = view.string("type");
@@ -50,8 +48,7 @@ void PostProcessor::read_template(const JsonView& view) {
   for (size_t i = 0; i < pieces.value().size(); ++i) {
     const JsonView piece(pieces.value()[i], fmt::format("{}[{}]", pieces.where(), i));
     if (piece.has("Sequence")) {
-      if (piece.at("Sequence").string("id") != "A")
-        piece.at("Sequence").reject("id", "\"A\", the only sequence");
+      if (piece.at("Sequence").string("id") != "A") piece.at("Sequence").reject("id", "\"A\", the only sequence");
       parts_.push_back({true, {}});
     } else {
       const std::string name = piece.at("SpecialToken").string("id");

@@ -50,9 +50,8 @@ class ByteLevel final : public PreTokenizer {
  public:
   explicit ByteLevel(const JsonView& view)
       : prefix_space_(view.boolean("add_prefix_space", true)),
-        pattern_(view.boolean("use_regex", true)
-                     ? std::optional<Pattern>(Pattern::regex(kGpt2Pattern, view.where()))
-                     : std::nullopt) {}
+        pattern_(view.boolean("use_regex", true) ? std::optional<Pattern>(Pattern::regex(kGpt2Pattern, view.where()))
+                                                 : std::nullopt) {}
 
   void apply(Pieces& pieces) const override {
     if (prefix_space_) {
@@ -66,9 +65,8 @@ class ByteLevel final : public PreTokenizer {
                    [&](std::string_view text, auto& matches) { pattern_->find_all(text, matches); });
     }
     if (!write_symbols_) return;
-    rewrite_pieces(pieces, [](std::string_view text, const Piece&, std::string& out) {
-      append_byte_symbols(out, text);
-    });
+    rewrite_pieces(pieces,
+                   [](std::string_view text, const Piece&, std::string& out) { append_byte_symbols(out, text); });
   }
 
   bool writes_byte_symbols() const override { return true; }
@@ -171,9 +169,7 @@ class WhitespaceSplit final : public PreTokenizer {
 class Split final : public PreTokenizer {
  public:
   explicit Split(const JsonView& view)
-      : pattern_(Pattern::read(view)),
-        behavior_(read_behavior(view)),
-        invert_(view.boolean("invert", false)) {}
+      : pattern_(Pattern::read(view)), behavior_(read_behavior(view)), invert_(view.boolean("invert", false)) {}
 
   void apply(Pieces& pieces) const override {
     split_pieces(pieces, behavior_, [&](std::string_view text, auto& matches) {
@@ -204,8 +200,7 @@ class Punctuation final : public PreTokenizer {
 class Digits final : public PreTokenizer {
  public:
   explicit Digits(const JsonView& view)
-      : behavior_(view.boolean("individual_digits", false) ? SplitBehavior::kIsolated
-                                                           : SplitBehavior::kContiguous) {}
+      : behavior_(view.boolean("individual_digits", false) ? SplitBehavior::kIsolated : SplitBehavior::kContiguous) {}
   void apply(Pieces& pieces) const override {
     split_pieces(pieces, behavior_,
                  [](std::string_view text, auto& matches) { match_chars(text, matches, is_number); });
@@ -260,9 +255,7 @@ class Sequence final : public PreTokenizer {
   void apply(Pieces& pieces) const override {
     for (const auto& step : steps_) step->apply(pieces);
   }
-  bool writes_byte_symbols() const override {
-    return !steps_.empty() && steps_.back()->writes_byte_symbols();
-  }
+  bool writes_byte_symbols() const override { return !steps_.empty() && steps_.back()->writes_byte_symbols(); }
   void hand_over_bytes() override { steps_.back()->hand_over_bytes(); }
 
  private:

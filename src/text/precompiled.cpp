@@ -37,18 +37,10 @@ std::string decode_base64(std::string_view text, const std::string& where) {
 }
 
 // The bit fields of a Darts-clone unit.
-bool has_leaf(uint32_t unit) {
-  return unit >> 8 & 1;
-}
-uint32_t leaf_value(uint32_t unit) {
-  return unit & 0x7FFFFFFFu;
-}
-uint32_t unit_label(uint32_t unit) {
-  return unit & 0x800000FFu;
-}
-size_t unit_offset(uint32_t unit) {
-  return size_t{unit >> 10} << ((unit & 1u << 9) >> 6);
-}
+bool has_leaf(uint32_t unit) { return unit >> 8 & 1; }
+uint32_t leaf_value(uint32_t unit) { return unit & 0x7FFFFFFFu; }
+uint32_t unit_label(uint32_t unit) { return unit & 0x800000FFu; }
+size_t unit_offset(uint32_t unit) { return size_t{unit >> 10} << ((unit & 1u << 9) >> 6); }
 
 // A longer grapheme is mapped character by character; that is how SentencePiece's rules were compiled.
 constexpr size_t kMaxGraphemeBytes = 5;
@@ -60,8 +52,7 @@ CharsMap::CharsMap(std::string_view base64, const std::string& where) {
   uint32_t trie_bytes = 0;
   if (blob.size() >= 4) std::memcpy(&trie_bytes, blob.data(), 4);
   if (blob.size() < 4 || trie_bytes % 4 != 0 || trie_bytes == 0 || trie_bytes > blob.size() - 4) {
-    bad_file("{}: expected a trie of {} bytes, a multiple of four, found {} bytes", where, trie_bytes,
-             blob.size());
+    bad_file("{}: expected a trie of {} bytes, a multiple of four, found {} bytes", where, trie_bytes, blob.size());
   }
   units_.resize(trie_bytes / 4);
   std::memcpy(units_.data(), blob.data() + 4, trie_bytes);
@@ -85,8 +76,7 @@ std::optional<std::string_view> CharsMap::replacement(std::string_view text) con
     const size_t start = leaf_value(units_[node]);
     if (start > replacements_.size()) break;
     // A trie that points into the middle of a character is broken: such an entry is ignored.
-    if (start < replacements_.size() && (static_cast<unsigned char>(replacements_[start]) & 0xC0) == 0x80)
-      break;
+    if (start < replacements_.size() && (static_cast<unsigned char>(replacements_[start]) & 0xC0) == 0x80) break;
     const size_t end = std::min(replacements_.find('\0', start), replacements_.size());
     return std::string_view(replacements_).substr(start, end - start);
   }

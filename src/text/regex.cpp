@@ -56,8 +56,8 @@ pcre2_code* compile(const std::string& pattern, int& error) {
   pcre2_set_newline(context, PCRE2_NEWLINE_LF);
   pcre2_set_max_pattern_length(context, kMaxPatternBytes);
   PCRE2_SIZE offset = 0;
-  pcre2_code* code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
-                                   kCompileOptions, &error, &offset, context);
+  pcre2_code* code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(), kCompileOptions,
+                                   &error, &offset, context);
   pcre2_compile_context_free(context);
   return code;
 }

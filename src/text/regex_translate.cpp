@@ -10,8 +10,7 @@ namespace edgewise::tok {
 namespace {
 
 // Oniguruma counts some superscripts and fractions of Latin-1 in.
-constexpr std::string_view kWordMembers =
-    "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}";
+constexpr std::string_view kWordMembers = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}";
 
 // Names of properties that PCRE2 lacks or understands differently, without case, spaces, '_' and '-'.
 constexpr std::pair<std::string_view, std::string_view> kProperties[] = {
@@ -62,12 +61,8 @@ constexpr std::pair<std::string_view, std::string_view> kProperties[] = {
     {"punct", "P"},
 };
 
-bool is_digit(char c) {
-  return c >= '0' && c <= '9';
-}
-bool is_hex(char c) {
-  return is_digit(c) || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
-}
+bool is_digit(char c) { return c >= '0' && c <= '9'; }
+bool is_hex(char c) { return is_digit(c) || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F'); }
 
 class Translator {
  public:
@@ -98,8 +93,7 @@ class Translator {
 
  private:
   [[noreturn]] void refuse(std::string_view what) {
-    unsupported("{}: the regular expression \"{}\" uses {}, which Edgewise does not implement", where_, in_,
-                what);
+    unsupported("{}: the regular expression \"{}\" uses {}, which Edgewise does not implement", where_, in_, what);
   }
 
   char peek(size_t ahead) const { return pos_ + ahead < in_.size() ? in_[pos_ + ahead] : '\0'; }
@@ -249,8 +243,7 @@ class Translator {
       out_ += "\\p{P}\\p{S}";
       return;
     }
-    constexpr std::string_view kByProperty[] = {"alpha", "upper",  "lower", "space",
-                                                "digit", "xdigit", "cntrl"};
+    constexpr std::string_view kByProperty[] = {"alpha", "upper", "lower", "space", "digit", "xdigit", "cntrl"};
     if (std::find(std::begin(kByProperty), std::end(kByProperty), name) == std::end(kByProperty)) {
       return copy(close + 2 - pos_);
     }

@@ -5,8 +5,7 @@
 
 namespace edgewise::tok {
 
-const std::string_view kGpt2Pattern =
-    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+const std::string_view kGpt2Pattern = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 const std::string_view kLlama3Pattern =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 const std::string_view kQwen2Pattern =
@@ -17,13 +16,9 @@ namespace {
 constexpr uint8_t kClassMask = kLetter | kNumber | kSpace;
 
 // One of kLetter, kNumber, kSpace, or 0 for everything else.
-uint8_t read_class(std::string_view text, size_t& pos) {
-  return char_flags(next_char(text, pos)) & kClassMask;
-}
+uint8_t read_class(std::string_view text, size_t& pos) { return char_flags(next_char(text, pos)) & kClassMask; }
 
-uint8_t class_at(std::string_view text, size_t pos) {
-  return read_class(text, pos);
-}
+uint8_t class_at(std::string_view text, size_t pos) { return read_class(text, pos); }
 
 // End of the run of characters of one class that starts at `pos`.
 size_t run_end(std::string_view text, size_t pos, uint8_t wanted) {
@@ -35,9 +30,7 @@ size_t run_end(std::string_view text, size_t pos, uint8_t wanted) {
   return pos;
 }
 
-bool is_newline(char c) {
-  return c == '\r' || c == '\n';
-}
+bool is_newline(char c) { return c == '\r' || c == '\n'; }
 
 // Bytes in the English contraction at `pos`, where an apostrophe stands; 0 when there is none.
 size_t contraction_length(std::string_view text, size_t pos, bool ignore_case) {

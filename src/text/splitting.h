@@ -35,8 +35,7 @@ void split_pieces(Pieces& pieces, SplitBehavior behavior, const Cut& cut) {
     apply_behavior(pieces.matches, behavior);
     for (const Match& part : pieces.matches) {
       if (part.begin == part.end) continue;
-      pieces.next.push_back(
-          {piece.begin + part.begin, piece.begin + part.end, -1, piece.at_origin && part.begin == 0});
+      pieces.next.push_back({piece.begin + part.begin, piece.begin + part.end, -1, piece.at_origin && part.begin == 0});
     }
   }
   pieces.list.swap(pieces.next);

@@ -75,8 +75,7 @@ Tokenizer::Parts::Parts(const JsonView& file) : serial(next_serial()) {
   if (file.has("normalizer")) normalizer = tok::read_normalizer(file.at("normalizer"));
   if (file.has("pre_tokenizer")) pre_tokenizer = tok::read_pre_tokenizer(file.at("pre_tokenizer"));
   if (file.has("post_processor")) post_processor = tok::PostProcessor(file.at("post_processor"));
-  decoder = file.has("decoder") ? std::make_unique<tok::Decoder>(file.at("decoder"))
-                                : std::make_unique<tok::Decoder>();
+  decoder = file.has("decoder") ? std::make_unique<tok::Decoder>(file.at("decoder")) : std::make_unique<tok::Decoder>();
   added = tok::AddedTokens(file, *model, normalizer.get());
   vocab_size = std::max(model->vocab().max_id(), added.max_id()) + 1;
   // Writing bytes as symbols only to look those up is work that byte-level BPE can do without.
@@ -98,13 +97,11 @@ void Tokenizer::Parts::normalize(tok::Pieces& pieces, std::string& normalized) c
     normalized += part;
     piece.end = normalized.size();
   }
-  std::erase_if(pieces.list,
-                [](const tok::Piece& piece) { return piece.id < 0 && piece.begin == piece.end; });
+  std::erase_if(pieces.list, [](const tok::Piece& piece) { return piece.id < 0 && piece.begin == piece.end; });
   pieces.text = normalized;
 }
 
-void Tokenizer::Parts::find_pieces(std::string_view text, tok::Pieces& pieces,
-                                   std::string& normalized) const {
+void Tokenizer::Parts::find_pieces(std::string_view text, tok::Pieces& pieces, std::string& normalized) const {
   pieces.text = text;
   pieces.input_size = text.size();
   pieces.list.clear();
@@ -163,9 +160,7 @@ const std::string* Tokenizer::decoded_token(int32_t id, bool skip_special_tokens
   return token;
 }
 
-std::unique_ptr<tok::DecodeStream> Tokenizer::open_decoder() const {
-  return parts_->decoder->open();
-}
+std::unique_ptr<tok::DecodeStream> Tokenizer::open_decoder() const { return parts_->decoder->open(); }
 
 std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special_tokens) const {
   const auto stream = open_decoder();
@@ -176,9 +171,7 @@ std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special_to
   return stream->take();
 }
 
-int32_t Tokenizer::vocab_size() const {
-  return parts_->vocab_size;
-}
+int32_t Tokenizer::vocab_size() const { return parts_->vocab_size; }
 
 std::optional<int32_t> Tokenizer::token_to_id(std::string_view token) const {
   if (const auto id = parts_->added.find(token)) return id;

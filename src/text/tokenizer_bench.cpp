@@ -60,10 +60,9 @@ void measure(const Tokenizer& tokenizer, const std::string& path, const std::str
   const double decode = median_seconds([&] {
     for (const auto& sequence : all) tokenizer.decode(sequence, false);
   });
-  fmt::print(
-      R"({{"file": "{}", "mode": "{}", "bytes": {}, "tokens": {}, "encode": {:.2f}, "decode": {:.2f}}})"
-      "\n",
-      path, mode, bytes, tokens, bytes / encode / 1e6, bytes / decode / 1e6);
+  fmt::print(R"({{"file": "{}", "mode": "{}", "bytes": {}, "tokens": {}, "encode": {:.2f}, "decode": {:.2f}}})"
+             "\n",
+             path, mode, bytes, tokens, bytes / encode / 1e6, bytes / decode / 1e6);
 }
 
 int run(int argc, char** argv) {

@@ -118,11 +118,10 @@ ErrorKind kind_of(const Json& file, std::string& message) {
 
 TEST(BrokenFile, UnknownTypesNameTheirPlace) {
   const Json odd = {{"type", "Odd"}};
-  const std::pair<const char*, Json> sections[] = {
-      {"normalizer", {{"type", "Sequence"}, {"normalizers", {odd}}}},
-      {"pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", {odd}}}},
-      {"decoder", {{"type", "Sequence"}, {"decoders", {odd}}}},
-      {"post_processor", {{"type", "Sequence"}, {"processors", {odd}}}}};
+  const std::pair<const char*, Json> sections[] = {{"normalizer", {{"type", "Sequence"}, {"normalizers", {odd}}}},
+                                                   {"pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", {odd}}}},
+                                                   {"decoder", {{"type", "Sequence"}, {"decoders", {odd}}}},
+                                                   {"post_processor", {{"type", "Sequence"}, {"processors", {odd}}}}};
   for (const auto& [section, value] : sections) {
     Json file = minimal();
     file[section] = value;

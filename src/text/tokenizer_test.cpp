@@ -18,9 +18,7 @@ namespace {
 const std::filesystem::path kRoot = EDGEWISE_SOURCE_DIR;
 const std::filesystem::path kData = kRoot / "tests/data/tokenizers";
 
-std::vector<int32_t> ids_of(const Json& list) {
-  return list.get<std::vector<int32_t>>();
-}
+std::vector<int32_t> ids_of(const Json& list) { return list.get<std::vector<int32_t>>(); }
 
 std::string stream_decode(const Tokenizer& tokenizer, const std::vector<int32_t>& ids, bool skip) {
   StreamDecoder decoder(tokenizer, skip);

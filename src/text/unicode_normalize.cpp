@@ -18,9 +18,7 @@ utf8proc_option_t options_of(NormalForm form) {
 }
 
 // Every character below this is unaffected by the form, and none of them combines with what precedes it.
-char32_t inert_below(NormalForm form) {
-  return form == NormalForm::kNfc ? 0x300 : 0x80;
-}
+char32_t inert_below(NormalForm form) { return form == NormalForm::kNfc ? 0x300 : 0x80; }
 
 void append_normalized(std::string& out, std::string_view part, NormalForm form,
                        std::vector<utf8proc_int32_t>& buffer) {
@@ -41,12 +39,11 @@ void append_normalized(std::string& out, std::string_view part, NormalForm form,
 // Characters whose decomposition is newer than the Unicode version that the Hugging Face library normalizes
 // by: it leaves them alone, and so must we.
 bool is_frozen(char32_t c) {
-  return c == 0x32FF || (c >= 0xA7F2 && c <= 0xA7F4) || c == 0xAB69 || (c >= 0x10781 && c <= 0x107BA) ||
-         c == 0x11938 || (c >= 0x1E030 && c <= 0x1E06D) || c == 0x1F16C || (c >= 0x1FBF0 && c <= 0x1FBF9);
+  return c == 0x32FF || (c >= 0xA7F2 && c <= 0xA7F4) || c == 0xAB69 || (c >= 0x10781 && c <= 0x107BA) || c == 0x11938 ||
+         (c >= 0x1E030 && c <= 0x1E06D) || c == 0x1F16C || (c >= 0x1FBF0 && c <= 0x1FBF9);
 }
 
-void append_thawed(std::string& out, std::string_view part, NormalForm form,
-                   std::vector<utf8proc_int32_t>& buffer) {
+void append_thawed(std::string& out, std::string_view part, NormalForm form, std::vector<utf8proc_int32_t>& buffer) {
   size_t done = 0;
   for (size_t pos = 0; pos < part.size();) {
     const size_t start = pos;

@@ -33,8 +33,7 @@ UnigramModel::UnigramModel(const JsonView& view) : where_(view.where()) {
   byte_fallback_ = view.boolean("byte_fallback", false);
   if (view.has("unk_id")) {
     unknown_ = read_id(view.value().at("unk_id"), where_ + ": unk_id");
-    if (static_cast<size_t>(unknown_) >= scores_.size())
-      view.reject("unk_id", "an index into the vocabulary");
+    if (static_cast<size_t>(unknown_) >= scores_.size()) view.reject("unk_id", "an index into the vocabulary");
   }
   for (int byte = 0; byte < 256; ++byte) {
     fallback_ids_[byte] = vocab_.find(fmt::format("<0x{:02X}>", byte)).value_or(-1);
@@ -42,8 +41,7 @@ UnigramModel::UnigramModel(const JsonView& view) : where_(view.where()) {
 }
 
 int32_t UnigramModel::unknown_id() const {
-  if (unknown_ < 0)
-    bad_file("{}: unk_id is missing, but the text has characters outside the vocabulary", where_);
+  if (unknown_ < 0) bad_file("{}: unk_id is missing, but the text has characters outside the vocabulary", where_);
   return unknown_;
 }
 

@@ -30,8 +30,7 @@ inline char32_t next_char(std::string_view text, size_t& pos) {
     return (lead & 0x0Fu) << 12 | (byte(pos - 2) & 0x3Fu) << 6 | (byte(pos - 1) & 0x3Fu);
   }
   pos += 4;
-  return (lead & 0x07u) << 18 | (byte(pos - 3) & 0x3Fu) << 12 | (byte(pos - 2) & 0x3Fu) << 6 |
-         (byte(pos - 1) & 0x3Fu);
+  return (lead & 0x07u) << 18 | (byte(pos - 3) & 0x3Fu) << 12 | (byte(pos - 2) & 0x3Fu) << 6 | (byte(pos - 1) & 0x3Fu);
 }
 
 // Start of the character that ends right before `pos` > 0.

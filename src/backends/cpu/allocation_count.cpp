@@ -15,18 +15,12 @@ void* operator new(size_t size) {
   if (memory == nullptr) throw std::bad_alloc();
   return memory;
 }
-void operator delete(void* memory) noexcept {
-  std::free(memory);
-}
-void operator delete(void* memory, size_t) noexcept {
-  std::free(memory);
-}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 #endif
 
 namespace edgewise {
 
-int64_t allocation_count() {
-  return count;
-}
+int64_t allocation_count() { return count; }
 
 }  // namespace edgewise

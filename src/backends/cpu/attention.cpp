@@ -91,8 +91,7 @@ void append(const KvLayout& layout, const KvPages& pages, int page, int slot, in
 
 // scores[q][64] = q . keys, for a tile of queries.
 template <typename Cache, int kQueries>
-HWY_INLINE void score_tile(const typename Cache::Element* keys, const float* const* q, int head_dim,
-                           float* scores) {
+HWY_INLINE void score_tile(const typename Cache::Element* keys, const float* const* q, int head_dim, float* scores) {
   const DF d;
   for (int column = 0; column < kPageTokens; column += kTileVectors * kLanes) {
     VF sums[kQueries][kTileVectors];
@@ -106,8 +105,7 @@ HWY_INLINE void score_tile(const typename Cache::Element* keys, const float* con
       }
       EDGEWISE_UNROLL for (int i = 0; i < kQueries; ++i) {
         const VF value = hn::Set(d, q[i][j]);
-        EDGEWISE_UNROLL for (int v = 0; v < kTileVectors; ++v) sums[i][v] =
-            hn::MulAdd(key[v], value, sums[i][v]);
+        EDGEWISE_UNROLL for (int v = 0; v < kTileVectors; ++v) sums[i][v] = hn::MulAdd(key[v], value, sums[i][v]);
       }
     }
     EDGEWISE_UNROLL for (int i = 0; i < kQueries; ++i) {
@@ -120,33 +118,29 @@ HWY_INLINE void score_tile(const typename Cache::Element* keys, const float* con
 
 // values[q] += sum over positions [begin, end) of the page of weight[q][position] * value.
 template <typename Cache, int kQueries, int kVectors>
-HWY_INLINE void value_tile(const typename Cache::Element* values, int stride, const float* weights, int begin,
-                           int end, float* out) {
+HWY_INLINE void value_tile(const typename Cache::Element* values, int stride, const float* weights, int begin, int end,
+                           float* out) {
   const DF d;
   VF sums[kQueries][kVectors];
   EDGEWISE_UNROLL for (int i = 0; i < kQueries; ++i) {
-    EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v) sums[i][v] =
-        hn::LoadU(d, out + i * stride + v * kLanes);
+    EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v) sums[i][v] = hn::LoadU(d, out + i * stride + v * kLanes);
   }
   for (int j = begin; j < end; ++j) {
     VF value[kVectors];
-    EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v) value[v] =
-        Cache::load(values + j * stride + v * kLanes);
+    EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v) value[v] = Cache::load(values + j * stride + v * kLanes);
     EDGEWISE_UNROLL for (int i = 0; i < kQueries; ++i) {
       const VF weight = hn::Set(d, weights[i * kPageTokens + j]);
-      EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v) sums[i][v] =
-          hn::MulAdd(value[v], weight, sums[i][v]);
+      EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v) sums[i][v] = hn::MulAdd(value[v], weight, sums[i][v]);
     }
   }
   EDGEWISE_UNROLL for (int i = 0; i < kQueries; ++i) {
-    EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v)
-        hn::StoreU(sums[i][v], d, out + i * stride + v * kLanes);
+    EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v) hn::StoreU(sums[i][v], d, out + i * stride + v * kLanes);
   }
 }
 
 template <typename Cache, int kQueries>
-HWY_INLINE void value_columns(const typename Cache::Element* values, int stride, const float* weights,
-                              int begin, int end, float* out) {
+HWY_INLINE void value_columns(const typename Cache::Element* values, int stride, const float* weights, int begin,
+                              int end, float* out) {
   int column = 0;
   for (; column + kTileVectors * kLanes <= stride; column += kTileVectors * kLanes) {
     value_tile<Cache, kQueries, kTileVectors>(values + column, stride, weights, begin, end, out + column);
@@ -189,8 +183,7 @@ HWY_INLINE void softmax_page(const AttendCall& call, int query, int begin, int e
   for (int column = 0; column < kPageTokens; column += kLanes) {
     const VF score = hn::LoadU(d, scores + column);
     const auto seen = hn::Gt(score, hn::Set(d, kMinusInfinity));
-    const VF weight =
-        hn::IfThenElseZero(seen, hn::Exp(d, hn::IfThenElseZero(seen, hn::Sub(score, hn::Set(d, now)))));
+    const VF weight = hn::IfThenElseZero(seen, hn::Exp(d, hn::IfThenElseZero(seen, hn::Sub(score, hn::Set(d, now)))));
     sum = hn::Add(sum, weight);
     const VF scaled = value_scales == nullptr ? weight : hn::Mul(weight, hn::LoadU(d, value_scales + column));
     hn::StoreU(scaled, d, scores + column);
@@ -233,8 +226,7 @@ void attend_page(const AttendCall& call, int page_index) {
   }
   for (; i + 2 <= call.queries; i += 2)
     score_tile<Cache, 2>(keys, call.q + i, layout.head_dim, call.scores + i * kPageTokens);
-  for (; i < call.queries; ++i)
-    score_tile<Cache, 1>(keys, call.q + i, layout.head_dim, call.scores + i * kPageTokens);
+  for (; i < call.queries; ++i) score_tile<Cache, 1>(keys, call.q + i, layout.head_dim, call.scores + i * kPageTokens);
   for (i = 0; i < call.queries; ++i) {
     const int low = std::max(call.first[i] - start, 0);
     const int high = std::min(call.last[i] + 1 - start, kPageTokens);
@@ -263,8 +255,7 @@ void attend(const AttendCall& call) {
   std::fill_n(call.state.sum, call.queries, 0.0f);
   std::fill_n(call.state.values, call.queries * call.layout->padded_dim, 0.0f);
   constexpr int kPages = kRangeTokens / kPageTokens;
-  for (int page = call.range * kPages; page < (call.range + 1) * kPages; ++page)
-    attend_page<Cache>(call, page);
+  for (int page = call.range * kPages; page < (call.range + 1) * kPages; ++page) attend_page<Cache>(call, page);
 }
 
 // `function` with the element type of the cache.
@@ -293,8 +284,8 @@ void attend_any(const AttendCall& call) noexcept {
   with_cache(call.layout->dtype, [&](auto cache) { attend<decltype(cache)>(call); });
 }
 
-void merge(float largest, float sum, const float* values, int padded_dim, float& into_largest,
-           float& into_sum, float* into_values) noexcept {
+void merge(float largest, float sum, const float* values, int padded_dim, float& into_largest, float& into_sum,
+           float* into_values) noexcept {
   if (largest == kMinusInfinity) return;
   const DF d;
   const float now = std::max(largest, into_largest);
@@ -330,9 +321,7 @@ KvLayout KvLayout::make(DType dtype, int kv_heads, int head_dim) {
   return layout;
 }
 
-const AttentionKernels& attention_kernels(Isa isa) {
-  return EDGEWISE_PICK(isa, table)();
-}
+const AttentionKernels& attention_kernels(Isa isa) { return EDGEWISE_PICK(isa, table)(); }
 
 }  // namespace edgewise::cpu
 #endif

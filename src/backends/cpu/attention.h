@@ -45,7 +45,8 @@ struct KvPages {
 
   // One head's part of a page.
   std::byte* key_head(const KvLayout& layout, int page, int head) const {
-    return keys + static_cast<size_t>(page) * layout.key_page_bytes() + static_cast<size_t>(head) * layout.key_head_bytes();
+    return keys + static_cast<size_t>(page) * layout.key_page_bytes() +
+           static_cast<size_t>(head) * layout.key_head_bytes();
   }
   std::byte* value_head(const KvLayout& layout, int page, int head) const {
     return values + static_cast<size_t>(page) * layout.value_page_bytes() +
@@ -77,12 +78,12 @@ struct AttendCall {
 };
 
 struct AttentionKernels {
-  void (*append)(const KvLayout& layout, const KvPages& pages, int page, int slot, int kv_head,
-                 const float* k, const float* v) noexcept;
+  void (*append)(const KvLayout& layout, const KvPages& pages, int page, int slot, int kv_head, const float* k,
+                 const float* v) noexcept;
   void (*attend)(const AttendCall& call) noexcept;
   // into = into and from together, for one query.
-  void (*merge)(float largest, float sum, const float* values, int padded_dim, float& into_largest,
-                float& into_sum, float* into_values) noexcept;
+  void (*merge)(float largest, float sum, const float* values, int padded_dim, float& into_largest, float& into_sum,
+                float* into_values) noexcept;
 };
 const AttentionKernels& attention_kernels(Isa isa);
 

@@ -18,9 +18,7 @@ struct Tile {
 class AttentionOp final : public CpuOp {
  public:
   AttentionOp(const BuildContext& context, const Node& node);
-  size_t workspace() const override {
-    return (own_floats_ * scratch_.size() + split_floats_) * sizeof(float);
-  }
+  size_t workspace() const override { return (own_floats_ * scratch_.size() + split_floats_) * sizeof(float); }
   void run(const StepContext& context, int worker, int workers) noexcept override {
     append(context, worker, workers);
     context.pool->barrier();
@@ -48,17 +46,13 @@ class AttentionOp final : public CpuOp {
   void merge(const SoftmaxState& from, const SoftmaxState& into, int queries) noexcept;
   void clear(const SoftmaxState& state, int queries) const noexcept;
 
-  SoftmaxState state_at(float* memory, int queries) const {
-    return {memory, memory + queries, memory + 2 * queries};
-  }
+  SoftmaxState state_at(float* memory, int queries) const { return {memory, memory + queries, memory + 2 * queries}; }
   float* own(const StepContext& context, int worker) const {
     return reinterpret_cast<float*>(context.workspace) + own_floats_ * static_cast<size_t>(worker);
   }
   float* slots(const StepContext& context) const { return own(context, static_cast<int>(scratch_.size())); }
   int first_position(int position) const { return window_ > 0 ? std::max(0, position - window_ + 1) : 0; }
-  int first_range(const SequenceSlice& s, int row) const {
-    return first_position(s.kv_length + row) / kRangeTokens;
-  }
+  int first_range(const SequenceSlice& s, int row) const { return first_position(s.kv_length + row) / kRangeTokens; }
   int last_range(const SequenceSlice& s, int row) const { return (s.kv_length + row) / kRangeTokens; }
   size_t state_floats(int queries) const {
     return static_cast<size_t>(queries) * static_cast<size_t>(layout_.padded_dim + 2);
@@ -96,13 +90,11 @@ AttentionOp::AttentionOp(const BuildContext& context, const Node& node)
       pages_(context.pages_of(context.owner, node)) {
   const int queries = tile_rows_ * group_;
   const auto count = static_cast<size_t>(queries);
-  scratch_.assign(
-      static_cast<size_t>(context.workers),
-      {std::vector<const float*>(count), std::vector<int32_t>(count), std::vector<int32_t>(count)});
+  scratch_.assign(static_cast<size_t>(context.workers),
+                  {std::vector<const float*>(count), std::vector<int32_t>(count), std::vector<int32_t>(count)});
   own_floats_ = (count * kPageTokens + 2 * state_floats(queries) + 31) / 16 * 16;
   // Each sequence may begin and end within a range of its own.
-  const int ranges =
-      context.options->kv_pages / (kRangeTokens / kPageTokens) + 2 * context.options->max_sequences;
+  const int ranges = context.options->kv_pages / (kRangeTokens / kPageTokens) + 2 * context.options->max_sequences;
   split_floats_ = static_cast<size_t>(ranges) * state_floats(q_heads_);
 }
 
@@ -249,8 +241,7 @@ void AttentionOp::merge_ranges(const StepContext& context, int worker, int worke
       if (unit % workers != worker) continue;
       const SoftmaxState all = state_at(own(context, worker), queries);
       clear(all, queries);
-      for (int i = 0; i < ranges; ++i, first += state_floats(queries))
-        merge(state_at(first, queries), all, queries);
+      for (int i = 0; i < ranges; ++i, first += state_floats(queries)) merge(state_at(first, queries), all, queries);
       finish(context, {&sequence, 0, sequence.token_count, head}, all);
     }
   }

@@ -14,8 +14,7 @@ constexpr int kMaxRouteExperts = 1024;
 std::optional<std::string> why_no_weights(const Graph& graph, const Node& node) {
   try {
     for (const PackedFormat& format : formats_of(graph, node)) {
-      if (is_integer(format.encoding) && format.scale == ScaleKind::kNone)
-        return "integer weights without a scale";
+      if (is_integer(format.encoding) && format.scale == ScaleKind::kNone) return "integer weights without a scale";
     }
   } catch (const Error& error) {
     return error.what();
@@ -54,16 +53,12 @@ std::optional<std::string> CpuBackend::why_unsupported(const Graph& graph, const
         return fmt::format("more than {} experts", kMaxRouteExperts);
       }
       return std::nullopt;
-    case Op::kDequantize:
-      return "dequantization apart from a Linear";
     default:
       return std::nullopt;
   }
 }
 
-void CpuBackend::pack(Graph& graph, NodeId node) const {
-  pack_node(graph, node);
-}
+void CpuBackend::pack(Graph& graph, NodeId node) const { pack_node(graph, node); }
 
 std::vector<std::string> CpuBackend::kernels(const Graph& graph, const Node& node) const {
   if (node.op != Op::kLinear && node.op != Op::kMoe) return {};
@@ -73,8 +68,7 @@ std::vector<std::string> CpuBackend::kernels(const Graph& graph, const Node& nod
   return {};
 }
 
-double CpuBackend::time_kernel(const Graph& graph, const Node& node, const std::string& kernel,
-                               int tokens) const {
+double CpuBackend::time_kernel(const Graph& graph, const Node& node, const std::string& kernel, int tokens) const {
   check_internal(node.op == Op::kLinear && node.has("packed"), "time_kernel: only packed Linear nodes");
   const Graph small = timing_graph(graph, node, kernel);
   LoadOptions options;
@@ -120,12 +114,10 @@ std::unique_ptr<Executable> CpuBackend::load(const Graph& graph, const LoadOptio
                 dtype_name(options.kv_dtype));
   }
   for (const Node& node : graph.nodes()) {
-    if (const auto why = why_unsupported(graph, node))
-      unsupported("{} {}: {}", op_name(node.op), node.name, *why);
+    if (const auto why = why_unsupported(graph, node)) unsupported("{} {}: {}", op_name(node.op), node.name, *why);
     const bool weights = node.op == Op::kLinear || node.op == Op::kMoe;
     if (weights && !node.has("packed")) {
-      fail(ErrorKind::kInternal, "{} {}: weights are not packed for the cpu backend", op_name(node.op),
-           node.name);
+      fail(ErrorKind::kInternal, "{} {}: weights are not packed for the cpu backend", op_name(node.op), node.name);
     }
   }
   return std::make_unique<CpuExecutable>(graph, options, choose_isa());

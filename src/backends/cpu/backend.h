@@ -13,8 +13,7 @@ class CpuBackend final : public Backend {
   std::optional<std::string> why_unsupported(const Graph& graph, const Node& node) const override;
   void pack(Graph& graph, NodeId node) const override;
   std::vector<std::string> kernels(const Graph& graph, const Node& node) const override;
-  double time_kernel(const Graph& graph, const Node& node, const std::string& kernel,
-                     int tokens) const override;
+  double time_kernel(const Graph& graph, const Node& node, const std::string& kernel, int tokens) const override;
   std::unique_ptr<Executable> load(const Graph& graph, const LoadOptions& options) const override;
 };
 

@@ -16,16 +16,13 @@ PageMemory::PageMemory(size_t bytes) {
   constexpr size_t kHugePage = size_t{2} << 20;
   size_ = std::max<size_t>(bytes, 1);
   if (size_ >= kHugePage) size_ = (size_ + kHugePage - 1) / kHugePage * kHugePage;
-  void* memory =
-      mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* memory = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) throw std::bad_alloc();
   madvise(memory, size_, MADV_HUGEPAGE);
   data_ = static_cast<std::byte*>(memory);
 }
 
-PageMemory::~PageMemory() {
-  munmap(data_, size_);
-}
+PageMemory::~PageMemory() { munmap(data_, size_); }
 
 Tensor float_constant(const Graph& graph, const Node& node, size_t input) {
   if (input >= node.inputs.size() || node.inputs[input] == kNone) return {};
@@ -53,9 +50,7 @@ CpuExecutable::CpuExecutable(const Graph& graph, const LoadOptions& options, Isa
   context.isa = isa;
   context.workers = pool_.size();
   context.owner = this;
-  context.pages_of = [](void* owner, const Node& node) {
-    return static_cast<CpuExecutable*>(owner)->pages_of(node);
-  };
+  context.pages_of = [](void* owner, const Node& node) { return static_cast<CpuExecutable*>(owner)->pages_of(node); };
   embeddings_ = graph.find_value(kEmbeddingsInput);
   if (embeddings_ != kNone) embedding_columns_ = graph.value(embeddings_).shape.at(1);
   build(context);
@@ -119,8 +114,7 @@ StepOutcome CpuExecutable::run(const StepInput& input, std::span<float> logits) 
   float* const home = values_[static_cast<size_t>(output)];
   values_[static_cast<size_t>(output)] = logits.data();  // the last operator writes them in place
   // Read in place: no operator writes to a graph input.
-  if (embeddings_ != kNone)
-    values_[static_cast<size_t>(embeddings_)] = const_cast<float*>(input.embeddings.data());
+  if (embeddings_ != kNone) values_[static_cast<size_t>(embeddings_)] = const_cast<float*>(input.embeddings.data());
   StepContext context;
   context.input = &input;
   context.tokens = tokens;
@@ -169,8 +163,8 @@ void CpuExecutable::report(size_t index, const StepContext& context) {
       const Shape& shape = graph_.value(id).shape;
       const int64_t rows = context.count(shape[0] == kRows);
       const int64_t columns = shape.size() > 1 ? shape[1] : 1;
-      outputs.push_back(Tensor::from_floats(DType::kF32, {rows, columns},
-                                            {context.values[id], static_cast<size_t>(rows * columns)}));
+      outputs.push_back(
+          Tensor::from_floats(DType::kF32, {rows, columns}, {context.values[id], static_cast<size_t>(rows * columns)}));
     }
     observer_(node, outputs);
   } catch (const std::exception&) {

@@ -164,12 +164,9 @@ TEST(CpuExecutable, CompanionsAndThreadsChangeNoBit) {
       const auto chunks = feed(graph, isa, 2, {{{0, 290}}, {{0, 10}}});
       const auto mixed =
           feed(graph, isa, 3, {{{1, 30}, {0, 113}, {2, 7}}, {{0, 150}, {1, 1}}, {{2, 3}, {0, 7}}, {{0, 30}}});
-      EXPECT_EQ(std::memcmp(one.data(), two.data(), one.size() * 4), 0)
-          << dtype_name(weight) << isa_name(isa);
-      EXPECT_EQ(std::memcmp(one.data(), chunks.data(), one.size() * 4), 0)
-          << dtype_name(weight) << isa_name(isa);
-      EXPECT_EQ(std::memcmp(one.data(), mixed.data(), one.size() * 4), 0)
-          << dtype_name(weight) << isa_name(isa);
+      EXPECT_EQ(std::memcmp(one.data(), two.data(), one.size() * 4), 0) << dtype_name(weight) << isa_name(isa);
+      EXPECT_EQ(std::memcmp(one.data(), chunks.data(), one.size() * 4), 0) << dtype_name(weight) << isa_name(isa);
+      EXPECT_EQ(std::memcmp(one.data(), mixed.data(), one.size() * 4), 0) << dtype_name(weight) << isa_name(isa);
     }
   }
 }
@@ -194,8 +191,8 @@ TEST(CpuExecutable, AllocatesNothing) {
     CpuExecutable executable(graph, options_for(steps, DType::kBF16, 2), supported_isas().back());
     std::vector<float> logits(300 * static_cast<size_t>(model.vocabulary));
     executable.set_profiling(true);
-    for (const auto& feeds : std::vector<std::vector<Feed>>{
-             {{0, 280}}, {{0, 1}}, {{0, 1}, {1, 40}}, {{0, 280}}, {{0, 1}, {1, 1}}}) {
+    for (const auto& feeds :
+         std::vector<std::vector<Feed>>{{{0, 280}}, {{0, 1}}, {{0, 1}, {1, 40}}, {{0, 280}}, {{0, 1}, {1, 1}}}) {
       const StepInput& input = steps.next(feeds);
       const int64_t before = allocation_count();
       EXPECT_EQ(executable.run(input, logits), StepOutcome::kDone);

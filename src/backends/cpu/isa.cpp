@@ -48,8 +48,7 @@ Isa choose_isa() {
     if (!names.empty()) names += ", ";
     names += isa_name(isa);
   }
-  usage_error("EDGEWISE_FORCE_ISA={}: unknown, or not an instruction set of this CPU; it has: {}", forced,
-              names);
+  usage_error("EDGEWISE_FORCE_ISA={}: unknown, or not an instruction set of this CPU; it has: {}", forced, names);
 }
 
 }  // namespace edgewise::cpu

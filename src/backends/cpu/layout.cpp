@@ -11,13 +11,10 @@
 namespace edgewise::cpu {
 namespace {
 
-constexpr std::array<std::string_view, 7> kEncodingNames = {"f32",    "f16",  "bf16", "f8e4m3",
-                                                            "f4e2m1", "int8", "int4"};
+constexpr std::array<std::string_view, 7> kEncodingNames = {"f32", "f16", "bf16", "f8e4m3", "f4e2m1", "int8", "int4"};
 constexpr std::array<std::string_view, 5> kScaleNames = {"none", "f32", "f16", "bf16", "f8e4m3"};
 
-int64_t round_up(int64_t value, int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
+int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 size_t scale_size(ScaleKind kind) {
   constexpr std::array<size_t, 5> kSizes = {0, 4, 2, 2, 1};
@@ -68,9 +65,7 @@ ScaleKind scale_kind_of(DType dtype) {
 }
 
 // Integer weights are stored unsigned: what is added to a stored value of this type.
-int unsigned_offset(DType dtype) {
-  return dtype == DType::kI8 ? 128 : dtype == DType::kI4 ? 8 : 0;
-}
+int unsigned_offset(DType dtype) { return dtype == DType::kI8 ? 128 : dtype == DType::kI4 ? 8 : 0; }
 
 // How many activations share an int8 scale: few, so that a loud channel coarsens few others. Weights' scales keep their
 // own blocks, so this costs no bytes.
@@ -99,9 +94,8 @@ class Reader {
       : Reader(tensor, source.transposed, source.index, rows, columns) {}
   int bits() const { return bits_; }
   uint32_t at(int64_t row, int64_t column) const {
-    return raw_bits(
-        data_, bits_,
-        first_ + static_cast<size_t>(row) * row_stride_ + static_cast<size_t>(column) * column_stride_);
+    return raw_bits(data_, bits_,
+                    first_ + static_cast<size_t>(row) * row_stride_ + static_cast<size_t>(column) * column_stride_);
   }
 
  private:
@@ -157,8 +151,7 @@ void put_weight(const PackedFormat& format, std::byte* panel, int row, int64_t k
   }
 }
 
-void put_scale(const PackedFormat& format, std::byte* panel, int row, int64_t block, DType dtype,
-               uint32_t bits) {
+void put_scale(const PackedFormat& format, std::byte* panel, int row, int64_t block, DType dtype, uint32_t bits) {
   const size_t index = static_cast<size_t>(block * kPanel + row);
   if (format.scale == scale_kind_of(dtype)) {
     std::memcpy(panel + index * scale_size(format.scale), &bits, scale_size(format.scale));
@@ -179,8 +172,7 @@ void pack_dequantized(const PackedFormat& format, const SourceMatrix& source, st
     for (int64_t k = 0; k < format.k; ++k) {
       float zero = 0;
       if (!source.zero.empty()) {
-        zero = bits_to_float(source.zero.dtype(),
-                             Reader(source.zero, source, format.n, blocks).at(n, k / block));
+        zero = bits_to_float(source.zero.dtype(), Reader(source.zero, source, format.n, blocks).at(n, k / block));
       }
       const float value = (bits_to_float(source.weight.dtype(), weights.at(n, k)) - zero) *
                           bits_to_float(source.scale.dtype(), scales.at(n, k / block));
@@ -189,8 +181,7 @@ void pack_dequantized(const PackedFormat& format, const SourceMatrix& source, st
   }
 }
 
-void pack_panel_scales(const PackedFormat& format, const SourceMatrix& source, int64_t first,
-                       std::byte* panel) {
+void pack_panel_scales(const PackedFormat& format, const SourceMatrix& source, int64_t first, std::byte* panel) {
   const int rows = static_cast<int>(std::min<int64_t>(kPanel, format.n - first));
   const Reader scales(source.scale, source, format.n, format.blocks);
   for (int64_t block = 0; block < format.blocks; ++block) {
@@ -214,9 +205,7 @@ void pack_panel_scales(const PackedFormat& format, const SourceMatrix& source, i
 
 }  // namespace
 
-std::string_view encoding_name(Encoding encoding) {
-  return kEncodingNames[static_cast<size_t>(encoding)];
-}
+std::string_view encoding_name(Encoding encoding) { return kEncodingNames[static_cast<size_t>(encoding)]; }
 
 void PackedFormat::finish() {
   const bool integer = is_integer(encoding);
@@ -228,8 +217,8 @@ void PackedFormat::finish() {
   panels = (n + kPanel - 1) / kPanel;
   zeros_offset = static_cast<size_t>(round_up(blocks * kPanel * static_cast<int64_t>(scale_size(scale)), 64));
   weights_offset = zeros_offset + static_cast<size_t>(has_zeros ? round_up(blocks * kPanel, 64) : 0);
-  panel_bytes = weights_offset +
-                static_cast<size_t>(round_up(static_cast<int64_t>(weight_bytes(encoding, k_padded)), 64));
+  panel_bytes =
+      weights_offset + static_cast<size_t>(round_up(static_cast<int64_t>(weight_bytes(encoding, k_padded)), 64));
 }
 
 std::string PackedFormat::text() const {
@@ -241,8 +230,7 @@ std::string PackedFormat::text() const {
   return text;
 }
 
-PackedFormat PackedFormat::parse(const std::string& text, int64_t k, int64_t n, int64_t block,
-                                 double global_scale) {
+PackedFormat PackedFormat::parse(const std::string& text, int64_t k, int64_t n, int64_t block, double global_scale) {
   PackedFormat format;
   format.k = k;
   format.n = n;
@@ -270,8 +258,7 @@ PackedFormat PackedFormat::parse(const std::string& text, int64_t k, int64_t n, 
       format.fixed_zero = std::atoi(std::string(word.substr(1)).c_str());
     } else {
       const auto found = std::find(kScaleNames.begin(), kScaleNames.end(), word);
-      if (found == kScaleNames.end())
-        bad_file("weights are packed as \"{}\": unknown scale type {}", text, word);
+      if (found == kScaleNames.end()) bad_file("weights are packed as \"{}\": unknown scale type {}", text, word);
       format.scale = static_cast<ScaleKind>(found - kScaleNames.begin());
     }
   }
@@ -312,8 +299,7 @@ void pack_matrix(const PackedFormat& format, const SourceMatrix& source, std::sp
   std::memset(out.data(), 0, out.size());
   if (!source.scale.empty() && format.scale == ScaleKind::kNone) return pack_dequantized(format, source, out);
   const Reader weights(source.weight, source, format.n, format.k);
-  const auto offset =
-      static_cast<uint32_t>(is_integer(format.encoding) ? unsigned_offset(source.weight.dtype()) : 0);
+  const auto offset = static_cast<uint32_t>(is_integer(format.encoding) ? unsigned_offset(source.weight.dtype()) : 0);
   const uint32_t mask = weights.bits() == 32 ? ~0u : (1u << weights.bits()) - 1u;
   for (int64_t p = 0; p < format.panels; ++p) {
     std::byte* panel = out.data() + static_cast<size_t>(p) * format.panel_bytes;

@@ -29,9 +29,7 @@ enum class Encoding : uint8_t { kF32, kF16, kBF16, kF8E4M3, kF4E2M1, kInt8, kInt
 enum class ScaleKind : uint8_t { kNone, kF32, kF16, kBF16, kF8E4M3 };
 
 std::string_view encoding_name(Encoding encoding);
-inline bool is_integer(Encoding encoding) {
-  return encoding == Encoding::kInt8 || encoding == Encoding::kInt4;
-}
+inline bool is_integer(Encoding encoding) { return encoding == Encoding::kInt8 || encoding == Encoding::kInt4; }
 
 struct PackedFormat {
   Encoding encoding = Encoding::kF32;
@@ -58,8 +56,7 @@ struct PackedFormat {
   size_t bytes() const { return panel_bytes * static_cast<size_t>(panels); }
   // The attribute of a packed node, such as "p16-int4:f16:zeros"; parse() reads it back.
   std::string text() const;
-  static PackedFormat parse(const std::string& text, int64_t k, int64_t n, int64_t block,
-                            double global_scale);
+  static PackedFormat parse(const std::string& text, int64_t k, int64_t n, int64_t block, double global_scale);
 };
 
 // A matrix as a checkpoint or an ONNX file stores it.

@@ -145,8 +145,8 @@ struct Bench {
       pool.run([&](int worker) {
         LinearCall mine = call;
         if (is_integer(format.encoding)) {
-          quantize_share(vector_kernels(isa), format, x.data(), format.k, tokens, buffer, scratch.get(),
-                         worker, pool.size());
+          quantize_share(vector_kernels(isa), format, x.data(), format.k, tokens, buffer, scratch.get(), worker,
+                         pool.size());
           pool.barrier();
           mine.quantized = buffer.at(scratch.get(), 0);
         }
@@ -181,18 +181,17 @@ int run(int threads, std::string_view only) {
   processor_time = bench.pool.size() == 1;
   fmt::print("{} threads, {}, {:.0f} GFLOP/s float32 in registers\n", bench.pool.size(), isa_name(bench.isa),
              bench.peak());
-  fmt::print("{:8} {:>13} {:>9} {:>9} {:>6} | GFLOP/s at N =    4     128 direct   128\n", "format", "K x N",
-             "GB/s", "of GB/s", "share");
+  fmt::print("{:8} {:>13} {:>9} {:>9} {:>6} | GFLOP/s at N =    4     128 direct   128\n", "format", "K x N", "GB/s",
+             "of GB/s", "share");
   for (const auto& [k, n] : {std::pair<int64_t, int64_t>{2048, 8192}, {8192, 2048}, {2048, 128256}}) {
     for (int e = 0; e <= static_cast<int>(Encoding::kInt4); ++e) {
       const PackedFormat format = make_format(static_cast<Encoding>(e), k, n);
       if (!only.empty() && only != encoding_name(format.encoding)) continue;
       const double limit = bench.bandwidth();
       const int repeats = n > 100000 ? 8 : 40;
-      const double rate =
-          static_cast<double>(format.bytes()) / bench.seconds(format, 1, Walk::kDirect, repeats);
-      fmt::print("{:8} {:5} x {:6} {:9.2f} {:9.2f} {:5.0f}%", encoding_name(format.encoding), k, n,
-                 rate / 1e9, limit / 1e9, 100 * rate / limit);
+      const double rate = static_cast<double>(format.bytes()) / bench.seconds(format, 1, Walk::kDirect, repeats);
+      fmt::print("{:8} {:5} x {:6} {:9.2f} {:9.2f} {:5.0f}%", encoding_name(format.encoding), k, n, rate / 1e9,
+                 limit / 1e9, 100 * rate / limit);
       if (n < 100000) {
         // A slice of the rows: short enough to fit between two interruptions by other programs.
         const PackedFormat slice = make_format(format.encoding, k, 256 * bench.pool.size());

@@ -1,5 +1,5 @@
-// Linear for weights that are multiplied as float32, many tokens at a time: a block of weights is decoded into the cache
-// and used for all of them. Same bits as linear_direct.cpp.
+// Linear for weights that are multiplied as float32, many tokens at a time: a block of weights is decoded into the
+// cache and used for all of them. Same bits as linear_direct.cpp.
 #include "backends/cpu/kernels.h"
 #include "backends/cpu/targets.h"
 
@@ -39,8 +39,7 @@ void decode_chunk(const LinearCall& call, int64_t panel, int panels, int64_t beg
       for (int part = 0; part < kParts; ++part) {
         VF scale = hn::Set(d, 1.0f);
         if (block_scales) {
-          scale =
-              hn::Mul(load_scales(format.scale, base, k / format.block, part), hn::Set(d, kDecodeFactor<E>));
+          scale = hn::Mul(load_scales(format.scale, base, k / format.block, part), hn::Set(d, kDecodeFactor<E>));
         }
         float* to = out + (k - begin) * kTileColumns + p * kPanel + part * kLanes;
         for (int64_t i = k; i < stop;) {
@@ -68,21 +67,18 @@ HWY_INLINE void blocked_tile(const float* weights, const float* x, int64_t count
   constexpr int kVectors = kTilePanels * kParts;
   VF acc[kTokens][kVectors];
   EDGEWISE_UNROLL for (int t = 0; t < kTokens; ++t) {
-    EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v) acc[t][v] =
-        hn::LoadU(d, sums + t * kTileColumns + v * kLanes);
+    EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v) acc[t][v] = hn::LoadU(d, sums + t * kTileColumns + v * kLanes);
   }
   for (int64_t k = 0; k < count; ++k) {
     VF w[kVectors];
-    EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v) w[v] =
-        hn::LoadU(d, weights + k * kTileColumns + v * kLanes);
+    EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v) w[v] = hn::LoadU(d, weights + k * kTileColumns + v * kLanes);
     EDGEWISE_UNROLL for (int t = 0; t < kTokens; ++t) {
       const VF value = hn::Set(d, x[t * kRowStride + k]);
       EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v) acc[t][v] = hn::MulAdd(w[v], value, acc[t][v]);
     }
   }
   EDGEWISE_UNROLL for (int t = 0; t < kTokens; ++t) {
-    EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v)
-        hn::StoreU(acc[t][v], d, sums + t * kTileColumns + v * kLanes);
+    EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v) hn::StoreU(acc[t][v], d, sums + t * kTileColumns + v * kLanes);
   }
 }
 
@@ -119,8 +115,7 @@ void multiply_chunk(const Scratch& scratch, int tokens, int64_t count, float* su
 }
 
 template <Encoding E>
-void finish_tile(const LinearCall& call, int64_t panel, int panels, int first, int tokens,
-                 const float* sums) {
+void finish_tile(const LinearCall& call, int64_t panel, int panels, int first, int tokens, const float* sums) {
   for (int t = 0; t < tokens; ++t) {
     for (int p = 0; p < panels; ++p) {
       VF values[kParts];
@@ -134,11 +129,8 @@ void finish_tile(const LinearCall& call, int64_t panel, int panels, int first, i
 
 // Panels [panel, end), at most kTilesTogether tiles, for tokens [first, first + tokens).
 template <Encoding E>
-void blocked_part(const LinearCall& call, int64_t panel, int64_t end, int first, int tokens,
-                  Scratch& scratch) {
-  const auto panels_of = [&](int64_t at) {
-    return static_cast<int>(std::min<int64_t>(kTilePanels, end - at));
-  };
+void blocked_part(const LinearCall& call, int64_t panel, int64_t end, int first, int tokens, Scratch& scratch) {
+  const auto panels_of = [&](int64_t at) { return static_cast<int>(std::min<int64_t>(kTilePanels, end - at)); };
   const int tiles = static_cast<int>((end - panel + kTilePanels - 1) / kTilePanels);
   for (int i = 0; i < tiles; ++i) {
     std::memset(scratch.sums[i], 0, sizeof(float) * static_cast<size_t>(tokens * kTileColumns));
@@ -196,9 +188,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace edgewise::cpu {
 
-LinearKernel blocked_linear_kernel(Isa isa, Encoding encoding) {
-  return EDGEWISE_PICK(isa, pick)(encoding);
-}
+LinearKernel blocked_linear_kernel(Isa isa, Encoding encoding) { return EDGEWISE_PICK(isa, pick)(encoding); }
 
 }  // namespace edgewise::cpu
 #endif

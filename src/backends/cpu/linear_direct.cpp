@@ -1,5 +1,5 @@
-// Linear for weights that are multiplied as float32 (f32, f16, bf16, f8e4m3, f4e2m1), a few tokens at a time: weights are
-// decoded in registers, in one linear read of memory.
+// Linear for weights that are multiplied as float32 (f32, f16, bf16, f8e4m3, f4e2m1), a few tokens at a time: weights
+// are decoded in registers, in one linear read of memory.
 //
 // Every output is one chain of fused multiply-adds over ascending k, here and in linear_blocked.cpp, so the two walks
 // and every tile size give the same bits.
@@ -59,8 +59,7 @@ HWY_INLINE void direct_tile(const LinearCall& call, int64_t panel, int token) {
         }
       } else {
         EDGEWISE_UNROLL for (int v = 0; v < kVectors; ++v) {
-          add_products(
-              decode<E>(weights + static_cast<size_t>(v / kParts) * format.panel_bytes, k, v % kParts), k, v);
+          add_products(decode<E>(weights + static_cast<size_t>(v / kParts) * format.panel_bytes, k, v % kParts), k, v);
         }
       }
       k += count;
@@ -126,9 +125,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace edgewise::cpu {
 
-LinearKernel direct_linear_kernel(Isa isa, Encoding encoding) {
-  return EDGEWISE_PICK(isa, pick)(encoding);
-}
+LinearKernel direct_linear_kernel(Isa isa, Encoding encoding) { return EDGEWISE_PICK(isa, pick)(encoding); }
 
 }  // namespace edgewise::cpu
 #endif

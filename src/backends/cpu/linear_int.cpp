@@ -67,8 +67,7 @@ HWY_INLINE void split(const uint8_t* from, VI* halves) {
 
 HWY_INLINE VF load_zeros(const PackedFormat& format, const std::byte* panel, int64_t block, int part) {
   if (!format.has_zeros) return hn::Set(DF(), static_cast<float>(format.fixed_zero));
-  const auto* zeros =
-      reinterpret_cast<const uint8_t*>(panel + format.zeros_offset) + block * kPanel + part * kLanes;
+  const auto* zeros = reinterpret_cast<const uint8_t*>(panel + format.zeros_offset) + block * kPanel + part * kLanes;
   return hn::ConvertTo(DF(), hn::PromoteTo(DI(), hn::LoadU(hn::Rebind<uint8_t, DF>(), zeros)));
 }
 
@@ -102,8 +101,7 @@ HWY_INLINE void tile(const LinearCall& call, int64_t panel, int token) {
       const VF scale = load_scales(format.scale, base, block, part);
       const VF zero = load_zeros(format, base, block, part);
       EDGEWISE_UNROLL for (int t = 0; t < kTokens; ++t) {
-        const VF exact =
-            hn::NegMulAdd(zero, hn::Set(d, x_sum[t * format.groups + g]), hn::ConvertTo(d, sums[t]));
+        const VF exact = hn::NegMulAdd(zero, hn::Set(d, x_sum[t * format.groups + g]), hn::ConvertTo(d, sums[t]));
         totals[t] = hn::MulAdd(exact, hn::Mul(scale, hn::Set(d, x_scale[t * format.groups + g])), totals[t]);
       }
     }
@@ -142,9 +140,7 @@ LinearKernel integer_linear_kernel(Isa isa, Encoding encoding) {
   return EDGEWISE_PICK(isa, pick)(encoding);
 }
 
-bool wants_wide_rows(Isa isa) {
-  return isa != Isa::kAvx512Vnni;
-}
+bool wants_wide_rows(Isa isa) { return isa != Isa::kAvx512Vnni; }
 
 }  // namespace edgewise::cpu
 #endif

@@ -34,8 +34,7 @@ class LinearOp final : public CpuOp {
   size_t workspace() const override { return workspace_; }
   size_t weight_bytes() const override {
     size_t bytes = 0;
-    for (const PackedMatrix& matrix : matrices_)
-      bytes += matrix.weights.bytes().size() + matrix.bias.bytes().size();
+    for (const PackedMatrix& matrix : matrices_) bytes += matrix.weights.bytes().size() + matrix.bias.bytes().size();
     return bytes;
   }
 
@@ -64,8 +63,7 @@ class LinearOp final : public CpuOp {
   }
 
  private:
-  void run_share(const StepContext& context, Range tokens, Range panels, QuantizedRows rows,
-                 int count) noexcept {
+  void run_share(const StepContext& context, Range tokens, Range panels, QuantizedRows rows, int count) noexcept {
     if (tokens.begin == tokens.end) return;
     LinearCall call;
     call.tokens = static_cast<int>(tokens.end - tokens.begin);

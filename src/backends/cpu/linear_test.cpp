@@ -38,9 +38,7 @@ Source make_source(const Case& c, std::mt19937& random) {
   Source source;
   const int64_t block = c.has_scale ? c.block : c.k;
   const int64_t blocks = (c.k + block - 1) / block;
-  const auto shape = [&](int64_t columns) {
-    return c.transposed ? Shape{c.n, columns} : Shape{columns, c.n};
-  };
+  const auto shape = [&](int64_t columns) { return c.transposed ? Shape{c.n, columns} : Shape{columns, c.n}; };
   float low = -1, high = 1;
   if (c.weight == DType::kI8) low = -128, high = 127;
   if (c.weight == DType::kU8) low = 0, high = 255;
@@ -89,8 +87,7 @@ SourceTypes types_of(const Case& c) {
 }
 
 std::vector<float> run_kernel(Isa isa, const PackedFormat& format, const std::vector<std::byte>& packed,
-                              const std::vector<float>& x, int tokens, const std::vector<float>& bias,
-                              Walk walk) {
+                              const std::vector<float>& x, int tokens, const std::vector<float>& bias, Walk walk) {
   std::vector<float> out(static_cast<size_t>(tokens * format.n), NAN);
   LinearCall call;
   call.format = &format;
@@ -107,8 +104,7 @@ std::vector<float> run_kernel(Isa isa, const PackedFormat& format, const std::ve
     const QuantizedBuffer buffer(format, tokens, wants_wide_rows(isa));
     memory = allocate_aligned(buffer.bytes());
     for (int worker = 0; worker < 3; ++worker) {
-      quantize_share(vector_kernels(isa), format, x.data(), format.k, tokens, buffer, memory.get(), worker,
-                     3);
+      quantize_share(vector_kernels(isa), format, x.data(), format.k, tokens, buffer, memory.get(), worker, 3);
     }
     call.quantized = buffer.at(memory.get(), 0);
   }
@@ -139,9 +135,8 @@ std::vector<double> rounded(const PackedFormat& format, const std::vector<float>
 }
 
 void check_case(const Case& c, int tokens, std::mt19937& random) {
-  SCOPED_TRACE(fmt::format("{} k={} n={} block={} scale={} zero={} transposed={} tokens={}",
-                           dtype_name(c.weight), c.k, c.n, c.block, dtype_name(c.scale), c.has_zero,
-                           c.transposed, tokens));
+  SCOPED_TRACE(fmt::format("{} k={} n={} block={} scale={} zero={} transposed={} tokens={}", dtype_name(c.weight), c.k,
+                           c.n, c.block, dtype_name(c.scale), c.has_zero, c.transposed, tokens));
   const Source source = make_source(c, random);
   PackedFormat format = choose_format(types_of(c));
   format = PackedFormat::parse(format.text(), c.k, c.n, c.block, types_of(c).global_scale);
@@ -161,13 +156,11 @@ void check_case(const Case& c, int tokens, std::mt19937& random) {
         double sum = bias.empty() ? 0.0 : double{bias[static_cast<size_t>(n)]};
         double size = std::abs(sum);
         for (int64_t k = 0; k < c.k; ++k) {
-          const double term =
-              seen[static_cast<size_t>(t * c.k + k)] * source.dense[static_cast<size_t>(n * c.k + k)];
+          const double term = seen[static_cast<size_t>(t * c.k + k)] * source.dense[static_cast<size_t>(n * c.k + k)];
           sum += term;
           size += std::abs(term);
         }
-        ASSERT_NEAR(direct[static_cast<size_t>(t * c.n + n)], sum, 3e-6 * size + 1e-6)
-            << "token " << t << " row " << n;
+        ASSERT_NEAR(direct[static_cast<size_t>(t * c.n + n)], sum, 3e-6 * size + 1e-6) << "token " << t << " row " << n;
       }
     }
     // Bit for bit: the other walk, and each token alone.
@@ -187,8 +180,7 @@ TEST(CpuLinear, FloatWeights) {
     for (const auto& [k, n, tokens] :
          {std::tuple{1, 1, 1}, {7, 5, 3}, {129, 33, 14}, {300, 47, 29}, {64, 16, 150}, {140, 300, 101}}) {
       for (const bool transposed : {true, false}) {
-        check_case({weight, DType::kF32, DType::kU8, false, false, transposed, false, k, n, 0, 1}, tokens,
-                   random);
+        check_case({weight, DType::kF32, DType::kU8, false, false, transposed, false, k, n, 0, 1}, tokens, random);
       }
     }
   }
@@ -198,13 +190,9 @@ TEST(CpuLinear, ScaledFloatWeights) {
   std::mt19937 random(2);
   for (const DType weight : {DType::kF8E4M3, DType::kF4E2M1}) {
     for (const DType scale : {DType::kF32, DType::kF16, DType::kBF16, DType::kF8E4M3}) {
-      for (const auto& [k, n, tokens, block] : {std::tuple{5, 3, 2, 16},
-                                                {160, 35, 7, 16},
-                                                {128, 20, 13, 128},
-                                                {333, 18, 5, 100},
-                                                {96, 50, 16, 1000}}) {
-        check_case({weight, scale, DType::kU8, true, false, tokens % 2 == 0, false, k, n, block, 0.37},
-                   tokens, random);
+      for (const auto& [k, n, tokens, block] :
+           {std::tuple{5, 3, 2, 16}, {160, 35, 7, 16}, {128, 20, 13, 128}, {333, 18, 5, 100}, {96, 50, 16, 1000}}) {
+        check_case({weight, scale, DType::kU8, true, false, tokens % 2 == 0, false, k, n, block, 0.37}, tokens, random);
       }
     }
   }
@@ -225,9 +213,8 @@ TEST(CpuLinear, IntegerWeights) {
         const DType scale = k % 3 == 0 ? DType::kF16 : k % 3 == 1 ? DType::kBF16 : DType::kF32;
         const bool is_signed = weight == DType::kI8 || weight == DType::kI4;
         const DType zero_type = k % 2 == 0 ? weight : is_signed ? DType::kI8 : DType::kU8;
-        check_case(
-            {weight, scale, zero_type, true, zero, tokens % 2 == 0, false, k, n, block, k == 256 ? 0.5 : 1},
-            tokens, random);
+        check_case({weight, scale, zero_type, true, zero, tokens % 2 == 0, false, k, n, block, k == 256 ? 0.5 : 1},
+                   tokens, random);
       }
     }
   }

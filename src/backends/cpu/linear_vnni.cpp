@@ -16,8 +16,8 @@
 
 #define EDGEWISE_UNROLL _Pragma("GCC unroll 32")
 #if defined(__clang__)
-#pragma clang attribute push( \
-    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma"))), \
+                             apply_to = function)
 #else
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma")
@@ -101,9 +101,8 @@ template <int kTokens, int kPanels>
 EDGEWISE_INLINE void load_totals(const Chunk& chunk, int token, __m512 (&totals)[kTokens][kPanels]) {
   EDGEWISE_UNROLL for (int t = 0; t < kTokens; ++t) {
     EDGEWISE_UNROLL for (int p = 0; p < kPanels; ++p) {
-      totals[t][p] = chunk.group_begin == 0
-                         ? _mm512_setzero_ps()
-                         : _mm512_loadu_ps(chunk.totals + ((token + t) * kPanels + p) * kPanel);
+      totals[t][p] = chunk.group_begin == 0 ? _mm512_setzero_ps()
+                                            : _mm512_loadu_ps(chunk.totals + ((token + t) * kPanels + p) * kPanel);
     }
   }
 }
@@ -125,8 +124,8 @@ void tile(const LinearCall& call, const Chunk& chunk, int token, int first_token
     EDGEWISE_UNROLL for (int t = 0; t < kTokens; ++t) {
       EDGEWISE_UNROLL for (int p = 0; p < kPanels; ++p) sums[t][p] = _mm512_setzero_si512();
     }
-    sum_group<E, kTokens, kPanels>(weights + begin * (E == Encoding::kInt4 ? 8 : 16), format.panel_bytes,
-                                   x + begin, format.k_padded, count, sums);
+    sum_group<E, kTokens, kPanels>(weights + begin * (E == Encoding::kInt4 ? 8 : 16), format.panel_bytes, x + begin,
+                                   format.k_padded, count, sums);
     const int64_t block = begin / format.block;
     EDGEWISE_UNROLL for (int p = 0; p < kPanels; ++p) {
       const std::byte* at = base + static_cast<size_t>(p) * format.panel_bytes;
@@ -177,8 +176,7 @@ void all_tokens(const LinearCall& call, int64_t panel) {
     for (int64_t g = 0; g < format.groups; g += step) {
       const Chunk chunk{panel, g, std::min(g + step, format.groups), totals};
       int token = first;
-      for (; token + kTileTokens <= end; token += kTileTokens)
-        tile<E, kTileTokens, kPanels>(call, chunk, token, first);
+      for (; token + kTileTokens <= end; token += kTileTokens) tile<E, kTileTokens, kPanels>(call, chunk, token, first);
       tail<E, kTileTokens - 1, kPanels>(call, chunk, token, first, end);
     }
   }

@@ -33,8 +33,7 @@ class MoeOp final : public CpuOp {
     const bool wide = wants_wide_rows(context.isa);
     for (size_t i = 0; i < 3; ++i) {
       const PackedFormat& format = matrices_[i].format;
-      if (is_integer(format.encoding))
-        quantized_[i == 2] = QuantizedBuffer(format, static_cast<int>(most), wide);
+      if (is_integer(format.encoding)) quantized_[i == 2] = QuantizedBuffer(format, static_cast<int>(most), wide);
     }
     token_of_.resize(static_cast<size_t>(most));
     slots_.resize(static_cast<size_t>(most));
@@ -130,8 +129,7 @@ class MoeOp final : public CpuOp {
       const int32_t first = segments_[static_cast<size_t>(e)];
       call.tokens = segments_[static_cast<size_t>(e) + 1] - first;
       if (call.tokens == 0) continue;
-      const Range share =
-          share_of(matrix.format.panels, (worker + static_cast<int>(e)) % workers, workers, 2);
+      const Range share = share_of(matrix.format.panels, (worker + static_cast<int>(e)) % workers, workers, 2);
       call.weights = matrix.data(e);
       call.x = x + first * call.x_stride;
       call.out = out + first * call.out_stride;

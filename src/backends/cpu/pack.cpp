@@ -52,8 +52,8 @@ ConstantLoader packing_loader(const Graph& graph, const Node& node, size_t input
     return value == nullptr ? ConstantLoader() : value->constant;
   };
   const bool transposed = node.integer("transposed", 0) != 0;
-  return [weight = loader(input), scale = loader(input + 1), zero = loader(input + 2), format, stack,
-          transposed, block = node.integer("block", 0)] {
+  return [weight = loader(input), scale = loader(input + 1), zero = loader(input + 2), format, stack, transposed,
+          block = node.integer("block", 0)] {
     SourceMatrix source;
     source.weight = weight();
     if (scale) source.scale = scale();
@@ -62,9 +62,8 @@ ConstantLoader packing_loader(const Graph& graph, const Node& node, size_t input
     source.block = block;
     Tensor packed = Tensor::zeros(DType::kU8, {static_cast<int64_t>(format.bytes()) * stack});
     for (source.index = 0; source.index < stack; ++source.index) {
-      pack_matrix(
-          format, source,
-          packed.mutable_bytes().subspan(static_cast<size_t>(source.index) * format.bytes(), format.bytes()));
+      pack_matrix(format, source,
+                  packed.mutable_bytes().subspan(static_cast<size_t>(source.index) * format.bytes(), format.bytes()));
     }
     return packed;
   };

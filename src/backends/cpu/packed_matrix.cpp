@@ -7,9 +7,7 @@
 namespace edgewise::cpu {
 namespace {
 
-size_t align64(size_t bytes) {
-  return (bytes + 63) / 64 * 64;
-}
+size_t align64(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 }  // namespace
 
@@ -33,8 +31,8 @@ LinearKernel linear_kernel(Isa isa, Encoding encoding, Walk walk) {
   return walk == Walk::kDirect ? direct_linear_kernel(isa, encoding) : blocked_linear_kernel(isa, encoding);
 }
 
-std::vector<PackedMatrix> load_matrices(const BuildContext& context, const Node& node, size_t first,
-                                        size_t stride, bool with_bias, int64_t stack) {
+std::vector<PackedMatrix> load_matrices(const BuildContext& context, const Node& node, size_t first, size_t stride,
+                                        bool with_bias, int64_t stack) {
   const Graph& graph = *context.graph;
   const std::vector<int64_t>& n = node.integers("n");
   std::vector<int64_t> k(n.size(), node.op == Op::kMoe ? 0 : node.integer("k"));
@@ -61,8 +59,7 @@ std::vector<PackedMatrix> load_matrices(const BuildContext& context, const Node&
 
 size_t QuantizedBuffer::bytes() const {
   const auto rows = static_cast<size_t>(rows_);
-  return align64(rows * row_bytes_) + (wide_ ? align64(rows * row_bytes_ * 2) : 0) +
-         2 * align64(rows * groups_ * 4);
+  return align64(rows * row_bytes_) + (wide_ ? align64(rows * row_bytes_ * 2) : 0) + 2 * align64(rows * groups_ * 4);
 }
 
 QuantizedRows QuantizedBuffer::at(std::byte* memory, int64_t row) const {
@@ -81,9 +78,8 @@ QuantizedRows QuantizedBuffer::at(std::byte* memory, int64_t row) const {
   return result;
 }
 
-void quantize_share(const VectorKernels& kernels, const PackedFormat& format, const float* x,
-                    int64_t x_stride, int rows, const QuantizedBuffer& buffer, std::byte* memory, int worker,
-                    int workers) noexcept {
+void quantize_share(const VectorKernels& kernels, const PackedFormat& format, const float* x, int64_t x_stride,
+                    int rows, const QuantizedBuffer& buffer, std::byte* memory, int worker, int workers) noexcept {
   const Range share = share_of(rows * format.groups, worker, workers);
   for (int64_t unit = share.begin; unit < share.end;) {
     const int64_t row = unit / format.groups;

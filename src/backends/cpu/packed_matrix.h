@@ -13,7 +13,7 @@ namespace edgewise::cpu {
 struct PackedMatrix {
   PackedFormat format;
   Tensor weights;
-  Tensor bias;  // empty or f32 [n]
+  Tensor bias;                               // empty or f32 [n]
   std::array<LinearKernel, 2> kernels = {};  // by Walk
 
   LinearKernel kernel(Walk walk) const { return kernels[static_cast<size_t>(walk)]; }
@@ -25,8 +25,8 @@ struct PackedMatrix {
 
 // `count` matrices of a packed node: the weight of part i is input first + i * stride; biases, where the
 // operator has them, stand three inputs on. `stack` matrices lie behind one another in each.
-std::vector<PackedMatrix> load_matrices(const BuildContext& context, const Node& node, size_t first,
-                                        size_t stride, bool with_bias, int64_t stack);
+std::vector<PackedMatrix> load_matrices(const BuildContext& context, const Node& node, size_t first, size_t stride,
+                                        bool with_bias, int64_t stack);
 
 // The formats a packed node's attributes describe.
 std::vector<PackedFormat> packed_formats(const Node& node, const std::vector<int64_t>& n,
@@ -52,8 +52,7 @@ class QuantizedBuffer {
 };
 
 // This worker's share of rounding `rows` rows of x, cut between groups.
-void quantize_share(const VectorKernels& kernels, const PackedFormat& format, const float* x,
-                    int64_t x_stride, int rows, const QuantizedBuffer& buffer, std::byte* memory, int worker,
-                    int workers) noexcept;
+void quantize_share(const VectorKernels& kernels, const PackedFormat& format, const float* x, int64_t x_stride,
+                    int rows, const QuantizedBuffer& buffer, std::byte* memory, int worker, int workers) noexcept;
 
 }  // namespace edgewise::cpu

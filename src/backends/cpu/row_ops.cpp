@@ -11,9 +11,7 @@ namespace {
 
 constexpr int kMaxExperts = 1024;
 
-int64_t columns_of(const Graph& graph, ValueId id) {
-  return graph.value(id).shape.back();
-}
+int64_t columns_of(const Graph& graph, ValueId id) { return graph.value(id).shape.back(); }
 
 // Deals rows to workers and calls row() for each.
 class RowOp : public CpuOp {
@@ -43,14 +41,11 @@ class EmbeddingOp final : public RowOp {
       if (node.inputs[3] != kNone) zero_ = context.graph->constant(node.inputs[3]);
     }
   }
-  size_t weight_bytes() const override {
-    return table_.bytes().size() + scale_.bytes().size() + zero_.bytes().size();
-  }
+  size_t weight_bytes() const override { return table_.bytes().size() + scale_.bytes().size() + zero_.bytes().size(); }
 
  private:
   void row(const StepContext& context, int64_t i) noexcept override {
-    const int64_t token =
-        std::clamp<int64_t>(context.input->tokens[static_cast<size_t>(i)], 0, vocabulary_ - 1);
+    const int64_t token = std::clamp<int64_t>(context.input->tokens[static_cast<size_t>(i)], 0, vocabulary_ - 1);
     float* out = context.values[out_] + i * columns_;
     to_float(table_.dtype(), table_.bytes(), static_cast<size_t>(token * columns_),
              {out, static_cast<size_t>(columns_)});
@@ -208,9 +203,7 @@ class ElementwiseOp final : public CpuOp {
     if (op_ == Op::kSoftcap) number_ = static_cast<float>(node.number("cap"));
     tanh_ = node.text("approximate", "none") == "tanh";
   }
-  Sharing sharing(int count, int workers) const override {
-    return count >= workers ? Sharing::kRows : Sharing::kOther;
-  }
+  Sharing sharing(int count, int workers) const override { return count >= workers ? Sharing::kRows : Sharing::kOther; }
   bool may_share_rows() const override { return true; }
   size_t weight_bytes() const override { return constant_.bytes().size(); }
 
@@ -358,8 +351,7 @@ class SelectRowsOp final : public CpuOp {
   void run(const StepContext& context, int worker, int workers) noexcept override {
     const Range share = share_of(context.rows, worker, workers);
     for (int64_t i = share.begin; i < share.end; ++i) {
-      const float* from =
-          context.values[x_] + int64_t{context.input->logits_rows[static_cast<size_t>(i)]} * columns_;
+      const float* from = context.values[x_] + int64_t{context.input->logits_rows[static_cast<size_t>(i)]} * columns_;
       std::copy(from, from + columns_, context.values[out_] + i * columns_);
     }
   }

@@ -7,8 +7,7 @@
 #if defined(__x86_64__)
 #define HWY_BASELINE_TARGETS HWY_SSSE3
 #endif
-#define HWY_DISABLED_TARGETS \
-  (HWY_SCALAR | HWY_EMU128 | HWY_SSE4 | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128)
+#define HWY_DISABLED_TARGETS (HWY_SCALAR | HWY_EMU128 | HWY_SSE4 | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128)
 
 // Unrolls a loop over registers: an array indexed by it must never reach memory.
 #define EDGEWISE_UNROLL _Pragma("GCC unroll 32")

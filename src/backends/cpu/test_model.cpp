@@ -27,8 +27,7 @@ class Maker {
   }
 
   // Weight, scale and zero of a matrix [n, k], stacked when `stack` is positive.
-  void add_matrix(std::vector<ValueId>& inputs, const std::string& name, int64_t n, int64_t k,
-                  int64_t stack) {
+  void add_matrix(std::vector<ValueId>& inputs, const std::string& name, int64_t n, int64_t k, int64_t stack) {
     const int64_t blocks = (k + model_.block - 1) / model_.block;
     const auto shape = [&](int64_t columns) {
       Shape s = model_.transposed ? Shape{n, columns} : Shape{columns, n};
@@ -37,13 +36,11 @@ class Maker {
     };
     const bool quantized = bit_width(model_.weight) <= 8;
     float high = 0.2f;
-    if (quantized)
-      high = model_.weight == DType::kI8 ? 127.0f : model_.weight == DType::kF8E4M3 ? 16.0f : 7.0f;
+    if (quantized) high = model_.weight == DType::kI8 ? 127.0f : model_.weight == DType::kF8E4M3 ? 16.0f : 7.0f;
     const bool is_unsigned = model_.weight == DType::kU4 || model_.weight == DType::kU8;
-    inputs.push_back(constant(name + ".w", model_.weight, shape(k), is_unsigned ? 0.0f : -high,
-                              is_unsigned ? 15.0f : high));
-    inputs.push_back(quantized ? constant(name + ".s", model_.scale, shape(blocks), 0.1f / high, 0.3f / high)
-                               : kNone);
+    inputs.push_back(
+        constant(name + ".w", model_.weight, shape(k), is_unsigned ? 0.0f : -high, is_unsigned ? 15.0f : high));
+    inputs.push_back(quantized ? constant(name + ".s", model_.scale, shape(blocks), 0.1f / high, 0.3f / high) : kNone);
     inputs.push_back(model_.zeros ? constant(name + ".z", model_.weight, shape(blocks), 0, 7) : kNone);
   }
 
@@ -75,8 +72,8 @@ class Maker {
 
 ValueId attention_block(Maker& m, const TestModel& t, ValueId x, ValueId cos, ValueId sin, int64_t layer) {
   const std::string name = "layer" + std::to_string(layer);
-  const auto qkv = m.linear(
-      name + ".qkv", x, {t.heads * t.head_dim, t.kv_heads * t.head_dim, t.kv_heads * t.head_dim}, layer == 0);
+  const auto qkv =
+      m.linear(name + ".qkv", x, {t.heads * t.head_dim, t.kv_heads * t.head_dim, t.kv_heads * t.head_dim}, layer == 0);
   const auto rotary = [&](const std::string& part, ValueId v, int64_t heads) {
     return m.graph.add(
         Op::kRotary, name + part, {v, cos, sin},
@@ -101,8 +98,7 @@ Graph TestModel::build() const {
   Graph& g = m.graph;
   const ValueId tokens = g.add_input("tokens", DType::kI32, {kTokens});
   const ValueId positions = g.add_input("positions", DType::kI32, {kTokens});
-  ValueId x = g.add(Op::kEmbedding, "embed",
-                    {tokens, m.constant("table", DType::kBF16, {vocabulary, hidden}, -1, 1)});
+  ValueId x = g.add(Op::kEmbedding, "embed", {tokens, m.constant("table", DType::kBF16, {vocabulary, hidden}, -1, 1)});
   x = g.add(Op::kScale, "embed.scale", {x}, {{"factor", 1.25}});
   const int64_t half = (head_dim - 4) / 2;
   const auto table = g.add_node(Op::kRotaryTable, "rotary",
@@ -113,15 +109,14 @@ Graph TestModel::build() const {
     const std::string name = "layer" + std::to_string(layer);
     const ValueId a = attention_block(m, *this, m.norm(name + ".norm", x, hidden), table[0], table[1], layer);
     const ValueId o = m.linear(name + ".o", a, {hidden}, true)[0];
-    const auto sum = g.add_node(Op::kAddRmsNorm, name + ".add_norm",
-                                {x, o, m.constant(name + ".norm2", DType::kF32, {hidden}, 0.5f, 1.5f)},
-                                {{"epsilon", 1e-6}});
+    const auto sum =
+        g.add_node(Op::kAddRmsNorm, name + ".add_norm",
+                   {x, o, m.constant(name + ".norm2", DType::kF32, {hidden}, 0.5f, 1.5f)}, {{"epsilon", 1e-6}});
     ValueId y;
     if (layer == 0) {
       const auto up = m.linear(name + ".up", sum[1], {inner, inner}, false);
       const ValueId h = g.add(Op::kSwiGlu, name + ".swiglu", {up[0], up[1]});
-      const ValueId h2 =
-          g.add(Op::kGeGlu, name + ".geglu", {h, up[1]}, {{"approximate", std::string("tanh")}});
+      const ValueId h2 = g.add(Op::kGeGlu, name + ".geglu", {h, up[1]}, {{"approximate", std::string("tanh")}});
       y = m.linear(name + ".down", h2, {hidden}, false)[0];
     } else {
       const ValueId router =
@@ -135,8 +130,7 @@ Graph TestModel::build() const {
     }
     x = g.add(Op::kAdd, name + ".out", {sum[0], y});
   }
-  for (const auto& [op, name] :
-       {std::pair{Op::kSilu, "silu"}, {Op::kRelu, "relu"}, {Op::kSquare, "square"}}) {
+  for (const auto& [op, name] : {std::pair{Op::kSilu, "silu"}, {Op::kRelu, "relu"}, {Op::kSquare, "square"}}) {
     x = g.add(Op::kAdd, std::string(name) + ".add", {x, g.add(op, name, {x})});
     x = m.norm(std::string(name) + ".norm", x, hidden);
   }

@@ -54,9 +54,7 @@ HWY_INLINE VF sigmoid(VF x) {
   const VF one = hn::Set(d, 1.0f);
   return hn::Div(one, hn::Add(one, hn::Exp(d, hn::Neg(hn::Max(x, hn::Set(d, -87.0f))))));
 }
-HWY_INLINE VF silu_of(VF x) {
-  return hn::Mul(x, sigmoid(x));
-}
+HWY_INLINE VF silu_of(VF x) { return hn::Mul(x, sigmoid(x)); }
 
 // A rational minimax approximation on [-4, 4], as in Eigen; 3 units in the last place.
 HWY_INLINE VF erf_of(VF x) {
@@ -64,8 +62,8 @@ HWY_INLINE VF erf_of(VF x) {
   x = hn::Min(hn::Max(x, hn::Set(d, -4.0f)), hn::Set(d, 4.0f));
   const VF x2 = hn::Mul(x, x);
   VF p = hn::Set(d, -2.72614225801306e-10f);
-  for (const float c : {2.77068142495902e-08f, -2.10102402082508e-06f, -5.69250639462346e-05f,
-                        -7.34990630326855e-04f, -2.95459980854025e-03f, -1.60960333262415e-02f}) {
+  for (const float c : {2.77068142495902e-08f, -2.10102402082508e-06f, -5.69250639462346e-05f, -7.34990630326855e-04f,
+                        -2.95459980854025e-03f, -1.60960333262415e-02f}) {
     p = hn::MulAdd(p, x2, hn::Set(d, c));
   }
   VF q = hn::Set(d, -1.45660718464996e-05f);
@@ -98,8 +96,7 @@ void scale(const float* x, float factor, int64_t count, float* out) noexcept {
   map1(x, count, out, [factor](VF v) HWY_ATTR { return hn::Mul(v, hn::Set(DF(), factor)); });
 }
 void multiply_add(const float* x, float factor, int64_t count, float* out) noexcept {
-  map2(x, out, count, out,
-       [factor](VF v, VF sum) HWY_ATTR { return hn::MulAdd(v, hn::Set(DF(), factor), sum); });
+  map2(x, out, count, out, [factor](VF v, VF sum) HWY_ATTR { return hn::MulAdd(v, hn::Set(DF(), factor), sum); });
 }
 void silu(const float* x, int64_t count, float* out) noexcept {
   map1(x, count, out, [](VF v) HWY_ATTR { return silu_of(v); });
@@ -251,9 +248,9 @@ void quantize_row(const PackedFormat& format, const float* x, int64_t group_begi
 }
 
 const VectorKernels& table() {
-  static constexpr VectorKernels kTable = {
-      quantize_row, rms_norm, layer_norm, add,    mul,       scale,      multiply_add, silu,        gelu_erf,
-      gelu_tanh,    relu,     softcap,    swiglu, geglu_erf, geglu_tanh, rotate_half,  rotate_pairs};
+  static constexpr VectorKernels kTable = {quantize_row, rms_norm,  layer_norm, add,         mul,         scale,
+                                           multiply_add, silu,      gelu_erf,   gelu_tanh,   relu,        softcap,
+                                           swiglu,       geglu_erf, geglu_tanh, rotate_half, rotate_pairs};
   return kTable;
 }
 
@@ -264,9 +261,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace edgewise::cpu {
 
-const VectorKernels& vector_kernels(Isa isa) {
-  return EDGEWISE_PICK(isa, table)();
-}
+const VectorKernels& vector_kernels(Isa isa) { return EDGEWISE_PICK(isa, table)(); }
 
 }  // namespace edgewise::cpu
 #endif

@@ -274,8 +274,6 @@ void ReferenceExecutable::run_node(const Node& node, const StepInput& input) {
       }
       return;
     }
-    case Op::kDequantize:
-      fail(ErrorKind::kInternal, "dequantize {} was not folded", node.name);
     default:
       return run_elementwise(node);
   }

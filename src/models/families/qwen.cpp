@@ -31,7 +31,8 @@ DecoderSpec describe_qwen3_moe(ConfigReader& config) {
   config.integer("moe_intermediate_size", 0);
   spec.experts = config.has("num_experts") ? config.size("num_experts") : config.size("num_local_experts");
   spec.experts_per_token = config.size("num_experts_per_tok");
-  if (spec.experts_per_token > spec.experts) config.view().reject("num_experts_per_tok", "at most the number of experts");
+  if (spec.experts_per_token > spec.experts)
+    config.view().reject("num_experts_per_tok", "at most the number of experts");
   spec.normalize_experts = config.boolean("norm_topk_prob", false);
   const int64_t step = config.size("decoder_sparse_step", 1);
   std::vector<double> dense;

@@ -17,27 +17,27 @@ using ExprPtr = std::unique_ptr<Expr>;
 using Body = std::vector<Stmt>;
 
 enum class ExprKind {
-  kConstant,    // constant
-  kName,        // name
-  kBlockText,   // what a filter block or a block assignment collected
-  kList,        // children
-  kTuple,       // children
-  kDict,        // children: key, value, key, value ...
-  kAttribute,   // children[0].name
-  kItem,        // children[0][children[1]]
-  kSlice,       // children[0][children[1]:children[2]:children[3]], null where left out
-  kCall,        // children[0](children[1...], named, star, double_star)
-  kFilter,      // children[0]|name(children[1...], ...)
-  kTest,        // children[0] is name(children[1...], ...)
-  kBinary,      // children[0] op children[1]
+  kConstant,   // constant
+  kName,       // name
+  kBlockText,  // what a filter block or a block assignment collected
+  kList,       // children
+  kTuple,      // children
+  kDict,       // children: key, value, key, value ...
+  kAttribute,  // children[0].name
+  kItem,       // children[0][children[1]]
+  kSlice,      // children[0][children[1]:children[2]:children[3]], null where left out
+  kCall,       // children[0](children[1...], named, star, double_star)
+  kFilter,     // children[0]|name(children[1...], ...)
+  kTest,       // children[0] is name(children[1...], ...)
+  kBinary,     // children[0] op children[1]
   kNegate,
   kPlus,
   kNot,
   kAnd,
   kOr,
-  kConcat,      // children[0] ~ children[1] ~ ...
-  kCompare,     // children[0] comparisons[0] children[1] comparisons[1] children[2] ...
-  kCondition,   // children[1] if children[0] else children[2], which may be null
+  kConcat,           // children[0] ~ children[1] ~ ...
+  kCompare,          // children[0] comparisons[0] children[1] comparisons[1] children[2] ...
+  kCondition,        // children[1] if children[0] else children[2], which may be null
   kNamespaceTarget,  // constant.name = ...: only as a target; `owner` is the variable
 };
 
@@ -58,18 +58,18 @@ struct Expr {
 };
 
 enum class StmtKind {
-  kText,       // text
-  kOutput,     // expr
-  kIf,         // branches: (expr, body) in turn; orelse
-  kFor,        // target in expr if test: body; orelse
-  kSet,        // target = expr
-  kSetBlock,   // target = body, through `expr` (a filter chain over kBlockText) when there
-  kMacro,      // signature, body
-  kCallBlock,  // expr with a caller of that signature and body
+  kText,         // text
+  kOutput,       // expr
+  kIf,           // branches: (expr, body) in turn; orelse
+  kFor,          // target in expr if test: body; orelse
+  kSet,          // target = expr
+  kSetBlock,     // target = body, through `expr` (a filter chain over kBlockText) when there
+  kMacro,        // signature, body
+  kCallBlock,    // expr with a caller of that signature and body
   kFilterBlock,  // expr over body
-  kWith,       // bindings, body
-  kScope,      // body with variables of its own: {% generation %}, {% autoescape false %}
-  kBlock,      // body, which sees only top-level variables unless `scoped`
+  kWith,         // bindings, body
+  kScope,        // body with variables of its own: {% generation %}, {% autoescape false %}
+  kBlock,        // body, which sees only top-level variables unless `scoped`
   kBreak,
   kContinue,
 };

@@ -6,8 +6,8 @@
 
 namespace edgewise::jinja {
 
-inline constexpr int64_t kMaxSteps = 40'000'000;          // expression evaluations, loop turns, items handled
-inline constexpr size_t kMaxTextBytes = size_t{64} << 20;  // one string, and the output
+inline constexpr int64_t kMaxSteps = 40'000'000;            // expression evaluations, loop turns, items handled
+inline constexpr size_t kMaxTextBytes = size_t{64} << 20;   // one string, and the output
 inline constexpr size_t kMaxLiveBytes = size_t{512} << 20;  // strings and containers alive at once
 inline constexpr size_t kMaxListItems = 4'000'000;
 inline constexpr int kMaxValueDepth = 600;  // containers in containers

@@ -109,12 +109,18 @@ class PercentFormatter {
     read_key();
     for (;; ++at_) {
       const char c = peek();
-      if (c == '-') conversion.left = true;
-      else if (c == '+') conversion.plus = true;
-      else if (c == ' ') conversion.space = true;
-      else if (c == '#') conversion.alternate = true;
-      else if (c == '0') conversion.zero = true;
-      else break;
+      if (c == '-')
+        conversion.left = true;
+      else if (c == '+')
+        conversion.plus = true;
+      else if (c == ' ')
+        conversion.space = true;
+      else if (c == '#')
+        conversion.alternate = true;
+      else if (c == '0')
+        conversion.zero = true;
+      else
+        break;
     }
     conversion.width = read_number(conversion);
     if (peek() == '.') {
@@ -166,9 +172,12 @@ class PercentFormatter {
       std::string ascii;
       for (const char32_t c : decode(text)) {
         const auto code = static_cast<uint32_t>(c);
-        if (code < 0x80) ascii += static_cast<char>(code);
-        else if (code < 0x100) ascii += fmt::format("\\x{:02x}", code);
-        else ascii += code < 0x10000 ? fmt::format("\\u{:04x}", code) : fmt::format("\\U{:08x}", code);
+        if (code < 0x80)
+          ascii += static_cast<char>(code);
+        else if (code < 0x100)
+          ascii += fmt::format("\\x{:02x}", code);
+        else
+          ascii += code < 0x10000 ? fmt::format("\\u{:04x}", code) : fmt::format("\\U{:08x}", code);
       }
       text = ascii;
     }
@@ -215,7 +224,8 @@ class PercentFormatter {
     if (value.is_undefined()) fail_undefined(value);
     if (!value.is_number()) type_error("must be real number, not {}", type_name(value));
     const double number = value.number();
-    const int precision = conversion.precision < 0 ? 6 : static_cast<int>(std::min<int64_t>(conversion.precision, kMaxPrecision));
+    const int precision =
+        conversion.precision < 0 ? 6 : static_cast<int>(std::min<int64_t>(conversion.precision, kMaxPrecision));
     const std::string digits = float_digits(number, conversion.type, precision, conversion.alternate);
     return signed_number(std::signbit(number) && !std::isnan(number), "", digits, conversion);
   }
@@ -269,8 +279,9 @@ std::string float_digits(double value, char conversion, int precision, bool alte
   const bool upper = conversion == 'E' || conversion == 'F' || conversion == 'G';
   if (std::isnan(value)) return upper ? "NAN" : "nan";
   if (std::isinf(value)) return upper ? "INF" : "inf";
-  const char format[] = {'%', alternate ? '#' : '.', alternate ? '.' : '*', alternate ? '*' : conversion,
-                         alternate ? conversion : '\0', '\0'};
+  const char format[] = {
+      '%', alternate ? '#' : '.', alternate ? '.' : '*', alternate ? '*' : conversion, alternate ? conversion : '\0',
+      '\0'};
   const int size = std::snprintf(nullptr, 0, format, precision, std::fabs(value));
   std::string digits(static_cast<size_t>(size) + 1, '\0');
   std::snprintf(digits.data(), digits.size(), format, precision, std::fabs(value));

@@ -114,12 +114,13 @@ std::string grouped(const std::string& digits, char separator, size_t every, siz
   return std::string(reversed.rbegin(), reversed.rend()) + rest;
 }
 
-std::string finish_number(bool negative, const std::string& prefix, std::string digits, const Spec& spec, size_t every) {
+std::string finish_number(bool negative, const std::string& prefix, std::string digits, const Spec& spec,
+                          size_t every) {
   const std::string sign = (negative ? "-" : spec.sign == '-' ? "" : std::string(1, spec.sign)) + prefix;
   if (spec.grouping != 0) {
     const bool zeros = spec.fill == "0" && spec.align == '=';
-    const size_t target = zeros && spec.width > static_cast<int64_t>(sign.size())
-                              ? static_cast<size_t>(spec.width) - sign.size() : 0;
+    const size_t target =
+        zeros && spec.width > static_cast<int64_t>(sign.size()) ? static_cast<size_t>(spec.width) - sign.size() : 0;
     digits = grouped(digits, spec.grouping, every, target);
   }
   return padded(sign, digits, spec, '>');
@@ -230,10 +231,14 @@ class BraceFormatter {
       const char conversion = text[at + 1];
       at += 2;
       if (at < text.size() && text[at] != ':') value_error("expected ':' after conversion specifier");
-      if (conversion == 's') value = to_str(value);
-      else if (conversion == 'r') value = make_str(repr(value));
-      else if (conversion == 'a') value = format_percent(make_str("%a"), make_tuple({value}));
-      else value_error("Unknown conversion specifier '{}'", conversion);
+      if (conversion == 's')
+        value = to_str(value);
+      else if (conversion == 'r')
+        value = make_str(repr(value));
+      else if (conversion == 'a')
+        value = format_percent(make_str("%a"), make_tuple({value}));
+      else
+        value_error("Unknown conversion specifier '{}'", conversion);
     }
     const std::string spec = at < text.size() ? run(text.substr(at + 1), level + 1) : "";
     if (markup_ && value.is_markup()) {
@@ -284,7 +289,8 @@ class BraceFormatter {
 
   Value root(const std::string& name) {
     if (name.empty() || is_number(name)) {
-      if (name.empty() ? manual_ : automatic_) value_error("cannot switch between manual and automatic field numbering");
+      if (name.empty() ? manual_ : automatic_)
+        value_error("cannot switch between manual and automatic field numbering");
       (name.empty() ? automatic_ : manual_) = true;
       const size_t index = name.empty() ? next_++ : static_cast<size_t>(std::stoll(name));
       if (index >= args_.positional.size()) {

@@ -177,7 +177,8 @@ std::vector<std::pair<Value, Value>> dict_items(const Args& args) {
       const Next next = iterate(source);
       for (Value item; next(item);) {
         const std::vector<Value> pair = to_vector(item);
-        if (pair.size() != 2) value_error("dictionary update sequence element has length {}; 2 is required", pair.size());
+        if (pair.size() != 2)
+          value_error("dictionary update sequence element has length {}; 2 is required", pair.size());
         items.emplace_back(pair[0], pair[1]);
       }
     }

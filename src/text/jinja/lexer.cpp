@@ -249,7 +249,10 @@ class Lexer {
     end = whole;
     if (source_[start] == '0') {
       const char letter = start + 1 < source_.size() ? static_cast<char>(source_[start + 1] | 0x20) : ' ';
-      const char* set = letter == 'x' ? "0123456789abcdef" : letter == 'o' ? "01234567" : letter == 'b' ? "01" : nullptr;
+      const char* set = letter == 'x'   ? "0123456789abcdef"
+                        : letter == 'o' ? "01234567"
+                        : letter == 'b' ? "01"
+                                        : nullptr;
       size_t first = start + 2;
       if (first < source_.size() && source_[first] == '_') ++first;
       end = set != nullptr && digits(first, set) > first ? digits(first, set) : digits(start, "0");
@@ -352,7 +355,8 @@ std::string unescape(std::string_view text, const std::string& name, int line) {
     uint32_t value = 0;
     for (size_t i = at; i < at + count; ++i) {
       const char c = i < text.size() ? text[i] : ' ';
-      if (std::isxdigit(static_cast<unsigned char>(c)) == 0) bad_file("{}:{}: a truncated \\ escape in a string", name, line);
+      if (std::isxdigit(static_cast<unsigned char>(c)) == 0)
+        bad_file("{}:{}: a truncated \\ escape in a string", name, line);
       value = value * 16 + static_cast<uint32_t>(is_ascii_digit(c) ? c - '0' : (c | 0x20) - 'a' + 10);
     }
     if (value > 0x10FFFF || (value >= 0xD800 && value <= 0xDFFF)) {

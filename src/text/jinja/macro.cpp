@@ -21,7 +21,8 @@ Value Macro::call(const Args& args) {
       continue;
     }
     if (parameters[i] == "caller") caller_bound = true;
-    const auto found = std::find_if(named.begin(), named.end(), [&](const auto& entry) { return entry.first == parameters[i]; });
+    const auto found =
+        std::find_if(named.begin(), named.end(), [&](const auto& entry) { return entry.first == parameters[i]; });
     if (found == named.end()) continue;
     values[i] = std::move(found->second);
     named.erase(found);
@@ -45,7 +46,8 @@ void Macro::bind_special(const Args& args, std::vector<std::pair<std::string, Va
                          Scope& scope) {
   if (signature_.uses_caller && !caller_bound) {
     Value caller = make_undefined("No caller defined");
-    const auto found = std::find_if(named.begin(), named.end(), [](const auto& entry) { return entry.first == "caller"; });
+    const auto found =
+        std::find_if(named.begin(), named.end(), [](const auto& entry) { return entry.first == "caller"; });
     if (found != named.end()) {
       if (!found->second.is_none()) caller = found->second;
       named.erase(found);
@@ -57,11 +59,13 @@ void Macro::bind_special(const Args& args, std::vector<std::pair<std::string, Va
     for (auto& [name, value] : named) items.emplace_back(make_str(name), std::move(value));
     scope.set("kwargs", make_dict(std::move(items)));
   } else if (!named.empty()) {
-    type_error("macro {} takes no keyword argument {}", string_literal(signature_.name), string_literal(named[0].first));
+    type_error("macro {} takes no keyword argument {}", string_literal(signature_.name),
+               string_literal(named[0].first));
   }
   const size_t taken = std::min(args.positional.size(), signature_.parameters.size());
   if (signature_.uses_varargs) {
-    scope.set("varargs", make_tuple({args.positional.begin() + static_cast<std::ptrdiff_t>(taken), args.positional.end()}));
+    scope.set("varargs",
+              make_tuple({args.positional.begin() + static_cast<std::ptrdiff_t>(taken), args.positional.end()}));
   } else if (args.positional.size() > taken) {
     type_error("macro {} takes not more than {} argument(s)", string_literal(signature_.name), taken);
   }

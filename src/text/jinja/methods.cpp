@@ -158,9 +158,7 @@ Method find_method(const Value& object, std::string_view name) {
 
 }  // namespace
 
-Value make_dict_view(const DictPtr& dict, DictPart part) {
-  return ObjectPtr(std::make_shared<DictView>(dict, part));
-}
+Value make_dict_view(const DictPtr& dict, DictPart part) { return ObjectPtr(std::make_shared<DictView>(dict, part)); }
 
 std::optional<Value> builtin_attribute(const Value& object, const std::string& name) {
   if (const Method method = find_method(object, name)) {
@@ -181,10 +179,11 @@ std::optional<Value> builtin_attribute(const Value& object, const std::string& n
 bool is_unsafe_attribute(const Value& object, std::string_view name) {
   // Every Python object has these.
   for (const std::string_view common :
-       {"__class__", "__doc__", "__init__", "__dict__", "__module__", "__eq__", "__ne__", "__hash__", "__repr__",
-        "__str__", "__dir__", "__new__", "__reduce__", "__reduce_ex__", "__getattribute__", "__setattr__",
-        "__delattr__", "__format__", "__sizeof__", "__subclasshook__", "__init_subclass__", "__lt__", "__le__",
-        "__gt__", "__ge__", "__len__", "__iter__", "__contains__", "__getitem__"}) {
+       {"__class__",  "__doc__",          "__init__",          "__dict__",     "__module__",  "__eq__",
+        "__ne__",     "__hash__",         "__repr__",          "__str__",      "__dir__",     "__new__",
+        "__reduce__", "__reduce_ex__",    "__getattribute__",  "__setattr__",  "__delattr__", "__format__",
+        "__sizeof__", "__subclasshook__", "__init_subclass__", "__lt__",       "__le__",      "__gt__",
+        "__ge__",     "__len__",          "__iter__",          "__contains__", "__getitem__"}) {
     if (name == common) return true;
   }
   const auto any_of = [&](std::initializer_list<std::string_view> names) {

@@ -14,8 +14,8 @@ namespace edgewise::jinja {
 class Signature {
  public:
   // Parameters before `required` must be given; those before `positional_only` can't be named.
-  Signature(std::string_view function, const Args& args, std::initializer_list<std::string_view> names,
-            size_t required, size_t positional_only = 0);
+  Signature(std::string_view function, const Args& args, std::initializer_list<std::string_view> names, size_t required,
+            size_t positional_only = 0);
 
   // Null when not given.
   const Value* operator[](size_t index) const { return values_[index]; }

@@ -106,7 +106,8 @@ Value to_int(const Value& value, const Args& args) {
   }
   const auto number = to_float(value);
   const auto whole = number ? truncated(*number) : std::nullopt;
-  if (!whole && value.is(Kind::kFloat) && std::isinf(*number)) overflow_error("cannot convert float infinity to integer");
+  if (!whole && value.is(Kind::kFloat) && std::isinf(*number))
+    overflow_error("cannot convert float infinity to integer");
   return whole ? Value(*whole) : otherwise;
 }
 
@@ -153,7 +154,8 @@ double round_float(double number, int64_t precision) {
 Value round(const Value& value, const Args& args) {
   const Signature given("round", args, {"precision", "method"}, 0);
   const std::string method = given[1] ? to_text(*given[1]) : "common";
-  if (method != "common" && method != "ceil" && method != "floor") argument_error("method must be common, ceil or floor");
+  if (method != "common" && method != "ceil" && method != "floor")
+    argument_error("method must be common, ceil or floor");
   if (value.is_undefined()) fail_undefined(value);
   if (!value.is_number()) type_error("type {} doesn't define __round__ method", type_name(value));
   const bool whole_default = method == "common" && given[0] != nullptr && given[0]->is_none();

@@ -15,7 +15,8 @@ namespace edgewise::jinja {
 class Function : public Object {
  public:
   using Body = std::function<Value(const Args&)>;
-  Function(std::string name, Body body, int depth = 1) : name_(std::move(name)), body_(std::move(body)), depth_(depth) {}
+  Function(std::string name, Body body, int depth = 1)
+      : name_(std::move(name)), body_(std::move(body)), depth_(depth) {}
   std::string type_name() const override { return "function"; }
   std::string repr() const override { return "<function " + name_ + ">"; }
   bool is_callable() const override { return true; }

@@ -76,11 +76,18 @@ class Parser : public ExpressionParser {
   void statement(Body& body) {
     const Token& tag = advance();
     using Handler = Stmt (Parser::*)(int line);
-    static constexpr std::pair<std::string_view, Handler> kHandlers[] = {
-        {"if", &Parser::if_tag},           {"for", &Parser::for_tag},       {"set", &Parser::set_tag},
-        {"macro", &Parser::macro_tag},     {"call", &Parser::call_tag},     {"filter", &Parser::filter_tag},
-        {"with", &Parser::with_tag},       {"block", &Parser::block_tag},   {"generation", &Parser::generation_tag},
-        {"autoescape", &Parser::autoescape_tag}, {"break", &Parser::break_tag}, {"continue", &Parser::continue_tag}};
+    static constexpr std::pair<std::string_view, Handler> kHandlers[] = {{"if", &Parser::if_tag},
+                                                                         {"for", &Parser::for_tag},
+                                                                         {"set", &Parser::set_tag},
+                                                                         {"macro", &Parser::macro_tag},
+                                                                         {"call", &Parser::call_tag},
+                                                                         {"filter", &Parser::filter_tag},
+                                                                         {"with", &Parser::with_tag},
+                                                                         {"block", &Parser::block_tag},
+                                                                         {"generation", &Parser::generation_tag},
+                                                                         {"autoescape", &Parser::autoescape_tag},
+                                                                         {"break", &Parser::break_tag},
+                                                                         {"continue", &Parser::continue_tag}};
     if (tag.text == "print") {
       print_tag(body, tag.line);
       return;
@@ -200,8 +207,10 @@ class Parser : public ExpressionParser {
         fail(name, fmt::format("the parameter '{}' stands twice", name.text));
       }
       out->parameters.push_back(name.text);
-      if (skip_operator("=")) out->defaults.push_back(expression());
-      else if (!out->defaults.empty()) fail(current(), "a parameter without default follows one with default");
+      if (skip_operator("="))
+        out->defaults.push_back(expression());
+      else if (!out->defaults.empty())
+        fail(current(), "a parameter without default follows one with default");
     }
     expect_operator(")");
     return out;
@@ -219,7 +228,8 @@ class Parser : public ExpressionParser {
     macro.uses_kwargs = loads_of("kwargs") > kwargs && !is_parameter("kwargs");
     macro.uses_varargs = loads_of("varargs") > varargs && !is_parameter("varargs");
     if (macro.uses_caller && is_parameter("caller")) {
-      const auto index = std::find(macro.parameters.begin(), macro.parameters.end(), "caller") - macro.parameters.begin();
+      const auto index =
+          std::find(macro.parameters.begin(), macro.parameters.end(), "caller") - macro.parameters.begin();
       const auto first_default = static_cast<std::ptrdiff_t>(macro.parameters.size() - macro.defaults.size());
       if (index < first_default) fail(current(), "the parameter 'caller' must be left out or have a default");
     }

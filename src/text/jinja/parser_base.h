@@ -34,11 +34,11 @@ class ExpressionParser {
   };
 
   struct TupleOptions {
-    bool conditions = true;           // inline if allowed
-    bool simple = false;              // only names and literals, as in targets
-    bool parentheses = false;         // an empty tuple is fine
-    bool namespaces = false;          // name.attribute as a target
-    std::string_view end_name = {};   // a name that ends the tuple, as `in`
+    bool conditions = true;          // inline if allowed
+    bool simple = false;             // only names and literals, as in targets
+    bool parentheses = false;        // an empty tuple is fine
+    bool namespaces = false;         // name.attribute as a target
+    std::string_view end_name = {};  // a name that ends the tuple, as `in`
   };
 
   [[noreturn]] void fail(const Token& at, const std::string& message) const {

@@ -274,9 +274,9 @@ Value get_slice(const Value& object, const Value& start, const Value& stop, cons
     const Slice slice = resolve_slice(start, stop, step, static_cast<int64_t>(text->length));
     Budget::step(static_cast<int64_t>(text->text.size() / 64));
     if (text->is_ascii() && slice.step == 1) {
-      return make_str(text->text.substr(static_cast<size_t>(slice.count > 0 ? slice.start : 0),
-                                        static_cast<size_t>(slice.count)),
-                      text->markup);
+      return make_str(
+          text->text.substr(static_cast<size_t>(slice.count > 0 ? slice.start : 0), static_cast<size_t>(slice.count)),
+          text->markup);
     }
     const std::u32string code_points = decode(text->text);
     std::u32string out;

@@ -64,7 +64,8 @@ class Renderer::CallGuard {
   Renderer& renderer_;
 };
 
-Renderer::Renderer(const Body& body, Clock clock) : body_(body), root_(std::make_shared<Scope>(nullptr)), scope_(root_) {
+Renderer::Renderer(const Body& body, Clock clock)
+    : body_(body), root_(std::make_shared<Scope>(nullptr)), scope_(root_) {
   for (auto& [name, value] : make_globals(clock)) context_.emplace(name, value);
   context_.emplace("namespace", make_function("namespace", [this](const Args& args) { return make_namespace(args); }));
 }
@@ -283,7 +284,8 @@ void Renderer::assign(const Expr& target, const Value& value) {
   const std::vector<Value> items = to_vector(value);
   if (items.size() != target.children.size()) {
     value_error("{} values to unpack (expected {}, got {})",
-                items.size() < target.children.size() ? "not enough" : "too many", target.children.size(), items.size());
+                items.size() < target.children.size() ? "not enough" : "too many", target.children.size(),
+                items.size());
   }
   for (size_t i = 0; i < items.size(); ++i) assign(*target.children[i], items[i]);
 }

@@ -100,7 +100,8 @@ class Macro : public Object {
   void cut() { closure_.reset(); }
 
  private:
-  void bind_special(const Args& args, std::vector<std::pair<std::string, Value>> named, bool caller_bound, Scope& scope);
+  void bind_special(const Args& args, std::vector<std::pair<std::string, Value>> named, bool caller_bound,
+                    Scope& scope);
 
   Renderer& renderer_;
   const MacroSignature& signature_;

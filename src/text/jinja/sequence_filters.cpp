@@ -187,8 +187,10 @@ Value group_by(const Value& value, const Args& args) {
     const Value key = key_of(all[start]);
     size_t end = start + 1;
     while (end < all.size() && equals(key_of(all[end]), key)) ++end;
-    std::vector<Value> members(all.begin() + static_cast<std::ptrdiff_t>(start), all.begin() + static_cast<std::ptrdiff_t>(end));
-    auto group = std::make_shared<SequenceData>(std::vector<Value>{shown_key(all[start]), make_list(std::move(members))});
+    std::vector<Value> members(all.begin() + static_cast<std::ptrdiff_t>(start),
+                               all.begin() + static_cast<std::ptrdiff_t>(end));
+    auto group =
+        std::make_shared<SequenceData>(std::vector<Value>{shown_key(all[start]), make_list(std::move(members))});
     group->grouped = true;
     groups.emplace_back(Kind::kTuple, std::move(group));
     start = end;
@@ -208,9 +210,9 @@ Value attribute(const Value& value, const Args& args) {
 }
 
 constexpr NamedFilter kSequenceFilters[] = {
-    {"length", length},     {"count", length}, {"list", list},   {"first", first},      {"last", last},
-    {"reverse", reverse},   {"join", join},    {"sort", sort},   {"dictsort", dict_sort}, {"items", items},
-    {"batch", batch},       {"slice", slice},  {"groupby", group_by}, {"attr", attribute},
+    {"length", length},   {"count", length}, {"list", list},        {"first", first},        {"last", last},
+    {"reverse", reverse}, {"join", join},    {"sort", sort},        {"dictsort", dict_sort}, {"items", items},
+    {"batch", batch},     {"slice", slice},  {"groupby", group_by}, {"attr", attribute},
 };
 
 }  // namespace

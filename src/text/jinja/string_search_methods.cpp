@@ -27,7 +27,8 @@ Window window_of(const Value& self, const Value* first, const Value* last) {
   const int64_t end = std::min(bound(last, length), length);
   if (start > end) return {{}, start, false};
   const std::string_view text = self.text();
-  const size_t from = self.str().is_ascii() ? static_cast<size_t>(start) : byte_offset(text, static_cast<size_t>(start));
+  const size_t from =
+      self.str().is_ascii() ? static_cast<size_t>(start) : byte_offset(text, static_cast<size_t>(start));
   const size_t to = self.str().is_ascii() ? static_cast<size_t>(end) : byte_offset(text, static_cast<size_t>(end));
   return {text.substr(from, to - from), start, true};
 }

@@ -66,12 +66,8 @@ bool is_same(const Value& value, const Args& args) {
   return same_as(value, *given[0]);
 }
 
-bool is_lower_text(const Value& value) {
-  return find_string_method("islower")(make_str(to_text(value)), {}).boolean();
-}
-bool is_upper_text(const Value& value) {
-  return find_string_method("isupper")(make_str(to_text(value)), {}).boolean();
-}
+bool is_lower_text(const Value& value) { return find_string_method("islower")(make_str(to_text(value)), {}).boolean(); }
+bool is_upper_text(const Value& value) { return find_string_method("isupper")(make_str(to_text(value)), {}).boolean(); }
 
 bool is_filter(const Value& value) { return value.is_str() && find_filter(value.text()) != nullptr; }
 bool is_test(const Value& value) { return value.is_str() && find_test(value.text()) != nullptr; }

@@ -97,7 +97,8 @@ Value truncate(const Value& value, const Args& args) {
   const Value* slack = given[3];
   const int64_t leeway = slack == nullptr || slack->is_none() ? 5 : to_index(*slack);
   const auto end_length = static_cast<int64_t>(count_code_points(end));
-  if (length < end_length) throw Failure("AssertionError", fmt::format("expected length >= {}, got {}", end_length, length));
+  if (length < end_length)
+    throw Failure("AssertionError", fmt::format("expected length >= {}, got {}", end_length, length));
   if (leeway < 0) throw Failure("AssertionError", fmt::format("expected leeway >= 0, got {}", leeway));
   const std::string& text = text_of(value, "truncate");
   const auto size = static_cast<int64_t>(value.str().length);
@@ -158,9 +159,12 @@ std::string url_quoted(const Value& value, bool query) {
   for (const char c : to_text(value)) {
     const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
                        c == '.' || c == '-' || c == '~' || (c == '/' && !query);
-    if (plain) out += c;
-    else if (c == ' ' && query) out += '+';
-    else out += fmt::format("%{:02X}", static_cast<unsigned>(static_cast<unsigned char>(c)));
+    if (plain)
+      out += c;
+    else if (c == ' ' && query)
+      out += '+';
+    else
+      out += fmt::format("%{:02X}", static_cast<unsigned>(static_cast<unsigned char>(c)));
   }
   return out;
 }

@@ -83,8 +83,9 @@ void append_escape_sequence(std::string& out, char32_t c) {
     out += "\\t";
   } else {
     const auto code = static_cast<uint32_t>(c);
-    out += code < 0x100 ? fmt::format("\\x{:02x}", code)
-                        : code < 0x10000 ? fmt::format("\\u{:04x}", code) : fmt::format("\\U{:08x}", code);
+    out += code < 0x100     ? fmt::format("\\x{:02x}", code)
+           : code < 0x10000 ? fmt::format("\\u{:04x}", code)
+                            : fmt::format("\\U{:08x}", code);
   }
 }
 
@@ -153,9 +154,7 @@ std::string to_text(const Value& value) {
   return repr(value);
 }
 
-Value to_str(const Value& value) {
-  return value.is_str() && !value.is_markup() ? value : make_str(to_text(value));
-}
+Value to_str(const Value& value) { return value.is_str() && !value.is_markup() ? value : make_str(to_text(value)); }
 
 Value to_soft_str(const Value& value) { return value.is_str() ? value : make_str(to_text(value)); }
 

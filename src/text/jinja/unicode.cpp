@@ -21,9 +21,8 @@ utf8proc_category_t category(char32_t c) { return utf8proc_category(static_cast<
 
 template <size_t N>
 bool append_mapped(const CodePointMapping (&table)[N], char32_t c, std::u32string& out) {
-  const auto* found =
-      std::lower_bound(std::begin(table), std::end(table), static_cast<uint32_t>(c),
-                       [](const CodePointMapping& mapping, uint32_t x) { return mapping.from < x; });
+  const auto* found = std::lower_bound(std::begin(table), std::end(table), static_cast<uint32_t>(c),
+                                       [](const CodePointMapping& mapping, uint32_t x) { return mapping.from < x; });
   if (found == std::end(table) || found->from != c) return false;
   for (const uint32_t to : found->to) {
     if (to != 0) out.push_back(static_cast<char32_t>(to));
@@ -169,9 +168,7 @@ bool is_printable(char32_t c) {
   }
 }
 
-bool is_identifier_start(char32_t c) {
-  return c == U'_' || is_alpha(c) || category(c) == UTF8PROC_CATEGORY_NL;
-}
+bool is_identifier_start(char32_t c) { return c == U'_' || is_alpha(c) || category(c) == UTF8PROC_CATEGORY_NL; }
 
 bool is_identifier_part(char32_t c) {
   if (is_identifier_start(c)) return true;
@@ -252,8 +249,8 @@ std::string to_folded(std::string_view text) {
     if (append_mapped(kFoldToMany, c, out)) continue;
     utf8proc_int32_t folded = 0;
     int boundary = 0;
-    const auto count = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(c), &folded, 1,
-                                               UTF8PROC_CASEFOLD, &boundary);
+    const auto count =
+        utf8proc_decompose_char(static_cast<utf8proc_int32_t>(c), &folded, 1, UTF8PROC_CASEFOLD, &boundary);
     out.push_back(count == 1 ? static_cast<char32_t>(folded) : c);
   }
   return encode(out);

@@ -114,9 +114,7 @@ const Value* DictData::find(std::string_view key) const {
   return nullptr;
 }
 
-Value make_str(std::string text, bool markup) {
-  return std::make_shared<const StrData>(std::move(text), markup);
-}
+Value make_str(std::string text, bool markup) { return std::make_shared<const StrData>(std::move(text), markup); }
 
 Value make_list(std::vector<Value> items) {
   return {Kind::kList, std::make_shared<const SequenceData>(std::move(items))};

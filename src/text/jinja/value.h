@@ -41,12 +41,12 @@ enum class Kind { kUndefined, kNone, kBool, kInt, kFloat, kStr, kList, kTuple, k
 class Value {
  public:
   Value() : kind_(Kind::kNone), data_(None{}) {}
-  Value(bool value) : kind_(Kind::kBool), data_(value) {}        // NOLINT: conversions are the point
-  Value(int64_t value) : kind_(Kind::kInt), data_(value) {}      // NOLINT
-  Value(double value) : kind_(Kind::kFloat), data_(value) {}     // NOLINT
-  Value(StrPtr value) : kind_(Kind::kStr), data_(std::move(value)) {}           // NOLINT
-  Value(DictPtr value) : kind_(Kind::kDict), data_(std::move(value)) {}         // NOLINT
-  Value(ObjectPtr value) : kind_(Kind::kObject), data_(std::move(value)) {}     // NOLINT
+  Value(bool value) : kind_(Kind::kBool), data_(value) {}                          // NOLINT: conversions are the point
+  Value(int64_t value) : kind_(Kind::kInt), data_(value) {}                        // NOLINT
+  Value(double value) : kind_(Kind::kFloat), data_(value) {}                       // NOLINT
+  Value(StrPtr value) : kind_(Kind::kStr), data_(std::move(value)) {}              // NOLINT
+  Value(DictPtr value) : kind_(Kind::kDict), data_(std::move(value)) {}            // NOLINT
+  Value(ObjectPtr value) : kind_(Kind::kObject), data_(std::move(value)) {}        // NOLINT
   Value(UndefinedPtr value) : kind_(Kind::kUndefined), data_(std::move(value)) {}  // NOLINT
   Value(Kind kind, SequencePtr value) : kind_(kind), data_(std::move(value)) {}
   Value(const char*) = delete;
