@@ -1,5 +1,5 @@
 # Compiles `count` files of a target at a time, since most of the time of a small file goes into headers that they share.
-# Not for kernels, which one edits one at a time. Every file still includes what it uses: the asan preset compiles them
+# Not for kernels, which one edits one at a time. Every file still includes what it uses: the debug preset compiles them
 # apart.
 function(edgewise_fast_build target count)
   if(EDGEWISE_FAST_BUILD)

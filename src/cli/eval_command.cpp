@@ -35,7 +35,8 @@ int eval(const EvalFlags& flags) {
   if (flags.max_chars > 0) text = first_characters(std::move(text), flags.max_chars);
   BuildOptions limits;
   limits.kv_capacity = std::max(limits.kv_capacity, flags.context);
-  Session session(ensure_engine(flags.engine, flags.cache_dir, limits));
+  const SessionOptions options{.all_logits = true};
+  Session session(ensure_engine(flags.engine, flags.cache_dir, limits), options);
   const Perplexity p = measure_perplexity(session, text, flags.context);
   Json report = {{"engine", flags.engine},     {"text", flags.text.string()},         {"context", flags.context},
                  {"tokens", p.tokens},         {"scored_tokens", p.scored},           {"bytes", p.bytes},
@@ -43,7 +44,7 @@ int eval(const EvalFlags& flags) {
   std::string line = fmt::format("perplexity {:.4f} a token, {:.4f} a byte ({} tokens, context {})", p.perplexity,
                                  p.byte_perplexity, p.tokens, flags.context);
   if (!flags.against.empty()) {
-    Session baseline(ensure_engine(flags.against, flags.cache_dir, limits));
+    Session baseline(ensure_engine(flags.against, flags.cache_dir, limits), options);
     const Agreement a = measure_agreement(session, baseline, text, flags.context);
     report["against"] = {{"engine", flags.against},  {"kl", a.kl},
                          {"top1", a.top1},           {"bleu", a.bleu},

@@ -124,7 +124,7 @@ class Builder : public YAML::EventHandler {
     const auto& [value, nodes, bytes, height] = found->second;
     nodes_ += nodes;
     bytes_ += bytes;
-    if (open_.size() + height > kMaxYamlDepth) fail(mark, fmt::format("more than {} levels of nesting", kMaxDepth));
+    if (open_.size() + height > kMaxYamlDepth) fail(mark, fmt::format("more than {} levels of nesting", kMaxYamlDepth));
     add(mark, 0, value, value.is_string() ? value.get<std::string>() : "");
     if (!open_.empty()) open_.back().height = std::max(open_.back().height, height + 1);
   }
@@ -171,7 +171,7 @@ class Builder : public YAML::EventHandler {
     count(mark);
     if (tag != "?" && tag != "!" && !tag.empty())
       fail(mark, fmt::format("the tag {}: only plain values are supported", tag));
-    if (open_.size() >= kMaxYamlDepth) fail(mark, fmt::format("more than {} levels of nesting", kMaxDepth));
+    if (open_.size() >= kMaxYamlDepth) fail(mark, fmt::format("more than {} levels of nesting", kMaxYamlDepth));
     if (!open_.empty() && open_.back().value.is_object() && !open_.back().has_key)
       fail(mark, "a key that is no scalar");
     open_.push_back({std::move(value), mark, anchor, nodes_, bytes_, 1, false, ""});

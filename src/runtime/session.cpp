@@ -61,7 +61,7 @@ Session::Session(const fs::path& engine_dir, const SessionOptions& options)
   executable_ = find_backend(info.device)
                     .load(engine_->graph, {.max_tokens = limits_.max_step_tokens,
                                            .max_sequences = info.max_batch_size,
-                                           .max_rows = limits_.max_step_tokens,
+                                           .max_rows = options.all_logits ? limits_.max_step_tokens : info.max_batch_size,
                                            .kv_pages = limits_.kv_pages,
                                            .kv_dtype = info.kv_dtype,
                                            .threads = options.threads});

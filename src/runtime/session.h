@@ -18,6 +18,7 @@ namespace edgewise {
 struct SessionOptions {
   int threads = 0;            // 0: as many as the process may use
   int max_step_tokens = 256;  // prefill chunk
+  bool all_logits = false;    // room for the logits of every token of a step, not of each sequence's last one
   bool profile = false;       // time every operator
 };
 
