@@ -40,6 +40,7 @@ class Importer {
     return it == activations_.end() ? nullptr : &it->second;
   }
   ValueId need(const OnnxNode& node, int input) const;
+  const OnnxNode& first_unknown(const OnnxNode& node) const;
   int64_t columns(ValueId id) const { return graph_.value(id).shape.at(1); }
   void set(const OnnxNode& node, ValueId id, int output = 0) { activations_[node.output(output)] = {id, 0}; }
   std::string name_of(const OnnxNode& node) const { return node.output(0); }
@@ -76,11 +77,25 @@ class Importer {
   int64_t layers_ = 0;
 };
 
+// The node a reader should look at: up from one that was not lowered while what it reads was not either.
+const OnnxNode& Importer::first_unknown(const OnnxNode& node) const {
+  const OnnxNode* current = &node;
+  for (int steps = file_.graph().node_size(); steps > 0; --steps) {
+    const OnnxNode* above = nullptr;
+    for (int i = 0; i < current->input_size() && above == nullptr; ++i) {
+      if (find(current->input(i)) == nullptr) above = index_.producer(current->input(i));
+    }
+    if (above == nullptr) break;
+    current = above;
+  }
+  return *current;
+}
+
 ValueId Importer::need(const OnnxNode& node, int input) const {
   const std::string name = input_of(node, input);
   if (const Activation* found = find(name)) return found->id;
   if (const OnnxNode* producer = index_.producer(name)) {
-    refuse(*producer, "not part of a form that Edgewise lowers; docs/onnx.md lists them");
+    refuse(first_unknown(*producer), "not part of a form that Edgewise lowers; docs/onnx.md lists them");
   }
   refuse(node, fmt::format("input {} (\"{}\") is not an activation", input, name));
 }
