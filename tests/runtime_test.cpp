@@ -1,33 +1,12 @@
 // The scheduler over a real model: answers do not depend on company or on chunks, and a step allocates nothing.
 #include <gtest/gtest.h>
 
-#include <atomic>
-#include <cstdlib>
-#include <new>
+#include <random>
 
 #include "backends/backend.h"
+#include "backends/cpu/allocation_count.h"
 #include "models/families.h"
 #include "runtime/scheduler.h"
-
-namespace {
-std::atomic<int64_t> g_allocations{0};
-}  // namespace
-
-void* operator new(size_t size) {
-  ++g_allocations;
-  if (void* memory = std::malloc(size)) return memory;
-  throw std::bad_alloc();
-}
-void* operator new(size_t size, std::align_val_t alignment) {
-  ++g_allocations;
-  const auto align = static_cast<size_t>(alignment);
-  if (void* memory = std::aligned_alloc(align, (size + align - 1) / align * align)) return memory;
-  throw std::bad_alloc();
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t, std::align_val_t) noexcept { std::free(memory); }
 
 namespace edgewise {
 namespace {
@@ -78,9 +57,9 @@ class RuntimeTest : public testing::Test {
     std::vector<std::unique_ptr<Sequence>> running;
     for (const auto& ids : prompts) {
       running.push_back(std::make_unique<Sequence>(ids, sampling, 20, vocabulary_));
-      scheduler.submit(*running.back());
+      EXPECT_TRUE(scheduler.submit(*running.back()));
     }
-    while (!scheduler.idle()) EXPECT_EQ(scheduler.step(), StepOutcome::kDone);
+    finish(scheduler);
     std::vector<std::vector<int32_t>> tokens;
     for (const auto& sequence : running) {
       EXPECT_EQ(sequence->finish, FinishReason::kLength);
@@ -88,6 +67,15 @@ class RuntimeTest : public testing::Test {
     }
     return tokens;
   }
+
+  // Steps until nobody is left, with all invariants checked between steps.
+  static void finish(Scheduler& scheduler) {
+    while (!scheduler.idle()) {
+      ASSERT_EQ(scheduler.step(), StepOutcome::kDone);
+      ASSERT_EQ(check_invariants(scheduler.snapshot()), "");
+    }
+  }
+  std::vector<int32_t> alone(const std::vector<int32_t>& ids) const { return run(1, 128, {ids})[0]; }
 
   Graph graph_;
   int64_t vocabulary_ = 0;
@@ -118,12 +106,12 @@ TEST_F(RuntimeTest, AStepAllocatesNothing) {
   sampling.repetition_penalty = 1.1;
   Sequence a(prompt(1, 40), sampling, 60, vocabulary_);
   Sequence b(prompt(2, 30), {}, 60, vocabulary_);
-  scheduler.submit(a);
-  scheduler.submit(b);
+  ASSERT_TRUE(scheduler.submit(a));
+  ASSERT_TRUE(scheduler.submit(b));
   for (int i = 0; i < 4; ++i) scheduler.step();
-  const int64_t before = g_allocations;
+  const int64_t before = allocation_count();
   for (int i = 0; i < 40; ++i) scheduler.step();
-  EXPECT_EQ(g_allocations, before);
+  EXPECT_EQ(allocation_count(), before);
 }
 
 TEST_F(RuntimeTest, CancelGivesPagesBack) {
@@ -132,12 +120,228 @@ TEST_F(RuntimeTest, CancelGivesPagesBack) {
   Scheduler scheduler(*executable, l, {});
   for (int round = 0; round < 5; ++round) {
     Sequence sequence(prompt(round, 200), {}, 50, vocabulary_);
-    scheduler.submit(sequence);
+    ASSERT_TRUE(scheduler.submit(sequence));
     scheduler.step();
     scheduler.cancel(sequence);
     EXPECT_TRUE(scheduler.idle());
     EXPECT_EQ(sequence.finish, FinishReason::kCancelled);
   }
+}
+
+TEST_F(RuntimeTest, SequencesDrivenOutAreComputedAgain) {
+  auto l = limits(6, 128);
+  l.reserve_whole = false;
+  l.kv_pages = 7;  // six prompts of a page each, and every answer needs a second one
+  l.share_prefixes = false;
+  const auto executable = load(l);
+  Scheduler scheduler(*executable, l, {});
+  std::vector<std::unique_ptr<Sequence>> sequences;
+  for (int i = 0; i < 6; ++i) {
+    sequences.push_back(std::make_unique<Sequence>(prompt(i, 50), SamplingOptions{}, 20, vocabulary_));
+    ASSERT_TRUE(scheduler.submit(*sequences.back()));
+  }
+  finish(scheduler);
+  int preemptions = 0;
+  for (int i = 0; i < 6; ++i) {
+    EXPECT_EQ(sequences[static_cast<size_t>(i)]->tokens, alone(prompt(i, 50))) << i;
+    preemptions += sequences[static_cast<size_t>(i)]->preemptions;
+  }
+  EXPECT_GT(preemptions, 0);
+  EXPECT_EQ(sequences[0]->preemptions, 0);  // the oldest never leaves
+}
+
+TEST_F(RuntimeTest, PrefixesAreComputedOnce) {
+  const auto l = limits(2, 64);
+  const auto executable = load(l);
+  Scheduler scheduler(*executable, l, {});
+  const auto shared = prompt(1, 140);
+  auto other = shared;
+  other.back() += 1;
+  other.resize(130);
+  const auto answer = [&](const std::vector<int32_t>& ids, int cached) {
+    Sequence sequence(ids, {}, 20, vocabulary_);
+    ASSERT_TRUE(scheduler.submit(sequence));
+    finish(scheduler);
+    EXPECT_EQ(sequence.cached_tokens, cached);
+    EXPECT_EQ(sequence.tokens, alone(ids));
+  };
+  answer(shared, 0);
+  answer(shared, 128);
+  answer(other, 128);
+  answer(prompt(2, 140), 0);
+  // The next turn of a conversation finds prompt and answer.
+  auto turn = alone(shared);
+  turn.push_back(7);
+  answer(std::vector<int32_t>(turn.begin(), turn.begin() + 128), 64);  // its last token must be computed
+}
+
+TEST_F(RuntimeTest, ManyPrefixesPushOutTheOldest) {
+  const auto l = limits(1, 64);  // four pages
+  const auto executable = load(l);
+  Scheduler scheduler(*executable, l, {});
+  for (int round = 0; round < 3; ++round) {
+    for (int i = 0; i < 5; ++i) {
+      Sequence sequence(prompt(i, 150), {}, 20, vocabulary_);
+      ASSERT_TRUE(scheduler.submit(sequence));
+      finish(scheduler);
+      EXPECT_EQ(sequence.tokens, alone(prompt(i, 150)));
+    }
+  }
+}
+
+TEST_F(RuntimeTest, PinnedPrefixesStay) {
+  const auto l = limits(2, 64);
+  const auto executable = load(l);
+  Scheduler scheduler(*executable, l, {});
+  Sequence pinned(prompt(1, 100), {}, 5, vocabulary_);
+  pinned.pin_tokens = 64;
+  ASSERT_TRUE(scheduler.submit(pinned));
+  finish(scheduler);
+  for (int i = 10; i < 20; ++i) {
+    Sequence sequence(prompt(i, 150), {}, 20, vocabulary_);
+    ASSERT_TRUE(scheduler.submit(sequence));
+    finish(scheduler);
+  }
+  Sequence again(prompt(1, 100), {}, 5, vocabulary_);
+  ASSERT_TRUE(scheduler.submit(again));
+  finish(scheduler);
+  EXPECT_EQ(again.cached_tokens, 64);
+}
+
+TEST_F(RuntimeTest, HigherPriorityGoesFirst) {
+  const auto l = limits(1, 64);
+  const auto executable = load(l);
+  Scheduler scheduler(*executable, l, {});
+  Sequence low(prompt(1, 20), {}, 20, vocabulary_);
+  Sequence high(prompt(2, 20), {}, 20, vocabulary_);
+  high.priority = 1;
+  ASSERT_TRUE(scheduler.submit(low));
+  for (int i = 0; i < 5; ++i) scheduler.step();
+  ASSERT_TRUE(scheduler.submit(high));
+  while (!high.finished()) {
+    scheduler.step();
+    ASSERT_EQ(check_invariants(scheduler.snapshot()), "");
+    EXPECT_FALSE(low.finished());
+  }
+  finish(scheduler);
+  EXPECT_EQ(low.preemptions, 1);
+  EXPECT_EQ(low.tokens, alone(prompt(1, 20)));
+  EXPECT_EQ(high.tokens, alone(prompt(2, 20)));
+}
+
+TEST_F(RuntimeTest, FullQueueSaysBusy) {
+  auto l = limits(1, 64);
+  l.max_waiting = 2;
+  const auto executable = load(l);
+  Scheduler scheduler(*executable, l, {});
+  std::vector<std::unique_ptr<Sequence>> sequences;
+  for (int i = 0; i < 4; ++i)
+    sequences.push_back(std::make_unique<Sequence>(prompt(i, 10), SamplingOptions{}, 5, vocabulary_));
+  EXPECT_TRUE(scheduler.submit(*sequences[0]));
+  EXPECT_TRUE(scheduler.submit(*sequences[1]));
+  EXPECT_FALSE(scheduler.submit(*sequences[2]));
+  scheduler.step();  // the first has a slot now
+  EXPECT_TRUE(scheduler.submit(*sequences[3]));
+  finish(scheduler);
+}
+
+// Random arrivals, cancels and priorities in a cache that is too small for all of them.
+TEST_F(RuntimeTest, SurvivesRandomTraffic) {
+  for (const bool share : {false, true}) {
+    auto l = limits(5, 40);
+    l.reserve_whole = false;
+    l.kv_pages = 8;
+    l.share_prefixes = share;
+    l.protect_decoding = true;
+    const auto executable = load(l);
+    Scheduler scheduler(*executable, l, {});
+    std::mt19937 random(7);
+    struct Entry {
+      std::unique_ptr<Sequence> sequence;
+      int salt, length;
+    };
+    std::vector<Entry> all;
+    for (int step = 0; step < 1500; ++step) {
+      if (step < 1200 && random() % 12 == 0) {
+        const int salt = static_cast<int>(random() % 4);
+        const int length = 1 + static_cast<int>(random() % 200);
+        all.push_back(
+            {std::make_unique<Sequence>(prompt(salt, length), SamplingOptions{}, 20, vocabulary_), salt, length});
+        all.back().sequence->priority = static_cast<int>(random() % 3);
+        ASSERT_TRUE(scheduler.submit(*all.back().sequence));
+      }
+      if (random() % 40 == 0 && !all.empty()) scheduler.cancel(*all[random() % all.size()].sequence);
+      ASSERT_EQ(scheduler.step(), StepOutcome::kDone);
+      ASSERT_EQ(check_invariants(scheduler.snapshot()), "");
+    }
+    finish(scheduler);
+    EXPECT_EQ(scheduler.cache().available(), l.kv_pages);
+    int answered = 0, preemptions = 0, cached = 0;
+    for (const Entry& entry : all) {
+      preemptions += entry.sequence->preemptions;
+      cached += entry.sequence->cached_tokens;
+      if (entry.sequence->finish != FinishReason::kLength) continue;
+      ++answered;
+      ASSERT_EQ(entry.sequence->tokens, alone(prompt(entry.salt, entry.length)));
+    }
+    EXPECT_GT(answered, 50);
+    EXPECT_GT(preemptions, 0);
+    EXPECT_EQ(cached > 0, share);
+  }
+}
+
+// Each rule of the validator, broken.
+TEST_F(RuntimeTest, ValidatorSeesWhatIsBroken) {
+  const auto l = limits(3, 64);
+  const auto executable = load(l);
+  Scheduler scheduler(*executable, l, {});
+  std::vector<std::unique_ptr<Sequence>> sequences;
+  for (int i = 0; i < 4; ++i) {
+    sequences.push_back(std::make_unique<Sequence>(prompt(i, 100), SamplingOptions{}, 20, vocabulary_));
+    ASSERT_TRUE(scheduler.submit(*sequences.back()));
+  }
+  while (sequences[0]->generated() < 3) scheduler.step();
+  const SchedulerSnapshot good = scheduler.snapshot();
+  ASSERT_EQ(check_invariants(good), "");
+  using Break = void (*)(SchedulerSnapshot&);
+  const Break breaks[] = {
+      [](SchedulerSnapshot& s) { s.running.push_back(s.running.back()); },
+      [](SchedulerSnapshot& s) { std::swap(s.running[0], s.running[1]); },
+      [](SchedulerSnapshot& s) { s.running[0].kv_length = s.running[0].length; },
+      [](SchedulerSnapshot& s) { s.running[0].finished = true; },
+      [](SchedulerSnapshot& s) { s.running[0].pages.pop_back(); },
+      [](SchedulerSnapshot& s) { s.running[0].published = 9; },
+      [](SchedulerSnapshot& s) { s.running[1].pages[0] = s.running[0].pages[0]; },
+      [](SchedulerSnapshot& s) { s.waiting[0].kv_length = 1; },
+      [](SchedulerSnapshot& s) { s.waiting[0].arrival = s.running[0].arrival; },
+      [](SchedulerSnapshot& s) { s.cache.free.push_back(s.running[0].pages[0]); },
+      [](SchedulerSnapshot& s) {
+        s.cache.free.clear();
+        s.cache.unused.clear();
+      },
+      [](SchedulerSnapshot& s) {
+        s.cache.pages[static_cast<size_t>(s.running[0].pages[0])].shared = false;
+        s.cache.pages[static_cast<size_t>(s.running[0].pages[0])].uses = 2;
+      },
+      [](SchedulerSnapshot& s) { s.cache.pages[static_cast<size_t>(s.running[0].pages[1])].pinned = true; },
+  };
+  for (size_t i = 0; i < std::size(breaks); ++i) {
+    SchedulerSnapshot broken = good;
+    breaks[i](broken);
+    EXPECT_NE(check_invariants(broken), "") << i;
+  }
+  finish(scheduler);
+}
+
+TEST(PrefillBudget, KeepsStepsShort) {
+  PrefillBudget budget(256);
+  EXPECT_EQ(budget.tokens(0), 256);
+  EXPECT_LE(budget.tokens(1), 16);
+  for (int i = 0; i < 20; ++i) budget.note_step(2, 0, 0.010);
+  for (int i = 0; i < 20; ++i) budget.note_step(2, 10, 0.012);
+  EXPECT_NEAR(budget.tokens(2), 20, 1);  // 0.4 x 10 ms at 0.2 ms a token
+  for (int i = 0; i < 50; ++i) budget.note_step(2, 10, 0.110);
+  EXPECT_EQ(budget.tokens(2), 2);
 }
 
 TEST(Sampler, GreedyIsTheFirstLargest) {

@@ -15,6 +15,7 @@ enum class ErrorKind {
   kUnsupported,  // well formed, but outside what Edgewise implements; the message names the field
   kIo,           // the operating system refused: missing file, permissions, full disk
   kInterrupted,  // Ctrl-C
+  kBusy,         // too many requests wait already
   kInternal,     // a broken invariant of ours
 };
 

@@ -143,7 +143,7 @@ BenchResult run_benchmark(const std::filesystem::path& engine_dir, const BenchOp
   result.engine = engine_dir.string();
   std::ofstream("/proc/self/clear_refs") << "5";  // peak memory starts afresh, whatever ran before in this process
   const auto start = Clock::now();
-  Session session(engine_dir, {.threads = options.threads});
+  Session session(engine_dir, {.threads = options.threads, .share_prefixes = false});
   result.load_seconds = seconds_since(start);
   const EngineInfo& info = session.info();
   if (options.input_length > info.max_input_length || options.input_length + options.output_length > info.kv_capacity) {

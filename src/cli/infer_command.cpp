@@ -49,7 +49,7 @@ int infer(const InferFlags& flags) {
   for (const FileRequest& entry : file.requests) {
     if (entry.error.empty()) requests.push_back(entry.request);
   }
-  for (int i = 0; i < flags.warmup && !requests.empty(); ++i) session.generate(requests.front());
+  for (int i = 0; i < flags.warmup && !requests.empty(); ++i) session.generate(std::vector{requests.front()});
   session.executable().take_profile();
   const auto completions = session.generate(requests);
   const OrderedJson document = response_document(file, completions);

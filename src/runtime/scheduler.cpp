@@ -1,43 +1,33 @@
 #include "runtime/scheduler.h"
 
 #include <algorithm>
+#include <cassert>
 
 #include "base/error.h"
 
 namespace edgewise {
+namespace {
 
-std::string_view finish_reason_name(FinishReason reason) {
-  switch (reason) {
-    case FinishReason::kNone:
-      return "running";
-    case FinishReason::kStop:
-      return "stop";
-    case FinishReason::kLength:
-      return "length";
-    case FinishReason::kCancelled:
-      return "cancelled";
-    case FinishReason::kError:
-      return "error";
-  }
-  return "unknown";
+bool goes_first(const Sequence* a, const Sequence* b) {
+  return a->priority != b->priority ? a->priority > b->priority : a->arrival < b->arrival;
 }
 
-Sequence::Sequence(std::vector<int32_t> prompt, const SamplingOptions& sampling, int max_new_tokens, int64_t vocabulary)
-    : tokens(std::move(prompt)),
-      prompt_length(static_cast<int>(tokens.size())),
-      max_tokens(max_new_tokens),
-      sampler(sampling, vocabulary, tokens) {
-  const size_t longest = tokens.size() + static_cast<size_t>(max_tokens);
-  tokens.reserve(longest);
-  pages.reserve(longest / kPageTokens + 1);
+void insert_in_order(std::vector<Sequence*>& list, Sequence& sequence) {
+  list.insert(std::upper_bound(list.begin(), list.end(), &sequence, goes_first), &sequence);
 }
+
+}  // namespace
 
 Scheduler::Scheduler(Executable& executable, const SchedulerLimits& limits, std::vector<int32_t> end_tokens)
-    : executable_(executable), limits_(limits), end_tokens_(std::move(end_tokens)), pages_(limits.kv_pages) {
+    : executable_(executable),
+      limits_(limits),
+      end_tokens_(std::move(end_tokens)),
+      cache_(limits.kv_pages, limits.share_prefixes),
+      budget_(limits.max_step_tokens) {
+  check_internal(limits.kv_pages * kPageTokens >= limits.kv_capacity, "the cache must hold a sequence");
   const auto sequences = static_cast<size_t>(limits.max_sequences);
   const auto step_tokens = static_cast<size_t>(limits.max_step_tokens);
   running_.reserve(sequences);
-  advanced_.reserve(sequences);
   tokens_.reserve(step_tokens);
   positions_.reserve(step_tokens);
   slices_.reserve(sequences);
@@ -47,45 +37,96 @@ Scheduler::Scheduler(Executable& executable, const SchedulerLimits& limits, std:
   logits_.resize(sequences * static_cast<size_t>(limits.vocabulary));
 }
 
-void Scheduler::submit(Sequence& sequence) {
+bool Scheduler::submit(Sequence& sequence) {
   check_internal(!sequence.tokens.empty(), "a sequence needs a prompt");
   check_internal(sequence.prompt_length + sequence.max_tokens <= limits_.kv_capacity, "a sequence must fit the cache");
-  waiting_.push_back(&sequence);
+  if (waiting() >= limits_.max_waiting) return false;
+  sequence.arrival = ++arrivals_;
+  waiting_.reserve(waiting_.size() + static_cast<size_t>(limits_.max_sequences) +
+                   1);  // who runs may have to wait again
+  insert_in_order(waiting_, sequence);
+  return true;
 }
 
-void Scheduler::cancel(Sequence& sequence) {
+void Scheduler::cancel(Sequence& sequence, FinishReason reason) {
   if (sequence.finished()) return;
-  sequence.finish = FinishReason::kCancelled;
+  sequence.finish = reason;
   std::erase(waiting_, &sequence);
   retire();
 }
 
 StepOutcome Scheduler::step() noexcept {
-  advanced_.clear();
   admit();
+  make_room();
   plan();
   if (tokens_.empty()) return StepOutcome::kDone;
+  const auto start = std::chrono::steady_clock::now();
   const StepOutcome outcome = executable_.run({tokens_, positions_, {}, slices_, rows_}, logits_);
   if (outcome == StepOutcome::kDone) {
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    const auto decoding =
+        std::count_if(sliced_.begin(), sliced_.end(), [](const Sequence* s) { return s->decoding(); });
+    const auto prefilled = static_cast<int>(tokens_.size()) - static_cast<int>(decoding);
+    budget_.note_step(static_cast<int>(decoding), prefilled, seconds);
     commit();
   } else {
     // Nothing of a failed step is kept; its sequences end with an error and give back their pages.
     for (Sequence* sequence : sliced_) sequence->finish = FinishReason::kError;
   }
   retire();
+  assert(check_invariants(snapshot()).empty());
   return outcome;
 }
 
+// Slots and pages for those who wait, in order: nobody overtakes one who lacks pages.
 void Scheduler::admit() noexcept {
-  while (!waiting_.empty() && static_cast<int>(running_.size()) < limits_.max_sequences) {
+  while (!waiting_.empty()) {
     Sequence& sequence = *waiting_.front();
-    const int length =
-        limits_.reserve_whole ? sequence.prompt_length + sequence.max_tokens : sequence.prompt_length + 1;
-    if (!pages_.reserve(sequence.pages, length)) return;  // until another one leaves
-    sequence.admitted = std::chrono::steady_clock::now();
-    running_.push_back(&sequence);
-    waiting_.pop_front();
+    while (running() == limits_.max_sequences || !find_room(sequence)) {
+      if (running_.empty() || running_.back()->priority >= sequence.priority) return;
+      preempt_last();
+    }
+    if (sequence.generated() == 0 && sequence.preemptions == 0) {
+      sequence.admitted = std::chrono::steady_clock::now();
+      sequence.cached_tokens = sequence.kv_length;
+    }
+    std::erase(waiting_, &sequence);
+    insert_in_order(running_, sequence);
   }
+}
+
+// Pages for what the sequence holds: those the cache knows, and new ones. In the paged policy a page for each of the
+// others stays free, so that they are not driven out at once.
+bool Scheduler::find_room(Sequence& sequence) noexcept {
+  const int known = cache_.reuse(sequence.tokens, sequence.adapter, sequence.pages);
+  const int longest = sequence.prompt_length + sequence.max_tokens;
+  const int length = limits_.reserve_whole ? longest : std::min(sequence.length() + 1, longest);
+  const int spare = limits_.reserve_whole ? 0 : running();
+  const int missing = (length + kPageTokens - 1) / kPageTokens - static_cast<int>(sequence.pages.size());
+  if (missing + spare > cache_.available() || !cache_.reserve(sequence.pages, length)) {
+    cache_.release(sequence.pages);
+    return false;
+  }
+  sequence.kv_length = known;
+  sequence.published = known / kPageTokens;
+  return true;
+}
+
+// A page for the next token of each, the oldest first; the last one leaves when there is none.
+void Scheduler::make_room() noexcept {
+  for (size_t i = 0; i < running_.size(); ++i) {
+    while (i < running_.size() && !cache_.reserve(running_[i]->pages, running_[i]->kv_length + 1)) preempt_last();
+  }
+}
+
+void Scheduler::preempt_last() noexcept {
+  Sequence& sequence = *running_.back();
+  running_.pop_back();
+  cache_.release(sequence.pages);
+  sequence.kv_length = 0;
+  sequence.published = 0;
+  ++sequence.preemptions;
+  insert_in_order(waiting_, sequence);
 }
 
 void Scheduler::plan() noexcept {
@@ -97,33 +138,38 @@ void Scheduler::plan() noexcept {
   row_owners_.clear();
   // Decoding sequences first: one row each, so a long prompt delays nobody by more than its chunk.
   for (Sequence* sequence : running_) {
-    if (sequence->generated() > 0) add_rows(*sequence, 1);
+    if (sequence->decoding()) add_rows(*sequence, 1);
   }
+  const auto decoding = static_cast<int>(tokens_.size());
+  int left = limits_.max_step_tokens - decoding;
+  if (limits_.protect_decoding) left = std::min(left, budget_.tokens(decoding));
   for (Sequence* sequence : running_) {
-    const int left = limits_.max_step_tokens - static_cast<int>(tokens_.size());
-    if (sequence->generated() == 0 && left > 0)
-      add_rows(*sequence, std::min(left, sequence->prompt_length - sequence->kv_length));
+    if (sequence->decoding() || left == 0) continue;
+    const int count = std::min(left, sequence->length() - sequence->kv_length);
+    add_rows(*sequence, count);
+    left -= count;
   }
 }
 
 void Scheduler::add_rows(Sequence& sequence, int count) noexcept {
-  if (!pages_.reserve(sequence.pages, sequence.kv_length + count)) return;  // waits for a later step
   const auto first = static_cast<int32_t>(tokens_.size());
   for (int i = 0; i < count; ++i) {
     tokens_.push_back(sequence.tokens[static_cast<size_t>(sequence.kv_length + i)]);
     positions_.push_back(sequence.kv_length + i);
   }
-  slices_.push_back(
-      {first, count, sequence.kv_length, static_cast<int32_t>(sequence.tokens.size()), sequence.pages, -1});
+  slices_.push_back({first, count, sequence.kv_length, sequence.length(), sequence.pages, sequence.adapter});
   sliced_.push_back(&sequence);
-  if (sequence.kv_length + count == static_cast<int>(sequence.tokens.size())) {
+  if (sequence.kv_length + count == sequence.length()) {
     rows_.push_back(first + count - 1);
     row_owners_.push_back(&sequence);
   }
 }
 
 void Scheduler::commit() noexcept {
-  for (size_t i = 0; i < slices_.size(); ++i) sliced_[i]->kv_length += slices_[i].token_count;
+  for (size_t i = 0; i < slices_.size(); ++i) {
+    sliced_[i]->kv_length += slices_[i].token_count;
+    publish(*sliced_[i]);
+  }
   const auto vocabulary = static_cast<size_t>(limits_.vocabulary);
   for (size_t row = 0; row < rows_.size(); ++row) {
     Sequence& sequence = *row_owners_[row];
@@ -131,11 +177,22 @@ void Scheduler::commit() noexcept {
   }
 }
 
+void Scheduler::publish(Sequence& sequence) noexcept {
+  const std::span<const int32_t> tokens = sequence.tokens;
+  for (; (sequence.published + 1) * kPageTokens <= sequence.kv_length; ++sequence.published) {
+    const auto page = static_cast<size_t>(sequence.published);
+    cache_.publish(sequence.pages, page, tokens.subspan(page * kPageTokens).first<kPageTokens>(), sequence.adapter);
+  }
+  if (sequence.pin_tokens > 0 && sequence.kv_length >= sequence.prompt_length) {
+    cache_.pin(std::span(sequence.pages).first(static_cast<size_t>(sequence.pin_tokens / kPageTokens)));
+    sequence.pin_tokens = 0;
+  }
+}
+
 void Scheduler::accept(Sequence& sequence, int32_t token) noexcept {
   sequence.last_token = std::chrono::steady_clock::now();
   if (sequence.generated() == 0) sequence.first_token = sequence.last_token;
   sequence.tokens.push_back(token);
-  advanced_.push_back(&sequence);
   if (!sequence.ignore_end && std::find(end_tokens_.begin(), end_tokens_.end(), token) != end_tokens_.end()) {
     sequence.finish = FinishReason::kStop;
   } else if (sequence.generated() >= sequence.max_tokens) {
@@ -145,9 +202,20 @@ void Scheduler::accept(Sequence& sequence, int32_t token) noexcept {
 
 void Scheduler::retire() noexcept {
   std::erase_if(running_, [&](Sequence* sequence) {
-    if (sequence->finished()) pages_.release(sequence->pages);
+    if (sequence->finished()) cache_.release(sequence->pages);
     return sequence->finished();
   });
+}
+
+SchedulerSnapshot Scheduler::snapshot() const {
+  const auto entries = [](const std::vector<Sequence*>& list) {
+    std::vector<SchedulerSnapshot::Entry> result;
+    for (const Sequence* s : list) {
+      result.push_back({s->length(), s->kv_length, s->published, s->priority, s->arrival, s->finished(), s->pages});
+    }
+    return result;
+  };
+  return {limits_, entries(waiting_), entries(running_), cache_.snapshot()};
 }
 
 }  // namespace edgewise

@@ -1,81 +1,90 @@
 // The decode loop: which tokens of which sequences the next step computes.
 #pragma once
 
-#include <chrono>
 #include <cstdint>
-#include <deque>
-#include <optional>
+#include <string>
 #include <vector>
 
 #include "backends/backend.h"
-#include "runtime/kv_pages.h"
-#include "runtime/sampler.h"
+#include "runtime/kv_cache.h"
+#include "runtime/prefill_budget.h"
+#include "runtime/sequence.h"
 
 namespace edgewise {
-
-enum class FinishReason { kNone, kStop, kLength, kCancelled, kError };
-std::string_view finish_reason_name(FinishReason reason);
-
-// One sequence from its prompt to its last token. Owned by whoever submits it, who may read it between steps.
-struct Sequence {
-  Sequence(std::vector<int32_t> prompt, const SamplingOptions& sampling, int max_tokens, int64_t vocabulary);
-
-  std::vector<int32_t> tokens;  // prompt, then answer
-  int prompt_length;
-  int max_tokens;           // of the answer
-  bool ignore_end = false;  // end tokens do not end it
-  Sampler sampler;
-  int kv_length = 0;  // tokens already in the cache
-  std::vector<int32_t> pages;
-  FinishReason finish = FinishReason::kNone;
-  std::chrono::steady_clock::time_point admitted;
-  std::chrono::steady_clock::time_point first_token;
-  std::chrono::steady_clock::time_point last_token;
-
-  int generated() const { return static_cast<int>(tokens.size()) - prompt_length; }
-  bool finished() const { return finish != FinishReason::kNone; }
-};
 
 struct SchedulerLimits {
   int64_t vocabulary = 0;
   int max_sequences = 1;
+  int max_waiting = 1 << 20;
   int max_step_tokens = 512;  // decode rows and prefill chunks of one step together
   int kv_capacity = 2048;     // tokens of one sequence
   int kv_pages = 32;
-  bool reserve_whole = true;  // linear policy: a sequence takes the pages of its longest answer when it is admitted
+  bool reserve_whole = true;      // linear policy: a sequence takes the pages of its longest answer when it is admitted
+  bool protect_decoding = false;  // prompts get small chunks while others decode; else as much as fits a step
+  bool share_prefixes = true;     // sequences that begin alike share full pages, also with those that have left
 };
 
+// Plain copy of the state between steps, for check_invariants().
+struct SchedulerSnapshot {
+  struct Entry {
+    int length = 0;
+    int kv_length = 0;
+    int published = 0;
+    int priority = 0;
+    uint64_t arrival = 0;
+    bool finished = false;
+    std::vector<int32_t> pages;
+  };
+  SchedulerLimits limits;
+  std::vector<Entry> waiting;
+  std::vector<Entry> running;
+  KvCacheSnapshot cache;
+};
+
+// What must hold between steps; returns what does not, or "".
+std::string check_invariants(const SchedulerSnapshot& snapshot);
+
 // Runs sequences side by side: they join and leave between steps, decoding ones go first, prompts fill the rest of a
-// step in chunks. After construction a step allocates nothing.
+// step in chunks. When pages run out the youngest of the lowest priority leaves, and is computed again later. After
+// construction a step allocates nothing.
 class Scheduler {
  public:
   Scheduler(Executable& executable, const SchedulerLimits& limits, std::vector<int32_t> end_tokens);
 
-  // Waits for a slot and pages. The sequence must outlive its run.
-  void submit(Sequence& sequence);
+  // Waits for a slot and pages. False when too many wait already. The sequence must outlive its run.
+  [[nodiscard]] bool submit(Sequence& sequence);
   // Takes a running or waiting sequence out before the next step.
-  void cancel(Sequence& sequence);
+  void cancel(Sequence& sequence, FinishReason reason = FinishReason::kCancelled);
   bool idle() const { return waiting_.empty() && running_.empty(); }
+  int running() const { return static_cast<int>(running_.size()); }
+  int waiting() const { return static_cast<int>(waiting_.size()); }
   // One step for all: admits, plans, runs, samples. Sequences that finished have left when it returns.
   StepOutcome step() noexcept;
-  // The sequences that got a token in the last step.
-  std::span<Sequence* const> advanced() const { return advanced_; }
+
+  const KvCache& cache() const { return cache_; }
+  SchedulerSnapshot snapshot() const;
 
  private:
   void admit() noexcept;
+  bool find_room(Sequence& sequence) noexcept;
+  void make_room() noexcept;
+  void preempt_last() noexcept;
   void plan() noexcept;
   void add_rows(Sequence& sequence, int count) noexcept;
   void commit() noexcept;
+  void publish(Sequence& sequence) noexcept;
   void accept(Sequence& sequence, int32_t token) noexcept;
   void retire() noexcept;
 
   Executable& executable_;
   SchedulerLimits limits_;
   std::vector<int32_t> end_tokens_;
-  KvPages pages_;
-  std::deque<Sequence*> waiting_;
+  KvCache cache_;
+  PrefillBudget budget_;
+  uint64_t arrivals_ = 0;
+  // Both by priority, then arrival: the first waits for the next slot, the last is the first to leave.
+  std::vector<Sequence*> waiting_;
   std::vector<Sequence*> running_;
-  std::vector<Sequence*> advanced_;
 
   // The step being built; capacity is reserved once.
   std::vector<int32_t> tokens_;

@@ -4,7 +4,6 @@
 
 #include "base/error.h"
 #include "base/progress.h"
-#include "runtime/output_text.h"
 
 namespace edgewise {
 namespace fs = std::filesystem;
@@ -32,18 +31,7 @@ std::unique_ptr<Engine> load_engine(const fs::path& engine_dir) {
   return engine;
 }
 
-double seconds_between(std::chrono::steady_clock::time_point a, std::chrono::steady_clock::time_point b) {
-  return std::chrono::duration<double>(b - a).count();
-}
-
 }  // namespace
-
-// A request under way.
-struct Session::Running {
-  size_t index;
-  std::unique_ptr<Sequence> sequence;
-  OutputText text;
-};
 
 Session::Session(const fs::path& engine_dir, const SessionOptions& options)
     : engine_(load_engine(engine_dir)),
@@ -58,13 +46,17 @@ Session::Session(const fs::path& engine_dir, const SessionOptions& options)
   limits_.kv_capacity = info.kv_capacity;
   limits_.kv_pages = pages_each * info.max_batch_size;
   limits_.reserve_whole = info.kv_policy == "linear";
-  executable_ = find_backend(info.device)
-                    .load(engine_->graph, {.max_tokens = limits_.max_step_tokens,
-                                           .max_sequences = info.max_batch_size,
-                                           .max_rows = options.all_logits ? limits_.max_step_tokens : info.max_batch_size,
-                                           .kv_pages = limits_.kv_pages,
-                                           .kv_dtype = info.kv_dtype,
-                                           .threads = options.threads});
+  limits_.max_waiting = options.max_waiting;
+  limits_.share_prefixes = options.share_prefixes;
+  limits_.protect_decoding = options.protect_decoding;
+  executable_ =
+      find_backend(info.device)
+          .load(engine_->graph, {.max_tokens = limits_.max_step_tokens,
+                                 .max_sequences = info.max_batch_size,
+                                 .max_rows = options.all_logits ? limits_.max_step_tokens : info.max_batch_size,
+                                 .kv_pages = limits_.kv_pages,
+                                 .kv_dtype = info.kv_dtype,
+                                 .threads = options.threads});
   executable_->set_profiling(options.profile);
   read_generation_config(engine_dir);
   scheduler_ = std::make_unique<Scheduler>(*executable_, limits_, end_tokens_);
@@ -130,79 +122,71 @@ void Session::check(const Request& request) const {
   request.sampling.check(vocabulary_);
 }
 
-std::vector<Session::Running> Session::submit(const std::vector<Request>& requests,
-                                              std::vector<Completion>& completions) {
-  std::vector<Running> running;
-  for (size_t i = 0; i < requests.size(); ++i) {
-    const Request& request = requests[i];
-    completions[i].prompt_tokens = static_cast<int>(request.prompt.size());
-    try {
-      check(request);
-    } catch (const Error& error) {
-      completions[i].finish = FinishReason::kError;
-      completions[i].error = error.what();
-      continue;
-    }
-    const int room = info().kv_capacity - static_cast<int>(request.prompt.size());
-    auto sequence =
-        std::make_unique<Sequence>(request.prompt, request.sampling, std::min(request.max_tokens, room), vocabulary_);
-    sequence->ignore_end = request.ignore_eos;
-    running.push_back({i, std::move(sequence), OutputText(tokenizer_, request.stop)});
-    scheduler_->submit(*running.back().sequence);
+std::unique_ptr<Generation> Session::start(const Request& request, TextCallback callback) {
+  check(request);
+  const int room = info().kv_capacity - static_cast<int>(request.prompt.size());
+  auto generation = std::make_unique<Generation>(request, std::min(request.max_tokens, room), vocabulary_, tokenizer_,
+                                                 std::move(callback));
+  if (!scheduler_->submit(generation->sequence())) {
+    fail(ErrorKind::kBusy, "{} requests wait already; try again later", scheduler_->waiting());
   }
-  return running;
+  active_.push_back(generation.get());
+  return generation;
 }
 
-std::vector<Completion> Session::generate(const std::vector<Request>& requests, const TextCallback& callback) {
+StepOutcome Session::step() {
+  const StepOutcome outcome = scheduler_->step();
+  for (Generation* generation : active_) {
+    const FinishReason leave = generation->collect(outcome);
+    if (leave == FinishReason::kNone) continue;
+    scheduler_->cancel(generation->sequence(), leave);
+    generation->collect();
+  }
+  std::erase_if(active_, [](const Generation* generation) { return generation->done(); });
+  return outcome;
+}
+
+void Session::cancel(Generation& generation) {
+  scheduler_->cancel(generation.sequence());
+  generation.collect();
+  std::erase(active_, &generation);
+}
+
+std::vector<Completion> Session::generate(const std::vector<Request>& requests) {
   std::vector<Completion> completions(requests.size());
-  std::vector<Running> running = submit(requests, completions);
-  const auto deliver = [&](Running& r, const std::string& text) {
-    if (!text.empty() && callback && !callback(r.index, text)) scheduler_->cancel(*r.sequence);
-  };
-  StepOutcome outcome = StepOutcome::kDone;
-  while (!scheduler_->idle()) {
-    outcome = scheduler_->step();
-    for (Sequence* sequence : scheduler_->advanced()) {
-      Running& r =
-          *std::find_if(running.begin(), running.end(), [&](const Running& x) { return x.sequence.get() == sequence; });
-      const int32_t token = sequence->tokens.back();
-      completions[r.index].token_seconds.push_back(seconds_between(sequence->admitted, sequence->last_token));
-      if (requests[r.index].sampling.num_logprobs > 0) {
-        const auto alternatives = sequence->sampler.last_alternatives();
-        completions[r.index].logprobs.push_back(
-            {token, sequence->sampler.last_logprob(), {alternatives.begin(), alternatives.end()}});
-      }
-      deliver(r, r.text.push(token));
-      if (r.text.stopped() && !sequence->finished()) {
-        scheduler_->cancel(*sequence);
-        sequence->finish = FinishReason::kStop;
-      }
-    }
-    if (interrupted()) {
-      for (Running& r : running) scheduler_->cancel(*r.sequence);
+  std::vector<std::unique_ptr<Generation>> generations(requests.size());
+  for (size_t i = 0; i < requests.size(); ++i) {
+    try {
+      generations[i] = start(requests[i]);
+    } catch (const Error& error) {
+      completions[i].prompt_tokens = static_cast<int>(requests[i].prompt.size());
+      completions[i].finish = FinishReason::kError;
+      completions[i].error = error.what();
     }
   }
-  for (Running& r : running) {
-    deliver(r, r.text.finish());
-    const Sequence& sequence = *r.sequence;
-    Completion& completion = completions[r.index];
-    completion.text = r.text.text();
-    completion.tokens.assign(sequence.tokens.begin() + sequence.prompt_length, sequence.tokens.end());
-    completion.finish = sequence.finish;
-    if (sequence.finish == FinishReason::kError)
-      completion.error = fmt::format("the step failed: {}", outcome_name(outcome));
-    if (sequence.generated() > 0) {
-      completion.prefill_seconds = seconds_between(sequence.admitted, sequence.first_token);
-      completion.decode_seconds = seconds_between(sequence.first_token, sequence.last_token);
-    }
+  run(generations);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    if (generations[i]) completions[i] = generations[i]->completion();
   }
   return completions;
 }
 
-Completion Session::generate(const Request& request, const std::function<bool(std::string_view)>& callback) {
-  TextCallback forward;
-  if (callback) forward = [&](size_t, std::string_view text) { return callback(text); };
-  return generate(std::vector<Request>{request}, forward).at(0);
+Completion Session::generate(const Request& request, TextCallback callback) {
+  std::vector<std::unique_ptr<Generation>> generations;
+  generations.push_back(start(request, std::move(callback)));
+  run(generations);
+  return generations[0]->completion();
+}
+
+// Until all are done or Ctrl-C.
+void Session::run(const std::vector<std::unique_ptr<Generation>>& generations) {
+  while (!idle()) {
+    step();
+    if (!interrupted()) continue;
+    for (const auto& generation : generations) {
+      if (generation && !generation->done()) cancel(*generation);
+    }
+  }
 }
 
 }  // namespace edgewise

@@ -9,6 +9,7 @@
 
 #include "engine/engine_file.h"
 #include "formats/json.h"
+#include "runtime/generation.h"
 #include "runtime/scheduler.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
@@ -18,38 +19,12 @@ namespace edgewise {
 struct SessionOptions {
   int threads = 0;            // 0: as many as the process may use
   int max_step_tokens = 256;  // prefill chunk
+  int max_waiting = 1 << 20;  // requests beyond those are refused at once
   bool all_logits = false;    // room for the logits of every token of a step, not of each sequence's last one
   bool profile = false;       // time every operator
+  bool share_prefixes = true;
+  bool protect_decoding = false;  // answers under way come first; else new prompts
 };
-
-struct Request {
-  std::vector<int32_t> prompt;
-  SamplingOptions sampling;
-  int max_tokens = 256;  // cut to what the cache has room for
-  std::vector<std::string> stop;
-  bool ignore_eos = false;  // an end token does not end the answer
-};
-
-struct CompletionToken {
-  int32_t token;
-  float logprob;
-  std::vector<TokenLogprob> alternatives;
-};
-
-struct Completion {
-  std::string text;
-  std::vector<int32_t> tokens;  // an end token included
-  std::vector<CompletionToken> logprobs;
-  FinishReason finish = FinishReason::kNone;
-  std::string error;  // set when finish is kError; the other requests are not affected
-  int prompt_tokens = 0;
-  std::vector<double> token_seconds;  // when each token was there, since admission
-  double prefill_seconds = 0;         // from admission to the first token
-  double decode_seconds = 0;          // from the first token to the last
-};
-
-// Receives an answer's text piece by piece; false cancels that request.
-using TextCallback = std::function<bool(size_t request, std::string_view text)>;
 
 class Session {
  public:
@@ -72,21 +47,30 @@ class Session {
   // Ids of a text as it is, with the special tokens the tokenizer puts around it.
   std::vector<int32_t> encode_text(std::string_view text) const;
 
+  // Begins an answer; step() brings it on. Throws Error(kUsage) for a request that can't be run, Error(kBusy) when too
+  // many wait. It must outlive its run.
+  std::unique_ptr<Generation> start(const Request& request, TextCallback callback = {});
+  // One step for all answers under way, and their texts to the callbacks.
+  StepOutcome step();
+  void cancel(Generation& generation);
+  bool idle() const { return active_.empty(); }
+  const Scheduler& scheduler() const { return *scheduler_; }
+
   // Answers all requests side by side. A bad one gets an error, the others their answers.
-  std::vector<Completion> generate(const std::vector<Request>& requests, const TextCallback& callback = {});
-  Completion generate(const Request& request, const std::function<bool(std::string_view)>& callback = {});
+  std::vector<Completion> generate(const std::vector<Request>& requests);
+  Completion generate(const Request& request, TextCallback callback = {});
 
  private:
-  struct Running;
   void check(const Request& request) const;
+  void run(const std::vector<std::unique_ptr<Generation>>& generations);
   void read_generation_config(const std::filesystem::path& engine_dir);
-  std::vector<Running> submit(const std::vector<Request>& requests, std::vector<Completion>& completions);
 
   std::unique_ptr<Engine> engine_;
   Tokenizer tokenizer_;
   std::optional<LoadedChatTemplate> chat_template_;
   std::unique_ptr<Executable> executable_;
   std::unique_ptr<Scheduler> scheduler_;
+  std::vector<Generation*> active_;
   SchedulerLimits limits_;
   int64_t vocabulary_ = 0;
   SamplingOptions recommended_;

@@ -1,0 +1,64 @@
+#include "runtime/generation.h"
+
+#include <fmt/format.h>
+
+namespace edgewise {
+namespace {
+
+double seconds_between(std::chrono::steady_clock::time_point a, std::chrono::steady_clock::time_point b) {
+  return std::chrono::duration<double>(b - a).count();
+}
+
+}  // namespace
+
+Generation::Generation(const Request& request, int max_tokens, int64_t vocabulary, const Tokenizer& tokenizer,
+                       TextCallback callback)
+    : with_logprobs_(request.sampling.num_logprobs > 0),
+      sequence_(request.prompt, request.sampling, max_tokens, vocabulary),
+      text_(tokenizer, request.stop),
+      callback_(std::move(callback)),
+      submitted_(std::chrono::steady_clock::now()) {
+  sequence_.ignore_end = request.ignore_eos;
+  sequence_.priority = request.priority;
+  sequence_.pin_tokens = request.pin_tokens;
+  completion_.prompt_tokens = sequence_.prompt_length;
+}
+
+void Generation::note(int32_t token) {
+  completion_.tokens.push_back(token);
+  completion_.token_seconds.push_back(seconds_between(sequence_.admitted, sequence_.last_token));
+  if (!with_logprobs_) return;
+  const auto alternatives = sequence_.sampler.last_alternatives();
+  completion_.logprobs.push_back({token, sequence_.sampler.last_logprob(), {alternatives.begin(), alternatives.end()}});
+}
+
+bool Generation::deliver(const std::string& text) { return text.empty() || !callback_ || callback_(text); }
+
+FinishReason Generation::collect(StepOutcome outcome) {
+  FinishReason leave = FinishReason::kNone;
+  while (static_cast<int>(completion_.tokens.size()) < sequence_.generated() && leave == FinishReason::kNone) {
+    const int32_t token = sequence_.tokens[static_cast<size_t>(sequence_.prompt_length) + completion_.tokens.size()];
+    note(token);
+    if (!deliver(text_.push(token))) leave = FinishReason::kCancelled;
+    if (text_.stopped()) leave = FinishReason::kStop;
+  }
+  if (sequence_.finished()) finish(outcome);
+  return sequence_.finished() ? FinishReason::kNone : leave;
+}
+
+void Generation::finish(StepOutcome outcome) {
+  if (completion_.finish != FinishReason::kNone) return;
+  deliver(text_.finish());
+  completion_.finish = sequence_.finish;
+  if (sequence_.finish == FinishReason::kError)
+    completion_.error = fmt::format("the step failed: {}", outcome_name(outcome));
+  completion_.text = text_.text();
+  completion_.cached_tokens = sequence_.cached_tokens;
+  completion_.preemptions = sequence_.preemptions;
+  if (sequence_.generated() == 0) return;
+  completion_.queue_seconds = seconds_between(submitted_, sequence_.admitted);
+  completion_.prefill_seconds = seconds_between(sequence_.admitted, sequence_.first_token);
+  completion_.decode_seconds = seconds_between(sequence_.first_token, sequence_.last_token);
+}
+
+}  // namespace edgewise

@@ -1,0 +1,75 @@
+// A request and its answer.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backends/backend.h"
+#include "runtime/output_text.h"
+#include "runtime/sequence.h"
+
+namespace edgewise {
+
+struct Request {
+  std::vector<int32_t> prompt;
+  SamplingOptions sampling;
+  int max_tokens = 256;  // cut to what the cache has room for
+  std::vector<std::string> stop;
+  bool ignore_eos = false;  // an end token does not end the answer
+  int priority = 0;         // higher ones go first
+  int pin_tokens = 0;       // keep so many tokens of the prompt in the cache for good
+};
+
+struct CompletionToken {
+  int32_t token;
+  float logprob;
+  std::vector<TokenLogprob> alternatives;
+};
+
+struct Completion {
+  std::string text;
+  std::vector<int32_t> tokens;  // an end token included
+  std::vector<CompletionToken> logprobs;
+  FinishReason finish = FinishReason::kNone;
+  std::string error;  // set when finish is kError; the other requests are not affected
+  int prompt_tokens = 0;
+  int cached_tokens = 0;  // of the prompt, found in the prefix cache
+  int preemptions = 0;
+  std::vector<double> token_seconds;  // when each token was there, since admission
+  double queue_seconds = 0;           // from submission to admission
+  double prefill_seconds = 0;         // from admission to the first token
+  double decode_seconds = 0;          // from the first token to the last
+};
+
+// Receives the text of an answer piece by piece; false cancels the request.
+using TextCallback = std::function<bool(std::string_view text)>;
+
+// One request under way: its sequence in the scheduler, and the text made of it.
+class Generation {
+ public:
+  Generation(const Request& request, int max_tokens, int64_t vocabulary, const Tokenizer& tokenizer,
+             TextCallback callback);
+
+  Sequence& sequence() { return sequence_; }
+  // What came of the last step goes to the callback. Returns why the sequence must leave, kNone when it need not.
+  FinishReason collect(StepOutcome outcome = StepOutcome::kDone);
+  bool done() const { return sequence_.finished(); }
+  // The answer so far; after done() all of it.
+  const Completion& completion() const { return completion_; }
+
+ private:
+  void note(int32_t token);
+  bool deliver(const std::string& text);
+  void finish(StepOutcome outcome);
+
+  bool with_logprobs_;
+  Sequence sequence_;
+  OutputText text_;
+  TextCallback callback_;
+  Completion completion_;
+  std::chrono::steady_clock::time_point submitted_;
+};
+
+}  // namespace edgewise

@@ -1,0 +1,33 @@
+#include "runtime/sequence.h"
+
+#include "backends/backend.h"
+
+namespace edgewise {
+
+std::string_view finish_reason_name(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kNone:
+      return "running";
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kCancelled:
+      return "cancelled";
+    case FinishReason::kError:
+      return "error";
+  }
+  return "unknown";
+}
+
+Sequence::Sequence(std::vector<int32_t> prompt, const SamplingOptions& sampling, int max_new_tokens, int64_t vocabulary)
+    : tokens(std::move(prompt)),
+      prompt_length(static_cast<int>(tokens.size())),
+      max_tokens(max_new_tokens),
+      sampler(sampling, vocabulary, tokens) {
+  const size_t longest = tokens.size() + static_cast<size_t>(max_tokens);
+  tokens.reserve(longest);
+  pages.reserve(longest / kPageTokens + 1);
+}
+
+}  // namespace edgewise

@@ -1,0 +1,47 @@
+// One sequence from its prompt to its last token.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "runtime/sampler.h"
+
+namespace edgewise {
+
+enum class FinishReason { kNone, kStop, kLength, kCancelled, kError };
+std::string_view finish_reason_name(FinishReason reason);
+
+// Owned by whoever submits it, who may read it between steps.
+struct Sequence {
+  Sequence(std::vector<int32_t> prompt, const SamplingOptions& sampling, int max_tokens, int64_t vocabulary);
+
+  std::vector<int32_t> tokens;  // prompt, then answer
+  int prompt_length;
+  int max_tokens;           // of the answer
+  bool ignore_end = false;  // end tokens do not end it
+  int priority = 0;         // higher ones go first and may push lower ones out for a while
+  int32_t adapter = -1;
+  int pin_tokens = 0;  // so many tokens of the prompt stay in the cache for good
+  Sampler sampler;
+  FinishReason finish = FinishReason::kNone;
+
+  // The scheduler's.
+  uint64_t arrival = 0;   // in the order of submission
+  int kv_length = 0;      // tokens in the cache
+  int published = 0;      // full pages that others may use
+  int cached_tokens = 0;  // of the prompt, found in the cache when the sequence was first admitted
+  int preemptions = 0;
+  std::vector<int32_t> pages;
+  std::chrono::steady_clock::time_point admitted;
+  std::chrono::steady_clock::time_point first_token;
+  std::chrono::steady_clock::time_point last_token;
+
+  int length() const { return static_cast<int>(tokens.size()); }
+  int generated() const { return length() - prompt_length; }
+  bool decoding() const { return kv_length == length() - 1; }  // one row, then a new token
+  bool finished() const { return finish != FinishReason::kNone; }
+};
+
+}  // namespace edgewise
