@@ -45,7 +45,7 @@ SamplingOptions sampling(const RunFlags& flags, const Session& session) {
 // Streams one answer to standard output and returns it.
 Completion answer(Session& session, const RunFlags& flags, std::vector<int32_t> prompt) {
   const Request request{std::move(prompt), sampling(flags, session), flags.max_tokens, {}};
-  const Completion completion = session.generate(request, [](std::string_view text) {
+  const Completion completion = session.generate(request, [](const Completion&, std::string_view text) {
     std::cout << text << std::flush;
     return !interrupted();
   });

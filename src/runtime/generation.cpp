@@ -12,7 +12,7 @@ double seconds_between(std::chrono::steady_clock::time_point a, std::chrono::ste
 }  // namespace
 
 Generation::Generation(const Request& request, int max_tokens, int64_t vocabulary, const Tokenizer& tokenizer,
-                       TextCallback callback)
+                       ProgressCallback callback)
     : with_logprobs_(request.sampling.num_logprobs > 0),
       sequence_(request.prompt, request.sampling, max_tokens, vocabulary),
       text_(tokenizer, request.stop),
@@ -32,33 +32,44 @@ void Generation::note(int32_t token) {
   completion_.logprobs.push_back({token, sequence_.sampler.last_logprob(), {alternatives.begin(), alternatives.end()}});
 }
 
-bool Generation::deliver(const std::string& text) { return text.empty() || !callback_ || callback_(text); }
+bool Generation::deliver(std::string_view text) noexcept {
+  try {
+    return !callback_ || callback_(completion_, text);
+  } catch (...) {
+    return false;
+  }
+}
 
 FinishReason Generation::collect(StepOutcome outcome) {
   FinishReason leave = FinishReason::kNone;
   while (static_cast<int>(completion_.tokens.size()) < sequence_.generated() && leave == FinishReason::kNone) {
     const int32_t token = sequence_.tokens[static_cast<size_t>(sequence_.prompt_length) + completion_.tokens.size()];
     note(token);
-    if (!deliver(text_.push(token))) leave = FinishReason::kCancelled;
+    const std::string text = text_.push(token);
     if (text_.stopped()) leave = FinishReason::kStop;
+    if (!text.empty() && !deliver(text)) leave = FinishReason::kCancelled;
   }
-  if (sequence_.finished()) finish(outcome);
-  return sequence_.finished() ? FinishReason::kNone : leave;
+  if (!sequence_.finished()) return leave;
+  finish(outcome);
+  return FinishReason::kNone;
 }
 
 void Generation::finish(StepOutcome outcome) {
   if (completion_.finish != FinishReason::kNone) return;
-  deliver(text_.finish());
+  const std::string rest = text_.finish();
   completion_.finish = sequence_.finish;
-  if (sequence_.finish == FinishReason::kError)
+  if (sequence_.finish == FinishReason::kError) {
     completion_.error = fmt::format("the step failed: {}", outcome_name(outcome));
+  }
   completion_.text = text_.text();
   completion_.cached_tokens = sequence_.cached_tokens;
   completion_.preemptions = sequence_.preemptions;
-  if (sequence_.generated() == 0) return;
-  completion_.queue_seconds = seconds_between(submitted_, sequence_.admitted);
-  completion_.prefill_seconds = seconds_between(sequence_.admitted, sequence_.first_token);
-  completion_.decode_seconds = seconds_between(sequence_.first_token, sequence_.last_token);
+  if (sequence_.generated() > 0) {
+    completion_.queue_seconds = seconds_between(submitted_, sequence_.admitted);
+    completion_.prefill_seconds = seconds_between(sequence_.admitted, sequence_.first_token);
+    completion_.decode_seconds = seconds_between(sequence_.first_token, sequence_.last_token);
+  }
+  deliver(rest);
 }
 
 }  // namespace edgewise

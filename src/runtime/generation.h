@@ -43,14 +43,15 @@ struct Completion {
   double decode_seconds = 0;          // from the first token to the last
 };
 
-// Receives the text of an answer piece by piece; false cancels the request.
-using TextCallback = std::function<bool(std::string_view text)>;
+// Receives an answer piece by piece: everything up to now, and the text that is new. `finish` is kNone until the last
+// call, whose text may be empty. False, or an exception, cancels the request.
+using ProgressCallback = std::function<bool(const Completion& so_far, std::string_view text)>;
 
 // One request under way: its sequence in the scheduler, and the text made of it.
 class Generation {
  public:
   Generation(const Request& request, int max_tokens, int64_t vocabulary, const Tokenizer& tokenizer,
-             TextCallback callback);
+             ProgressCallback callback);
 
   Sequence& sequence() { return sequence_; }
   // What came of the last step goes to the callback. Returns why the sequence must leave, kNone when it need not.
@@ -61,13 +62,13 @@ class Generation {
 
  private:
   void note(int32_t token);
-  bool deliver(const std::string& text);
+  bool deliver(std::string_view text) noexcept;
   void finish(StepOutcome outcome);
 
   bool with_logprobs_;
   Sequence sequence_;
   OutputText text_;
-  TextCallback callback_;
+  ProgressCallback callback_;
   Completion completion_;
   std::chrono::steady_clock::time_point submitted_;
 };

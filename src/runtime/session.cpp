@@ -122,16 +122,18 @@ void Session::check(const Request& request) const {
   request.sampling.check(vocabulary_);
 }
 
-std::unique_ptr<Generation> Session::start(const Request& request, TextCallback callback) {
+std::unique_ptr<Generation> Session::prepare(const Request& request, ProgressCallback callback) const {
   check(request);
   const int room = info().kv_capacity - static_cast<int>(request.prompt.size());
-  auto generation = std::make_unique<Generation>(request, std::min(request.max_tokens, room), vocabulary_, tokenizer_,
-                                                 std::move(callback));
-  if (!scheduler_->submit(generation->sequence())) {
+  return std::make_unique<Generation>(request, std::min(request.max_tokens, room), vocabulary_, tokenizer_,
+                                      std::move(callback));
+}
+
+void Session::begin(Generation& generation) {
+  if (!scheduler_->submit(generation.sequence())) {
     fail(ErrorKind::kBusy, "{} requests wait already; try again later", scheduler_->waiting());
   }
-  active_.push_back(generation.get());
-  return generation;
+  active_.push_back(&generation);
 }
 
 StepOutcome Session::step() {
@@ -157,7 +159,9 @@ std::vector<Completion> Session::generate(const std::vector<Request>& requests) 
   std::vector<std::unique_ptr<Generation>> generations(requests.size());
   for (size_t i = 0; i < requests.size(); ++i) {
     try {
-      generations[i] = start(requests[i]);
+      auto generation = prepare(requests[i]);
+      begin(*generation);
+      generations[i] = std::move(generation);
     } catch (const Error& error) {
       completions[i].prompt_tokens = static_cast<int>(requests[i].prompt.size());
       completions[i].finish = FinishReason::kError;
@@ -171,9 +175,10 @@ std::vector<Completion> Session::generate(const std::vector<Request>& requests) 
   return completions;
 }
 
-Completion Session::generate(const Request& request, TextCallback callback) {
+Completion Session::generate(const Request& request, ProgressCallback callback) {
   std::vector<std::unique_ptr<Generation>> generations;
-  generations.push_back(start(request, std::move(callback)));
+  generations.push_back(prepare(request, std::move(callback)));
+  begin(*generations[0]);
   run(generations);
   return generations[0]->completion();
 }

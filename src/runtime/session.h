@@ -47,9 +47,10 @@ class Session {
   // Ids of a text as it is, with the special tokens the tokenizer puts around it.
   std::vector<int32_t> encode_text(std::string_view text) const;
 
-  // Begins an answer; step() brings it on. Throws Error(kUsage) for a request that can't be run, Error(kBusy) when too
-  // many wait. It must outlive its run.
-  std::unique_ptr<Generation> start(const Request& request, TextCallback callback = {});
+  // An answer that begin() puts under way. Throws Error(kUsage) for a request that can't be run. Safe from any thread.
+  std::unique_ptr<Generation> prepare(const Request& request, ProgressCallback callback = {}) const;
+  // Throws Error(kBusy) when too many wait. The generation must outlive its run; step() brings it on.
+  void begin(Generation& generation);
   // One step for all answers under way, and their texts to the callbacks.
   StepOutcome step();
   void cancel(Generation& generation);
@@ -58,7 +59,7 @@ class Session {
 
   // Answers all requests side by side. A bad one gets an error, the others their answers.
   std::vector<Completion> generate(const std::vector<Request>& requests);
-  Completion generate(const Request& request, TextCallback callback = {});
+  Completion generate(const Request& request, ProgressCallback callback = {});
 
  private:
   void check(const Request& request) const;

@@ -1,0 +1,111 @@
+#include "runtime/service.h"
+
+#include "base/error.h"
+
+namespace edgewise {
+
+Service::Service(Session& session, int max_waiting)
+    : session_(session), max_waiting_(max_waiting), thread_([this] { loop(); }) {}
+
+Service::~Service() {
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  wake_.notify_one();
+  thread_.join();
+}
+
+Service::Ticket Service::submit(const Request& request, ProgressCallback callback) {
+  auto generation = session_.prepare(request, std::move(callback));
+  const std::lock_guard lock(mutex_);
+  if (draining_ || stop_) fail(ErrorKind::kBusy, "the service is shutting down");
+  if (stats_.waiting + static_cast<int>(inbox_.size()) >= max_waiting_) {
+    ++stats_.refused;
+    fail(ErrorKind::kBusy, "{} requests wait already; try again later", max_waiting_);
+  }
+  ++stats_.requests;
+  inbox_.emplace(++last_ticket_, std::move(generation));
+  wake_.notify_one();
+  return last_ticket_;
+}
+
+void Service::cancel(Ticket ticket) {
+  const std::lock_guard lock(mutex_);
+  cancelled_.push_back(ticket);
+  wake_.notify_one();
+}
+
+bool Service::drain(std::chrono::milliseconds timeout) {
+  std::unique_lock lock(mutex_);
+  draining_ = true;
+  return emptied_.wait_for(lock, timeout, [this] { return inbox_.empty() && under_way_ == 0; });
+}
+
+ServiceStats Service::stats() const {
+  const std::lock_guard lock(mutex_);
+  return stats_;
+}
+
+void Service::loop() {
+  while (take_orders()) {
+    session_.step();
+    end_answers();
+  }
+  for (auto& [ticket, generation] : active_) session_.cancel(*generation);
+  for (auto& [ticket, generation] : inbox_) {
+    session_.begin(*generation);
+    session_.cancel(*generation);
+  }
+}
+
+// New requests to the scheduler, cancelled ones out of it; sleeps while there is nothing to do. False: the end.
+bool Service::take_orders() {
+  std::unique_lock lock(mutex_);
+  wake_.wait(lock, [this] { return stop_ || !inbox_.empty() || !active_.empty(); });
+  if (stop_) return false;
+  for (auto& [ticket, generation] : inbox_) session_.begin(*generation);
+  active_.merge(inbox_);
+  under_way_ = active_.size();
+  const std::vector<Ticket> cancelled = std::exchange(cancelled_, {});
+  lock.unlock();
+  for (const Ticket ticket : cancelled) {
+    if (const auto found = active_.find(ticket); found != active_.end()) session_.cancel(*found->second);
+  }
+  return true;
+}
+
+void Service::end_answers() {
+  const std::lock_guard lock(mutex_);
+  std::erase_if(active_, [this](const auto& entry) {
+    if (!entry.second->done()) return false;
+    count(entry.second->completion());
+    return true;
+  });
+  under_way_ = active_.size();
+  const Scheduler& scheduler = session_.scheduler();
+  stats_.running = scheduler.running();
+  stats_.waiting = scheduler.waiting();
+  stats_.pages = scheduler.cache().pages();
+  stats_.pages_available = scheduler.cache().available();
+  if (active_.empty() && inbox_.empty()) emptied_.notify_all();
+}
+
+void Service::count(const Completion& completion) {
+  switch (completion.finish) {
+    case FinishReason::kCancelled:
+      ++stats_.cancelled;
+      break;
+    case FinishReason::kError:
+      ++stats_.failed;
+      break;
+    default:
+      ++stats_.stopped;
+  }
+  stats_.prompt_tokens += static_cast<uint64_t>(completion.prompt_tokens);
+  stats_.cached_tokens += static_cast<uint64_t>(completion.cached_tokens);
+  stats_.generated_tokens += completion.tokens.size();
+  stats_.preemptions += static_cast<uint64_t>(completion.preemptions);
+}
+
+}  // namespace edgewise

@@ -1,0 +1,75 @@
+// A Session with a thread of its own: requests come from any thread, answers go out as they are made.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <map>
+#include <mutex>
+#include <thread>
+
+#include "runtime/session.h"
+
+namespace edgewise {
+
+// Since the start, and as of the last step.
+struct ServiceStats {
+  int running = 0;
+  int waiting = 0;
+  int pages = 0;
+  int pages_available = 0;
+  uint64_t requests = 0;  // that were taken
+  uint64_t refused = 0;   // because too many waited
+  uint64_t stopped = 0;   // by an end token, a stop string or their length
+  uint64_t cancelled = 0;
+  uint64_t failed = 0;
+  uint64_t prompt_tokens = 0;
+  uint64_t cached_tokens = 0;
+  uint64_t generated_tokens = 0;
+  uint64_t preemptions = 0;
+};
+
+class Service {
+ public:
+  // `session` is the service's alone while it lives. More than `max_waiting` requests in the queue are refused.
+  Service(Session& session, int max_waiting);
+  // Cancels what is under way.
+  ~Service();
+  Service(const Service&) = delete;
+  Service& operator=(const Service&) = delete;
+
+  using Ticket = uint64_t;
+  // The callback runs on the service's thread and must return quickly. Throws Error(kUsage) for a request that can't be
+  // run, Error(kBusy) when too many wait or the service is draining.
+  Ticket submit(const Request& request, ProgressCallback callback);
+  // The answer ends within a step with FinishReason::kCancelled. Nothing happens when it has ended already.
+  void cancel(Ticket ticket);
+  // Takes no more requests; true once the last answer has ended, false at the deadline.
+  bool drain(std::chrono::milliseconds timeout);
+  ServiceStats stats() const;
+
+ private:
+  using Answers = std::map<Ticket, std::unique_ptr<Generation>>;
+
+  void loop();
+  bool take_orders();
+  void end_answers();
+  void count(const Completion& completion);
+
+  Session& session_;
+  const int max_waiting_;
+  mutable std::mutex mutex_;  // guards all but active_
+  std::condition_variable wake_;
+  std::condition_variable emptied_;
+  bool stop_ = false;
+  bool draining_ = false;
+  Ticket last_ticket_ = 0;
+  Answers inbox_;  // not yet with the scheduler
+  std::vector<Ticket> cancelled_;
+  ServiceStats stats_;
+  size_t under_way_ = 0;
+
+  Answers active_;  // the loop's own
+  std::thread thread_;
+};
+
+}  // namespace edgewise

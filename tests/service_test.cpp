@@ -1,0 +1,164 @@
+// A session under many threads, on the embedded model.
+#include "runtime/service.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <future>
+
+#include "base/error.h"
+#include "compiler/build.h"
+#include "models/families.h"
+#include "onnx/export.h"
+
+namespace edgewise {
+namespace {
+namespace fs = std::filesystem;
+
+class ServiceTest : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    directory_ = fs::temp_directory_path() / ("edgewise-service-" + std::to_string(::getpid()));
+    fs::create_directories(directory_ / "onnx");
+    const auto model = fs::path(EDGEWISE_SOURCE_DIR) / "models/edge-tiny-16m";
+    const Checkpoint checkpoint = Checkpoint::open(model);
+    const DecoderSpec spec = describe_model(checkpoint.config(), checkpoint.config_path());
+    export_onnx(build_decoder(spec, checkpoint, {DType::kBF16}), directory_ / "onnx", {});
+    fs::copy(model / "tokenizer.json", directory_ / "onnx");
+    fs::copy(model / "tokenizer_config.json", directory_ / "onnx");
+    fs::copy(model / "config.json", directory_ / "onnx");
+    BuildOptions options;
+    options.max_batch_size = 4;
+    options.max_input_length = 200;
+    options.kv_capacity = 256;
+    options.kv_policy = "paged";
+    options.opt_level = 0;
+    build_engine(directory_ / "onnx", directory_ / "engine", options);
+  }
+  static void TearDownTestSuite() { fs::remove_all(directory_); }
+
+  Session session_{directory_ / "engine", {.threads = 2, .max_step_tokens = 64, .protect_decoding = true}};
+
+  Request request(int number, int max_tokens = 24) const {
+    const std::string story(static_cast<size_t>(number % 5) * 40, 'a');
+    Request result;
+    result.prompt = session_.encode_text("Tell me about number " + std::to_string(number) + story);
+    result.max_tokens = max_tokens;
+    return result;
+  }
+
+  static inline fs::path directory_;
+};
+
+// Collects one answer; wait() returns it once it has ended.
+struct Collector {
+  ProgressCallback callback() {
+    return [this](const Completion& so_far, std::string_view text) {
+      streamed += text;
+      if (so_far.finish != FinishReason::kNone) ended.set_value(so_far);
+      return true;
+    };
+  }
+  Completion wait() { return ended.get_future().get(); }
+
+  std::string streamed;
+  std::promise<Completion> ended;
+};
+
+TEST_F(ServiceTest, ManyThreadsGetTheAnswersTheyWouldGetAlone) {
+  constexpr int kThreads = 12;
+  std::vector<std::string> alone;
+  for (int i = 0; i < kThreads; ++i) alone.push_back(session_.generate(request(i)).text);
+  Service service(session_, 100);
+  std::vector<std::future<void>> threads;
+  for (int i = 0; i < kThreads; ++i) {
+    threads.push_back(std::async(std::launch::async, [&, i] {
+      for (int round = 0; round < 3; ++round) {
+        Collector collector;
+        service.submit(request(i), collector.callback());
+        const Completion answer = collector.wait();
+        EXPECT_EQ(answer.text, alone[static_cast<size_t>(i)]);
+        EXPECT_EQ(collector.streamed, answer.text);
+      }
+    }));
+  }
+  for (auto& thread : threads) thread.get();
+  EXPECT_TRUE(service.drain(std::chrono::seconds(10)));
+  const ServiceStats stats = service.stats();
+  EXPECT_EQ(stats.stopped, 3u * kThreads);
+  EXPECT_EQ(stats.running, 0);
+  EXPECT_EQ(stats.pages_available, stats.pages);
+}
+
+TEST_F(ServiceTest, CancelEndsOneAnswer) {
+  const std::string alone = session_.generate(request(2)).text;
+  Service service(session_, 10);
+  std::promise<void> first_text;
+  std::atomic<bool> seen{false};
+  std::promise<Completion> ended;
+  Request endless = request(1, 200);
+  endless.ignore_eos = true;
+  const auto ticket = service.submit(endless, [&](const Completion& so_far, std::string_view) {
+    if (!seen.exchange(true)) first_text.set_value();
+    if (so_far.finish != FinishReason::kNone) ended.set_value(so_far);
+    return true;
+  });
+  Collector other;
+  service.submit(request(2), other.callback());
+  first_text.get_future().wait();
+  service.cancel(ticket);
+  EXPECT_EQ(ended.get_future().get().finish, FinishReason::kCancelled);
+  EXPECT_EQ(other.wait().text, alone);
+  service.cancel(ticket);  // long over
+  EXPECT_TRUE(service.drain(std::chrono::seconds(10)));
+  EXPECT_EQ(service.stats().cancelled, 1u);
+}
+
+TEST_F(ServiceTest, AThrowingCallbackSpoilsItsOwnAnswerOnly) {
+  const std::string alone = session_.generate(request(2)).text;
+  Service service(session_, 10);
+  Collector good;
+  service.submit(request(1),
+                 [](const Completion&, std::string_view) -> bool { throw std::runtime_error("bad client"); });
+  service.submit(request(2), good.callback());
+  EXPECT_EQ(good.wait().text, alone);
+  EXPECT_TRUE(service.drain(std::chrono::seconds(10)));
+  EXPECT_EQ(service.stats().cancelled, 1u);
+}
+
+TEST_F(ServiceTest, RefusesWhatItCantTake) {
+  Service service(session_, 1);
+  Request bad = request(1);
+  bad.prompt.clear();
+  EXPECT_THROW(service.submit(bad, {}), Error);
+  int refused = 0;
+  for (int i = 0; i < 50; ++i) {
+    try {
+      service.submit(request(i, 50), {});
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kBusy);
+      ++refused;
+    }
+  }
+  EXPECT_GT(refused, 0);
+  EXPECT_EQ(service.stats().refused, static_cast<uint64_t>(refused));
+  EXPECT_TRUE(service.drain(std::chrono::seconds(30)));
+  EXPECT_THROW(service.submit(request(1), {}), Error);
+}
+
+TEST_F(ServiceTest, EndsWithAnswersUnderWay) {
+  std::promise<Completion> ended;
+  {
+    Service service(session_, 10);
+    Request endless = request(1, 200);
+    endless.ignore_eos = true;
+    service.submit(endless, [&](const Completion& so_far, std::string_view) {
+      if (so_far.finish != FinishReason::kNone) ended.set_value(so_far);
+      return true;
+    });
+  }
+  EXPECT_EQ(ended.get_future().get().finish, FinishReason::kCancelled);
+}
+
+}  // namespace
+}  // namespace edgewise
