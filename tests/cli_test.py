@@ -236,6 +236,25 @@ class CliTest:
         path.write_text('{"requests": [{"messages": [{"role": "user", "content": "\\ud83d\\ude00 \\u0000"}]}]}')
         self.program(*run, path)
 
+    def prefix_cache(self):
+        """A system prompt is computed once; a saved one stays though many others pass."""
+        engine = self.work / "long-engine"
+        self.program("build", "--onnxDir", self.onnx, "--engineDir", engine, "--maxInputLen", 512, "--maxKVCacheCapacity", 512,
+                     "--optLevel", 0)
+
+        def chat(system, user, **fields):
+            return {"messages": [{"role": "user", "content": user}], "system_prompt": system, **fields}
+        long = "You know all rivers of this country by name and answer in short sentences. " * 8
+        others = [chat(f"You are number {i}. " * 50, "Who?") for i in range(6)]
+        document = {"temperature": 0, "max_generate_length": 6, "requests": [
+            chat(long, "Hello", save_system_prompt_kv_cache=True), chat(long, "Which river?"), *others, chat(long, "Which river?")]}
+        answers = self.program.infer(engine, document, self.work)
+        cached = [a["cached_tokens"] for a in answers]
+        self.checks.that(cached[0] == 0 and cached[1] >= 64 and cached[-1] == cached[1] and cached[1] % 64 == 0, f"cached: {cached}")
+        self.checks.that(answers[1]["output_ids"] == answers[-1]["output_ids"], "the same answer from the cache")
+        alone = self.program.infer(engine, {**document, "requests": [chat(long, "Which river?")]}, self.work)[0]
+        self.checks.that(alone["cached_tokens"] == 0 and alone["output_ids"] == answers[1]["output_ids"], "and without it")
+
     # verify, tokenize, template.
 
     def verify(self):
@@ -480,6 +499,7 @@ class CliTest:
 
     def all(self):
         for part in [self.usage, self.pipeline, self.quantized_cache, self.link_names, self.requests, self.request_files,
+                     self.prefix_cache,
                      self.verify, self.text_goldens, self.damaged_files, self.damaged_column_order, self.killed, self.no_space,
                      self.interrupted, self.run_command]:
             with self.checks.part(part.__name__):

@@ -97,6 +97,14 @@ OrderedJson read_messages(const JsonView& object) {
   return result;
 }
 
+// Tokens the prompt shares with every other conversation under the same system message.
+int system_prompt_tokens(const Session& session, const OrderedJson& messages, const std::vector<int32_t>& prompt) {
+  if (messages.at(0).at("role") != "system") return 0;
+  const auto other = session.encode_chat(OrderedJson::array({messages.at(0), {{"role", "user"}, {"content", "\x01"}}}));
+  const auto end = std::mismatch(other.begin(), other.end(), prompt.begin(), prompt.end()).second;
+  return static_cast<int>(end - prompt.begin());
+}
+
 Request read_request(const JsonView& file, const JsonView& object, const Session& session) {
   check_fields(object, true);
   Request request;
@@ -114,6 +122,9 @@ Request read_request(const JsonView& file, const JsonView& object, const Session
   if (messages.empty()) usage_error("the prompt is empty");
   if (object.boolean("apply_chat_template", file.boolean("apply_chat_template", true))) {
     request.prompt = session.encode_chat(messages);
+    if (object.boolean("save_system_prompt_kv_cache", false)) {
+      request.pin_tokens = system_prompt_tokens(session, messages, request.prompt);
+    }
   } else {
     std::string text;
     for (const auto& message : messages) text += message.at("content").get<std::string>();
@@ -171,6 +182,7 @@ OrderedJson response_document(const RequestFile& file, const std::vector<Complet
     OrderedJson response = {{"output_text", c.text},
                             {"finish_reason", finish_reason_name(c.finish)},
                             {"prompt_tokens", c.prompt_tokens},
+                            {"cached_tokens", c.cached_tokens},
                             {"tokens_generated", c.tokens.size()},
                             {"prefill_time_ms", c.prefill_seconds * 1e3},
                             {"decode_time_ms", c.decode_seconds * 1e3},
