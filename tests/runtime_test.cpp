@@ -1,33 +1,10 @@
 // The scheduler over a real model: answers do not depend on company or on chunks, and a step allocates nothing.
 #include <gtest/gtest.h>
 
-#include <atomic>
-#include <cstdlib>
-#include <new>
-
 #include "backends/backend.h"
+#include "backends/cpu/allocation_count.h"
 #include "models/families.h"
 #include "runtime/scheduler.h"
-
-namespace {
-std::atomic<int64_t> g_allocations{0};
-}  // namespace
-
-void* operator new(size_t size) {
-  ++g_allocations;
-  if (void* memory = std::malloc(size)) return memory;
-  throw std::bad_alloc();
-}
-void* operator new(size_t size, std::align_val_t alignment) {
-  ++g_allocations;
-  const auto align = static_cast<size_t>(alignment);
-  if (void* memory = std::aligned_alloc(align, (size + align - 1) / align * align)) return memory;
-  throw std::bad_alloc();
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t, std::align_val_t) noexcept { std::free(memory); }
 
 namespace edgewise {
 namespace {
@@ -121,9 +98,9 @@ TEST_F(RuntimeTest, AStepAllocatesNothing) {
   scheduler.submit(a);
   scheduler.submit(b);
   for (int i = 0; i < 4; ++i) scheduler.step();
-  const int64_t before = g_allocations;
+  const int64_t before = allocation_count();
   for (int i = 0; i < 40; ++i) scheduler.step();
-  EXPECT_EQ(g_allocations, before);
+  EXPECT_EQ(allocation_count(), before);
 }
 
 TEST_F(RuntimeTest, CancelGivesPagesBack) {
