@@ -16,6 +16,8 @@ edgewise_static_library(flatbuffers libflatbuffers.a)
 edgewise_static_library(xxhash libxxhash.a)
 edgewise_static_library(crypto libcrypto.a Threads::Threads ${CMAKE_DL_LIBS})
 edgewise_static_library(ssl libssl.a third_party::crypto)
+edgewise_static_library(event_core libevent.a Threads::Threads)
+edgewise_static_library(event libevent_pthreads.a third_party::event_core)
 target_compile_definitions(third_party::utf8proc INTERFACE UTF8PROC_STATIC)
 
 find_program(EDGEWISE_PROTOC protoc REQUIRED)

@@ -20,7 +20,7 @@ import numpy as np
 import prequantized_test
 from cli_support import CHECKPOINTS, MODEL, Checks, program_from_arguments, read_safetensors, write_safetensors
 
-COMMANDS = ["quantize", "export", "build", "run", "infer", "bench", "memory", "inspect", "verify", "eval", "tokenize", "template"]
+COMMANDS = ["quantize", "export", "build", "run", "serve", "infer", "bench", "memory", "inspect", "verify", "eval", "tokenize", "template"]
 SEEDS = 12
 COMPANIONS = ["generation_config.json", "tokenizer.json", "tokenizer_config.json"]
 

@@ -36,6 +36,7 @@ void add_quantize(Commands& commands);
 void add_export(Commands& commands);
 void add_build(Commands& commands);
 void add_run(Commands& commands);
+void add_serve(Commands& commands);
 void add_eval(Commands& commands);
 void add_infer(Commands& commands);
 void add_verify(Commands& commands);

@@ -48,6 +48,7 @@ int main(int argc, char** argv) {
   edgewise::add_export(commands);
   edgewise::add_build(commands);
   edgewise::add_run(commands);
+  edgewise::add_serve(commands);
   edgewise::add_infer(commands);
   edgewise::add_bench(commands);
   edgewise::add_memory(commands);

@@ -1,0 +1,78 @@
+#include <unistd.h>
+
+#include "base/error.h"
+#include "cli/build_flags.h"
+#include "cli/command.h"
+#include "cli/pipeline.h"
+#include "serve/server.h"
+
+namespace edgewise {
+namespace {
+
+struct ServeFlags {
+  std::string model;
+  std::filesystem::path cache_dir = default_cache_dir();
+  BuildFlags build;
+  ServeOptions options;
+  int threads = 0;
+  int max_body_mb = 8;
+  int reply_timeout = 600;
+  int grace = 30;
+};
+
+// "out/engine/" is served as "engine".
+std::string last_name(std::string path) {
+  while (path.size() > 1 && path.back() == '/') path.pop_back();
+  return std::filesystem::path(path).filename().string();
+}
+
+int serve(ServeFlags& flags) {
+  ServeOptions& options = flags.options;
+  if (options.model.empty()) options.model = last_name(flags.model);
+  if (options.port < 0 || options.port > 65535) usage_error("--port {}: expected 0 to 65535", options.port);
+  if (options.max_waiting < 1 || flags.max_body_mb < 1 || flags.reply_timeout < 1 || flags.grace < 0) {
+    usage_error("--max_waiting, --max_body_mb and --reply_timeout must be positive, --grace not negative");
+  }
+  if (const char* key = std::getenv("EDGEWISE_API_KEY"); options.api_key.empty() && key != nullptr)
+    options.api_key = key;
+  options.http.max_body = static_cast<size_t>(flags.max_body_mb) << 20;
+  options.http.reply_timeout = std::chrono::seconds(flags.reply_timeout);
+  options.grace = std::chrono::seconds(flags.grace);
+  const auto engine = ensure_engine(flags.model, flags.cache_dir, flags.build.take());
+  Session session(engine, {.threads = flags.threads, .protect_decoding = true});
+  ApiServer server(session, options);
+  if (options.host != "127.0.0.1" && options.host != "localhost" && options.host != "::1" && options.api_key.empty()) {
+    fmt::print(stderr, "warning: anyone who reaches {} may use this server; --api_key asks for a key\n", options.host);
+  }
+  fmt::print(stderr, "serving {} at http://{}:{}/v1 ({} answers side by side); Ctrl-C or SIGTERM ends it\n",
+             options.model, options.host, server.port(), session.info().max_batch_size);
+  server.run();
+  fmt::print(stderr, "stopped\n");
+  return 0;
+}
+
+}  // namespace
+
+void add_serve(Commands& commands) {
+  CLI::App& command =
+      commands.add("serve", "answer OpenAI API requests over HTTP",
+                   "edgewise serve models/edge-tiny-16m --maxBatchSize 16 --kvCachePolicy paged --port 8000");
+  auto flags = std::make_shared<ServeFlags>();
+  command.add_option("model", flags->model, "checkpoint, ONNX or engine directory, recipe, or a hub name")->required();
+  add_flag(command, "host", flags->options.host, "address to listen on; only this machine unless told");
+  add_flag(command, "port", flags->options.port, "0: any free one");
+  add_flag(command, "model_name", flags->options.model, "what clients call the model (default: the directory's name)");
+  add_flag(command, "api_key", flags->options.api_key, "key that clients must send (also from EDGEWISE_API_KEY)");
+  add_flag(command, "max_waiting", flags->options.max_waiting, "requests in the queue; more are refused with 429");
+  add_flag(command, "max_connections", flags->options.http.max_open_replies,
+           "requests under way; more are refused with 503");
+  add_flag(command, "max_body_mb", flags->max_body_mb, "largest request");
+  add_flag(command, "reply_timeout", flags->reply_timeout, "seconds an answer may take");
+  add_flag(command, "grace", flags->grace, "seconds for answers under way when the server is told to end");
+  add_flag(command, "cache_dir", flags->cache_dir, "where exported and built stages are kept");
+  add_flag(command, "threads", flags->threads, "CPU threads (0: all cores)");
+  add_build_flags(command, flags->build);
+  commands.on_run(command, [flags] { return serve(*flags); });
+}
+
+}  // namespace edgewise

@@ -1,0 +1,33 @@
+// Answers as the OpenAI API words them.
+#pragma once
+
+#include <string>
+
+#include "serve/openai_request.h"
+
+namespace edgewise {
+
+struct ReplyHead {
+  std::string id;
+  std::string model;
+  int64_t created = 0;  // seconds since 1970
+};
+
+// {"error": {"message", "type", "param", "code"}}
+std::string error_body(std::string_view message, std::string_view type);
+
+// The whole answer: one choice a completion.
+std::string reply_body(const ApiCall& call, const ReplyHead& head, const std::vector<Completion>& completions,
+                       const Tokenizer& tokenizer);
+
+// Server-sent events of a streamed answer, "data: {...}\n\n".
+std::string first_event(const ApiCall& call, const ReplyHead& head, size_t choice);
+// `sent_tokens`: tokens whose log probabilities went out before.
+std::string text_event(const ApiCall& call, const ReplyHead& head, size_t choice, const Completion& so_far,
+                       size_t sent_tokens, std::string_view text, const Tokenizer& tokenizer);
+std::string last_event(const ApiCall& call, const ReplyHead& head, size_t choice, const Completion& completion);
+std::string usage_event(const ApiCall& call, const ReplyHead& head, const std::vector<Completion>& completions);
+std::string error_event(const Completion& completion);
+inline constexpr std::string_view kDoneEvent = "data: [DONE]\n\n";
+
+}  // namespace edgewise

@@ -1,0 +1,210 @@
+#include "serve/openai_request.h"
+
+#include <algorithm>
+#include <set>
+
+#include "base/error.h"
+
+namespace edgewise {
+namespace {
+
+constexpr int kMaxChoices = 64;
+constexpr size_t kMaxMessages = 4096;
+constexpr size_t kMaxStops = 16;
+
+// Fields of both calls, of one of them, and those that say something Edgewise has nothing to do for.
+const std::set<std::string> kShared = {
+    "model",  "frequency_penalty",  "presence_penalty", "logit_bias", "n",          "stop",     "seed",
+    "stream", "stream_options",     "temperature",      "top_p",      "max_tokens", "logprobs", "top_k",
+    "min_p",  "repetition_penalty", "ignore_eos",       "priority"};
+const std::set<std::string> kChatOnly = {
+    "messages", "top_logprobs", "max_completion_tokens", "response_format", "modalities", "tool_choice", "tools"};
+const std::set<std::string> kTextOnly = {"prompt", "echo", "best_of", "suffix"};
+const std::set<std::string> kWithoutInfluence = {
+    "user", "metadata", "store", "service_tier", "parallel_tool_calls", "prompt_cache_key", "safety_identifier"};
+
+void check_fields(const JsonView& body, ApiKind kind) {
+  for (const auto& [key, value] : body.value().items()) {
+    const auto& own = kind == ApiKind::kChat ? kChatOnly : kTextOnly;
+    if (value.is_null() || kShared.contains(key) || own.contains(key) || kWithoutInfluence.contains(key)) continue;
+    usage_error("the field \"{}\" is not supported", key);
+  }
+}
+
+// Values that mean what happens anyway; others would be ignored, and are refused.
+void check_fixed_values(const JsonView& body) {
+  const auto refuse = [](const char* field, const std::string& why) { usage_error("{}: {}", field, why); };
+  if (body.has("response_format") && body.at("response_format").string("type") != "text") {
+    refuse("response_format",
+           "type \"" + body.at("response_format").string("type") + "\" is not supported, only \"text\"");
+  }
+  if (body.has("modalities") && body.value().at("modalities") != Json::array({"text"}))
+    refuse("modalities", "only [\"text\"] is supported");
+  if (body.has("tools") && !body.value().at("tools").empty()) refuse("tools", "tool calls are not supported");
+  if (body.has("tool_choice") && body.value().at("tool_choice") != "none" && body.value().at("tool_choice") != "auto") {
+    refuse("tool_choice", "tool calls are not supported");
+  }
+  if (body.has("best_of") && body.integer("best_of") != body.integer("n", 1)) refuse("best_of", "must equal n");
+  if (body.has("suffix") && !body.string("suffix").empty()) refuse("suffix", "is not supported");
+}
+
+int int_field(const JsonView& body, const std::string& key, int64_t fallback) {
+  return static_cast<int>(std::clamp<int64_t>(body.integer(key, fallback), INT32_MIN, INT32_MAX));
+}
+
+void read_logit_bias(const JsonView& body, SamplingOptions& options) {
+  if (!body.has("logit_bias")) return;
+  const JsonView bias = body.at("logit_bias");
+  if (!bias.value().is_object()) body.reject("logit_bias", "an object of token ids and numbers");
+  for (const auto& [key, value] : bias.value().items()) {
+    if (key.empty() || key.size() > 9 || key.find_first_not_of("0123456789") != std::string::npos ||
+        !value.is_number()) {
+      bias.reject(key, "a token id and a number");
+    }
+    options.logit_bias[std::stoi(key)] = value.get<float>();
+  }
+}
+
+SamplingOptions read_sampling(const JsonView& body, const Session& session) {
+  SamplingOptions options = session.recommended_sampling();
+  options.temperature = body.number("temperature", options.temperature);
+  options.top_p = body.number("top_p", options.top_p);
+  options.top_k = int_field(body, "top_k", options.top_k);
+  options.min_p = body.number("min_p", options.min_p);
+  options.repetition_penalty = body.number("repetition_penalty", options.repetition_penalty);
+  options.presence_penalty = body.number("presence_penalty", 0);
+  options.frequency_penalty = body.number("frequency_penalty", 0);
+  if (body.has("seed")) options.seed = static_cast<uint64_t>(body.integer("seed"));
+  read_logit_bias(body, options);
+  return options;
+}
+
+std::vector<std::string> read_stop(const JsonView& body) {
+  std::vector<std::string> result;
+  if (!body.has("stop")) return result;
+  const Json& stop = body.value().at("stop");
+  for (const Json& item : stop.is_array() ? stop : Json::array({stop})) {
+    if (!item.is_string() || item.get_ref<const std::string&>().empty())
+      body.reject("stop", "a string or an array of strings");
+    result.push_back(item.get<std::string>());
+  }
+  if (result.size() > kMaxStops) body.reject("stop", "at most 16 strings");
+  return result;
+}
+
+std::string read_content(const JsonView& message) {
+  const Json& content = message.value().at("content");
+  if (!content.is_array()) return message.string("content");
+  std::string text;
+  for (const Json& part : content) {
+    const JsonView view(part, message.where() + ".content");
+    if (view.string("type") != "text")
+      usage_error("{}: type \"{}\" is not supported", view.where(), view.string("type"));
+    text += view.string("text");
+  }
+  return text;
+}
+
+OrderedJson read_messages(const JsonView& body) {
+  if (!body.has("messages") || !body.value().at("messages").is_array() || body.value().at("messages").empty()) {
+    body.reject("messages", "an array of messages");
+  }
+  const Json& messages = body.value().at("messages");
+  if (messages.size() > kMaxMessages) body.reject("messages", "at most 4096 messages");
+  OrderedJson result = OrderedJson::array();
+  for (size_t i = 0; i < messages.size(); ++i) {
+    const JsonView message(messages[i], fmt::format("messages[{}]", i));
+    if (!messages[i].is_object()) usage_error("{}: expected an object", message.where());
+    for (const auto& [key, value] : messages[i].items()) {
+      if (key != "role" && key != "content" && key != "name" && !value.is_null()) {
+        usage_error("{}: the field \"{}\" is not supported", message.where(), key);
+      }
+    }
+    const std::string role = message.string("role");
+    result.push_back({{"role", role == "developer" ? "system" : role},
+                      {"content", message.has("content") ? read_content(message) : ""}});
+  }
+  return result;
+}
+
+// A string, an array of strings, an array of ids, or an array of those.
+std::vector<std::vector<int32_t>> read_prompts(const JsonView& body, const Session& session,
+                                               std::vector<std::string>& texts) {
+  if (!body.has("prompt")) body.reject("prompt", "a string or an array");
+  const Json& prompt = body.value().at("prompt");
+  const auto ids_of = [&](const Json& list) {
+    std::vector<int32_t> ids;
+    for (const Json& id : list) {
+      if (!id.is_number_integer()) body.reject("prompt", "a string, strings, ids, or arrays of ids");
+      ids.push_back(static_cast<int32_t>(std::clamp<int64_t>(id.get<int64_t>(), -1, INT32_MAX)));
+    }
+    return ids;
+  };
+  const bool one = prompt.is_string() || (prompt.is_array() && !prompt.empty() && prompt[0].is_number());
+  std::vector<std::vector<int32_t>> result;
+  for (const Json& item : one ? Json::array({prompt}) : prompt) {
+    if (!item.is_string() && !item.is_array()) body.reject("prompt", "a string, strings, ids, or arrays of ids");
+    result.push_back(item.is_string() ? session.encode_text(item.get<std::string>()) : ids_of(item));
+    texts.push_back(item.is_string() ? item.get<std::string>() : session.tokenizer().decode(result.back(), true));
+  }
+  if (result.empty()) usage_error("prompt: expected at least one");
+  return result;
+}
+
+void read_logprobs(const JsonView& body, ApiCall& call, SamplingOptions& sampling) {
+  if (call.kind == ApiKind::kText) {
+    call.logprobs = body.has("logprobs");
+    sampling.num_logprobs = call.logprobs ? std::max(int_field(body, "logprobs", 0), 1) : 0;
+    return;
+  }
+  call.logprobs = body.boolean("logprobs", false);
+  if (body.has("top_logprobs") && !call.logprobs) usage_error("top_logprobs: needs \"logprobs\": true");
+  sampling.num_logprobs = call.logprobs ? std::max(int_field(body, "top_logprobs", 0), 1) : 0;
+}
+
+}  // namespace
+
+ApiCall parse_api_call(ApiKind kind, const std::string& text, const Session& session) {
+  const Json document = parse_json(text, "the request");
+  if (!document.is_object()) usage_error("the request: expected a JSON object");
+  const JsonView body(document, "the request");
+  check_fields(body, kind);
+  check_fixed_values(body);
+  ApiCall call;
+  call.kind = kind;
+  call.model = body.string("model", "");
+  call.stream = body.boolean("stream", false);
+  if (body.has("stream_options")) call.include_usage = body.at("stream_options").boolean("include_usage", false);
+  Request request;
+  request.sampling = read_sampling(body, session);
+  read_logprobs(body, call, request.sampling);
+  request.stop = read_stop(body);
+  request.ignore_eos = body.boolean("ignore_eos", false);
+  request.priority = int_field(body, "priority", 0);
+  // Chats end by themselves; a text of no given length is 16 tokens, as the API says.
+  const int fallback = kind == ApiKind::kChat ? session.info().kv_capacity : 16;
+  request.max_tokens =
+      int_field(body, body.has("max_completion_tokens") ? "max_completion_tokens" : "max_tokens", fallback);
+  const int n = int_field(body, "n", 1);
+  if (n < 1 || n > kMaxChoices) usage_error("n: expected 1 to {}, found {}", kMaxChoices, n);
+
+  std::vector<std::vector<int32_t>> prompts;
+  if (kind == ApiKind::kChat) {
+    prompts.push_back(session.encode_chat(read_messages(body)));
+  } else {
+    call.echo = body.boolean("echo", false);
+    prompts = read_prompts(body, session, call.echoed);
+    if (prompts.size() * static_cast<size_t>(n) > kMaxChoices)
+      usage_error("prompt: more than {} answers asked for", kMaxChoices);
+  }
+  for (const auto& prompt : prompts) {
+    request.prompt = prompt;
+    for (int i = 0; i < n; ++i) {
+      call.requests.push_back(request);
+      if (request.sampling.seed) *call.requests.back().sampling.seed += static_cast<uint64_t>(i);
+    }
+  }
+  return call;
+}
+
+}  // namespace edgewise

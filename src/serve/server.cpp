@@ -1,0 +1,221 @@
+#include "serve/server.h"
+
+#include <atomic>
+#include <ctime>
+#include <random>
+
+#include "base/error.h"
+#include "serve/openai_reply.h"
+
+namespace edgewise {
+namespace {
+
+constexpr std::string_view kJson = "application/json";
+
+// One call's answers: collects the choices and writes them, as a stream or as a whole, when they come. Lives until the
+// last callback of the service, whose thread calls it.
+class Answer {
+ public:
+  Answer(ApiCall call, ReplyHead head, std::shared_ptr<HttpReply> reply, const Tokenizer& tokenizer, Metrics& metrics)
+      : call_(std::move(call)),
+        head_(std::move(head)),
+        reply_(std::move(reply)),
+        tokenizer_(tokenizer),
+        metrics_(metrics),
+        completions_(call_.requests.size()),
+        started_(call_.requests.size(), false),
+        sent_tokens_(call_.requests.size(), 0),
+        left_(call_.requests.size()) {}
+
+  const ApiCall& call() const { return call_; }
+
+  bool progress(size_t choice, const Completion& so_far, std::string_view text) {
+    const bool ended = so_far.finish != FinishReason::kNone;
+    if (call_.stream && so_far.finish != FinishReason::kError) stream(choice, so_far, text, ended);
+    if (!ended) return true;
+    metrics_.note(so_far);
+    completions_[choice] = so_far;
+    if (--left_ == 0) finish();
+    return true;
+  }
+
+ private:
+  void stream(size_t choice, const Completion& so_far, std::string_view text, bool ended) {
+    std::string events;
+    if (!std::exchange(stream_open_, true)) reply_->begin("text/event-stream");
+    if (!started_[choice]) events += first_event(call_, head_, choice);
+    started_[choice] = true;
+    const bool new_logprobs = call_.logprobs && so_far.logprobs.size() > sent_tokens_[choice];
+    if (!text.empty() || (ended && new_logprobs)) {
+      events += text_event(call_, head_, choice, so_far, sent_tokens_[choice], text, tokenizer_);
+      sent_tokens_[choice] = so_far.tokens.size();
+    }
+    if (ended) events += last_event(call_, head_, choice, so_far);
+    if (!events.empty()) reply_->write(std::move(events));
+  }
+
+  void finish() {
+    for (const Completion& completion : completions_) {
+      if (completion.finish != FinishReason::kError) continue;
+      if (!stream_open_) return reply_->send(500, kJson, error_body(completion.error, "server_error"));
+      reply_->write(error_event(completion));
+      return reply_->end();
+    }
+    if (!call_.stream) return reply_->send(200, kJson, reply_body(call_, head_, completions_, tokenizer_));
+    std::string events = call_.include_usage ? usage_event(call_, head_, completions_) : "";
+    events += kDoneEvent;
+    reply_->write(std::move(events));
+    reply_->end();
+  }
+
+  const ApiCall call_;
+  const ReplyHead head_;
+  const std::shared_ptr<HttpReply> reply_;
+  const Tokenizer& tokenizer_;
+  Metrics& metrics_;
+  std::vector<Completion> completions_;
+  std::vector<bool> started_;
+  std::vector<size_t> sent_tokens_;
+  size_t left_;
+  bool stream_open_ = false;
+};
+
+std::string fresh_id(ApiKind kind) {
+  static std::atomic<uint64_t> count{(uint64_t{std::random_device{}()} << 32)};
+  return fmt::format("{}-{:016x}", kind == ApiKind::kChat ? "chatcmpl" : "cmpl", ++count);
+}
+
+// Takes as long for every wrong key.
+bool same_key(std::string_view given, std::string_view expected) {
+  size_t difference = given.size() ^ expected.size();
+  for (size_t i = 0; i < given.size(); ++i) {
+    difference |= static_cast<unsigned char>(given[i]) ^ static_cast<unsigned char>(expected[i % expected.size()]);
+  }
+  return difference == 0;
+}
+
+int status_of(ErrorKind kind) {
+  switch (kind) {
+    case ErrorKind::kUsage:
+    case ErrorKind::kBadFile:  // the body is the file
+    case ErrorKind::kUnsupported:
+      return 400;
+    case ErrorKind::kBusy:
+      return 429;
+    default:
+      return 500;
+  }
+}
+
+}  // namespace
+
+ApiServer::ApiServer(Session& session, const ServeOptions& options)
+    : session_(session),
+      options_(options),
+      http_(options.host, options.port, options.http,
+            [this](const auto& request, const auto& reply) { handle(request, reply); }),
+      service_(session, options.max_waiting) {}
+
+void ApiServer::handle(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply) {
+  try {
+    route(request, reply);
+  } catch (const Error& error) {
+    const int status = status_of(error.kind());
+    const char* type = status == 400 ? "invalid_request_error" : status == 429 ? "rate_limit_error" : "server_error";
+    reply->send(status, kJson, error_body(error.what(), type));
+  } catch (const std::exception& error) {
+    reply->send(500, kJson, error_body(error.what(), "server_error"));
+  }
+}
+
+void ApiServer::route(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply) {
+  const std::string& path = request.path;
+  const auto not_allowed = [&](const char* method) {
+    if (request.method == method) return false;
+    reply->send(405, kJson, error_body(fmt::format("{} takes {}", path, method), "invalid_request_error"));
+    return true;
+  };
+  if (path == "/health") return reply->send(200, kJson, R"({"status": "ok"})");
+  if (path == "/ready") {
+    const bool ready = !http_.draining();
+    return reply->send(ready ? 200 : 503, kJson, ready ? R"({"status": "ready"})" : R"({"status": "draining"})");
+  }
+  if (!authorized(request)) {
+    return reply->send(401, kJson, error_body("the API key is missing or wrong", "authentication_error"));
+  }
+  if (path == "/metrics") return reply->send(200, "text/plain; version=0.0.4", metrics_.text(service_.stats()));
+  if (path == "/v1/models") return reply->send(200, kJson, models());
+  if (path == "/v1/chat/completions") return not_allowed("POST") ? void() : answer(ApiKind::kChat, request, reply);
+  if (path == "/v1/completions") return not_allowed("POST") ? void() : answer(ApiKind::kText, request, reply);
+  if (path == "/tokenize") return not_allowed("POST") ? void() : reply->send(200, kJson, tokenize(request.body));
+  if (path == "/detokenize") return not_allowed("POST") ? void() : reply->send(200, kJson, detokenize(request.body));
+  reply->send(404, kJson, error_body(fmt::format("{}: no such route", path), "invalid_request_error"));
+}
+
+bool ApiServer::authorized(const HttpRequest& request) const {
+  if (options_.api_key.empty()) return true;
+  constexpr std::string_view kBearer = "Bearer ";
+  const std::string_view given = request.authorization;
+  return given.starts_with(kBearer) && same_key(given.substr(kBearer.size()), options_.api_key);
+}
+
+void ApiServer::answer(ApiKind kind, const HttpRequest& request, const std::shared_ptr<HttpReply>& reply) {
+  ApiCall call = parse_api_call(kind, request.body, session_);
+  if (!call.model.empty() && call.model != options_.model) {
+    return reply->send(404, kJson,
+                       error_body(fmt::format("model \"{}\": this server has \"{}\"", call.model, options_.model),
+                                  "invalid_request_error"));
+  }
+  ReplyHead head{fresh_id(kind), options_.model, static_cast<int64_t>(std::time(nullptr))};
+  const auto shared = std::make_shared<Answer>(std::move(call), std::move(head), reply, session_.tokenizer(), metrics_);
+  std::vector<Service::Ticket> tickets;
+  try {
+    for (size_t i = 0; i < shared->call().requests.size(); ++i) {
+      tickets.push_back(service_.submit(
+          shared->call().requests[i],
+          [shared, i](const Completion& so_far, std::string_view text) { return shared->progress(i, so_far, text); }));
+    }
+  } catch (const Error&) {
+    for (const Service::Ticket ticket : tickets) service_.cancel(ticket);
+    throw;
+  }
+  reply->on_gone([this, tickets] {
+    for (const Service::Ticket ticket : tickets) service_.cancel(ticket);
+  });
+}
+
+std::string ApiServer::models() const {
+  const OrderedJson model = {{"id", options_.model},
+                             {"object", "model"},
+                             {"created", 0},
+                             {"owned_by", "edgewise"},
+                             {"max_model_len", session_.info().kv_capacity}};
+  return OrderedJson{{"object", "list"}, {"data", OrderedJson::array({model})}}.dump();
+}
+
+// {"prompt" or "text": "...", "add_special_tokens": true} -> {"count", "tokens"}
+std::string ApiServer::tokenize(const std::string& text) const {
+  const Json document = parse_json(text, "the request");
+  const JsonView body(document, "the request");
+  if (!document.is_object()) usage_error("the request: expected a JSON object");
+  const auto ids = session_.tokenizer().encode(body.string(body.has("text") ? "text" : "prompt"),
+                                               body.boolean("add_special_tokens", true));
+  return Json{{"count", ids.size()}, {"tokens", ids}, {"max_model_len", session_.info().kv_capacity}}.dump();
+}
+
+// {"tokens": [...]} -> {"prompt": "..."}
+std::string ApiServer::detokenize(const std::string& text) const {
+  const Json document = parse_json(text, "the request");
+  const JsonView body(document, "the request");
+  if (!document.is_object() || !body.has("tokens") || !document.at("tokens").is_array()) {
+    usage_error("tokens: expected an array of ids");
+  }
+  std::vector<int32_t> ids;
+  for (const Json& id : document.at("tokens")) {
+    if (!id.is_number_integer()) body.reject("tokens", "an array of ids");
+    ids.push_back(static_cast<int32_t>(std::clamp<int64_t>(id.get<int64_t>(), -1, INT32_MAX)));
+  }
+  return Json{{"prompt", session_.tokenizer().decode(ids, false)}}.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+}  // namespace edgewise

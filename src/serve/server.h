@@ -1,0 +1,47 @@
+// The OpenAI-compatible server: routes, keys, and answers on their way.
+#pragma once
+
+#include <string>
+
+#include "runtime/service.h"
+#include "serve/http.h"
+#include "serve/metrics.h"
+#include "serve/openai_request.h"
+
+namespace edgewise {
+
+struct ServeOptions {
+  std::string host = "127.0.0.1";
+  int port = 8000;
+  std::string model;    // the name clients ask for
+  std::string api_key;  // empty: none
+  int max_waiting = 256;
+  std::chrono::seconds grace{30};  // for answers under way after SIGTERM
+  HttpLimits http;
+};
+
+class ApiServer {
+ public:
+  ApiServer(Session& session, const ServeOptions& options);
+  int port() const { return http_.port(); }
+  // Until SIGTERM, SIGINT or stop().
+  void run() { http_.run(options_.grace); }
+  void stop() { http_.stop(); }
+
+ private:
+  void handle(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply);
+  void route(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply);
+  bool authorized(const HttpRequest& request) const;
+  void answer(ApiKind kind, const HttpRequest& request, const std::shared_ptr<HttpReply>& reply);
+  std::string models() const;
+  std::string tokenize(const std::string& body) const;
+  std::string detokenize(const std::string& body) const;
+
+  Session& session_;
+  ServeOptions options_;
+  Metrics metrics_;
+  HttpServer http_;  // outlives the service, whose callbacks write replies
+  Service service_;
+};
+
+}  // namespace edgewise
