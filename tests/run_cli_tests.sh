@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs one Python test of the command line in a virtual environment with numpy that is made once.
+# Runs one Python test of the command line in a virtual environment that is made once.
 # Usage: tests/run_cli_tests.sh build/edgewise cli_test VENV_DIR; "all" runs every one.
 set -euo pipefail
 edgewise=$1 test=$2 venv=$3
@@ -11,12 +11,12 @@ if [ ! -f "$venv/ready" ]; then
     if [ ! -f "$venv/ready" ]; then
       rm -rf "$venv"
       python3 -m venv "$venv"
-      "$venv/bin/pip" install --quiet --disable-pip-version-check numpy
+      "$venv/bin/pip" install --quiet --disable-pip-version-check numpy openai
       touch "$venv/ready"
     fi
   ) 9>"$venv.lock"
 fi
-[ "$test" = all ] && tests=(cli_test prequantized_test) || tests=("$test")
+[ "$test" = all ] && tests=(cli_test prequantized_test server_test) || tests=("$test")
 for name in "${tests[@]}"; do
   PYTHONDONTWRITEBYTECODE=1 "$venv/bin/python" "$here/$name.py" "$edgewise"
 done

@@ -1,0 +1,270 @@
+"""The server as its clients meet it: the official openai package, raw sockets, clients that go away, bad requests.
+
+Usage: server_test.py build/edgewise. Prints "N passed, N failed".
+"""
+import concurrent.futures
+import contextlib
+import json
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import openai
+
+from cli_support import MODEL, Checks, program_from_arguments
+
+KEY = "a-key-for-tests"
+QUESTION = [{"role": "user", "content": "Tell me about Paris"}]
+
+
+class Server:
+    """`edgewise serve` on a free port."""
+
+    def __init__(self, program, engine, *flags, key=KEY):
+        self.process = subprocess.Popen([str(program.path), "serve", str(engine), "--port", "0", "--model_name", "tiny", "--api_key", key,
+                                         *map(str, flags)], stderr=subprocess.PIPE, text=True)
+        for line in self.process.stderr:
+            if found := re.search(r"http://127\.0\.0\.1:(\d+)/v1", line):
+                self.port = int(found[1])
+                break
+        else:
+            raise RuntimeError("the server did not start")
+        self.log = []
+        threading.Thread(target=lambda: self.log.extend(self.process.stderr), daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.client = openai.OpenAI(base_url=self.url + "/v1", api_key=key, max_retries=0, timeout=60)
+
+    def post(self, path, body, key=KEY, method="POST"):
+        """Status and parsed body of a plain request; `body` is JSON or bytes."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data if method == "POST" else None, method=method,
+                                         headers={"Authorization": f"Bearer {key}"} if key else {})
+        try:
+            with urllib.request.urlopen(request, timeout=60) as reply:
+                return reply.status, json.loads(reply.read() or b"null")
+        except urllib.error.HTTPError as error:
+            text = error.read()
+            return error.code, json.loads(text) if text.startswith(b"{") else text
+
+    def metric(self, name):
+        request = urllib.request.Request(self.url + "/metrics", headers={"Authorization": f"Bearer {KEY}"})
+        text = urllib.request.urlopen(request, timeout=60).read().decode()
+        return float(re.search(rf"^edgewise_{name} (\S+)$", text, re.M)[1])
+
+    def wait_for(self, name, value, seconds=10):
+        end = time.time() + seconds
+        while time.time() < end:
+            if self.metric(name) == value:
+                return True
+            time.sleep(0.02)
+        return False
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+
+class ServerTest:
+    def __init__(self, program, work):
+        self.checks = Checks()
+        self.program = program
+        program("export", "--model_dir", MODEL, "--output_dir", work / "onnx")
+        program("build", "--onnxDir", work / "onnx", "--engineDir", work / "engine", "--maxBatchSize", 4, "--maxInputLen", 512,
+                "--maxKVCacheCapacity", 1024, "--kvCachePolicy", "paged", "--optLevel", 0)
+        self.engine = work / "engine"
+        self.server = Server(program, self.engine, "--max_waiting", 8, "--max_body_mb", 1)
+        self.client = self.server.client
+
+    def chat(self, **fields):
+        return self.client.chat.completions.create(**{"model": "tiny", "messages": QUESTION, "temperature": 0, "max_tokens": 24, **fields})
+
+    def rejected(self, what, status, mentions, **fields):
+        try:
+            self.chat(**fields)
+            self.checks.that(False, f"{what}: was answered")
+        except openai.APIStatusError as error:
+            self.checks.that(error.status_code == status and all(m in str(error) for m in mentions),
+                             f"{what}: {error.status_code} {error}, expected {status} and {mentions}")
+
+    def chat_answers(self):
+        answer = self.chat()
+        choice = answer.choices[0]
+        self.checks.that(len(choice.message.content) > 10 and choice.message.role == "assistant", f"an answer: {choice}")
+        self.checks.that(choice.finish_reason in ("stop", "length"), f"finish_reason {choice.finish_reason}")
+        usage = answer.usage
+        self.checks.that(usage.completion_tokens <= 24 and usage.total_tokens == usage.prompt_tokens + usage.completion_tokens, f"{usage}")
+        pieces = list(self.chat(stream=True, stream_options={"include_usage": True}))
+        text = "".join(p.choices[0].delta.content or "" for p in pieces if p.choices)
+        self.checks.that(text == choice.message.content, f"streamed {text!r}, whole {choice.message.content!r}")
+        self.checks.that(pieces[0].choices[0].delta.role == "assistant" and pieces[-1].usage == usage, "role first, usage last")
+        self.checks.that(pieces[-2].choices[0].finish_reason == choice.finish_reason, "finish_reason in the last chunk")
+        stopped = self.chat(stop=[choice.message.content[8:12]])
+        self.checks.that(stopped.choices[0].message.content == choice.message.content[:8] and
+                         stopped.choices[0].finish_reason == "stop", f"stop: {stopped.choices[0]}")
+        parts = self.chat(messages=[{"role": "user", "content": [{"type": "text", "text": "Tell me "}, {"type": "text", "text": "about Paris"}]}])
+        self.checks.that(parts.choices[0].message.content == choice.message.content, "content in parts")
+
+    def sampling(self):
+        wild = {"n": 3, "temperature": 2, "top_p": 1, "seed": 5, "extra_body": {"top_k": 0}}
+        several = self.chat(**wild).choices
+        again = self.chat(**wild).choices
+        self.checks.that([c.index for c in several] == [0, 1, 2] and len({c.message.content for c in several}) > 1, "n differ")
+        self.checks.that([c.message.content for c in several] == [c.message.content for c in again], "a seed repeats them")
+        biased = self.chat(logit_bias={"300": 100}, max_tokens=3, logprobs=True, top_logprobs=2)
+        content = biased.choices[0].logprobs.content
+        self.checks.that(len(content) == 3 and len({t.token for t in content}) == 1 and len(content[0].top_logprobs) == 2, f"{content}")
+        self.checks.that(bytes(content[0].bytes).decode() == content[0].token, "bytes of a token")
+        streamed = [p for p in self.chat(logprobs=True, stream=True) if p.choices[0].logprobs]
+        whole = self.chat(logprobs=True).choices[0].logprobs.content
+        tokens = [t.token for p in streamed for t in p.choices[0].logprobs.content]
+        self.checks.that(tokens == [t.token for t in whole], f"streamed logprobs: {tokens}")
+
+    def completions(self):
+        answer = self.client.completions.create(model="tiny", prompt=["Once upon a time", "The river"], max_tokens=6, temperature=0, echo=True)
+        self.checks.that([c.text[:9] for c in answer.choices] == ["Once upon", "The river"], f"echo: {answer.choices}")
+        ids = self.server.post("/tokenize", {"prompt": "Once upon a time"})[1]["tokens"]
+        by_ids = self.client.completions.create(model="tiny", prompt=ids, max_tokens=6, temperature=0)
+        self.checks.that("Once upon a time" + by_ids.choices[0].text == answer.choices[0].text, "a prompt of ids")
+        text = "".join(p.choices[0].text for p in self.client.completions.create(model="tiny", prompt="Once upon a time", max_tokens=6,
+                                                                               temperature=0, stream=True))
+        self.checks.that(text == by_ids.choices[0].text, "streamed")
+        back = self.server.post("/detokenize", {"tokens": ids})[1]["prompt"]
+        self.checks.that(back == "Once upon a time", f"detokenize: {back!r}")
+        self.checks.that([m.id for m in self.client.models.list()] == ["tiny"], "models")
+
+    def refusals(self):
+        self.rejected("unknown field", 400, ["wings"], extra_body={"wings": 2})
+        self.rejected("no messages", 400, ["messages"], messages=[])
+        self.rejected("bad temperature", 400, ["temperature"], temperature=-1)
+        self.rejected("bad top_p", 400, ["top_p"], top_p=7)
+        self.rejected("temperature of another type", 400, ["temperature"], extra_body={"temperature": "hot"})
+        self.rejected("n too large", 400, ["n:"], n=1000)
+        self.rejected("image", 400, ["image_url"], messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}])
+        self.rejected("tools", 400, ["tools"], tools=[{"type": "function", "function": {"name": "f"}}])
+        self.rejected("response_format", 400, ["response_format"], response_format={"type": "xml"})
+        self.rejected("prompt too long", 400, ["maxInputLen"], messages=[{"role": "user", "content": "word " * 3000}])
+        self.rejected("unknown model", 404, ["gpt-9"], model="gpt-9")
+        self.rejected("token outside the vocabulary", 400, ["logit_bias"], logit_bias={"99999999": 1})
+        post = self.server.post
+        for what, status, got in [
+                ("wrong key", 401, post("/v1/chat/completions", {}, key="wrong")), ("no key", 401, post("/v1/models", None, key="")),
+                ("no JSON", 400, post("/v1/chat/completions", b"{")), ("an array", 400, post("/v1/chat/completions", b"[]")),
+                ("invalid UTF-8", 400, post("/v1/chat/completions", b'{"model": "\xff"}')),
+                ("deep nesting", 400, post("/v1/chat/completions", b"[" * 100000)),
+                ("GET", 405, post("/v1/chat/completions", None, method="GET")), ("no route", 404, post("/v1/wings", {})),
+                ("ids beyond", 400, post("/v1/completions", {"prompt": [99999999]})),
+                ("floats as ids", 400, post("/v1/completions", {"prompt": [1.5]})),
+                ("detokenize text", 400, post("/detokenize", {"tokens": "x"}))]:
+            self.checks.that(got[0] == status, f"{what}: {got}, expected {status}")
+        health = urllib.request.urlopen(self.server.url + "/health", timeout=10)
+        self.checks.that(health.status == 200, "health needs no key")
+        self.chat()  # and it still answers
+
+    def raw_socket(self, data, wait=2.0):
+        with socket.create_connection(("127.0.0.1", self.server.port)) as connection:
+            connection.settimeout(wait)
+            with contextlib.suppress(OSError):
+                connection.sendall(data)
+                return connection.recv(4096)
+        return b""
+
+    def malformed_http(self):
+        for data in [b"\0\1\2\3\r\n\r\n", b"GET\r\n\r\n", b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
+                     b"GET / HTTP/9.9\r\n\r\n", b"GET /" + b"a" * 100000 + b" HTTP/1.1\r\n\r\n",
+                     b"POST /v1/completions HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n{}", b"BREW / HTTP/1.1\r\n\r\n",
+                     b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n"]:
+            self.raw_socket(data, 0.5)
+            self.checks.that(self.server.post("/v1/models", None, method="GET")[0] == 200, f"alive after {data[:40]!r}")
+        reply = self.raw_socket(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n" + b" " * 3000000)
+        self.checks.that(not reply.startswith(b"HTTP/1.1 200"), f"a body too large: {reply[:40]}")
+
+    def clients_that_leave(self):
+        body = {"messages": QUESTION, "max_tokens": 900, "ignore_eos": True, "temperature": 0}
+        for stream in [False, True]:
+            before = self.server.metric("requests_cancelled_total")
+            data = json.dumps({**body, "stream": stream}).encode()
+            with socket.create_connection(("127.0.0.1", self.server.port)) as connection:
+                connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + KEY.encode() +
+                                   b"\r\nContent-Length: " + str(len(data)).encode() + b"\r\n\r\n" + data)
+                self.checks.that(self.server.wait_for("requests_running", 1), "the answer is under way")
+            self.checks.that(self.server.wait_for("requests_cancelled_total", before + 1), f"stream={stream}: a client that left frees its slot")
+        stream = self.chat(max_tokens=900, stream=True, extra_body={"ignore_eos": True})
+        next(iter(stream))
+        stream.close()
+        self.checks.that(self.server.wait_for("requests_running", 0), "a stream that was closed")
+        self.checks.that(self.server.metric("cache_pages") == self.server.metric("cache_pages_available"), "no page is lost")
+
+    def many_at_once(self):
+        questions = [f"Tell me about number {i}" for i in range(10)]
+
+        def ask(question):
+            return self.chat(messages=[{"role": "user", "content": question}]).choices[0].message.content
+        alone = [ask(q) for q in questions]
+        with concurrent.futures.ThreadPoolExecutor(10) as pool:
+            together = list(pool.map(ask, questions))
+        self.checks.that(together == alone, "answers do not depend on company")
+
+        def flood(_):
+            try:
+                self.chat(max_tokens=200, extra_body={"ignore_eos": True})
+                return 200
+            except openai.APIStatusError as error:
+                return error.status_code
+        with concurrent.futures.ThreadPoolExecutor(40) as pool:
+            codes = list(pool.map(flood, range(40)))
+        self.checks.that(set(codes) == {200, 429}, f"a full queue answers 429 at once: {sorted(set(codes))}")
+
+    def prefix_cache(self):
+        system = {"role": "system", "content": "You answer like a captain of an old ship. " * 12}
+        first = self.chat(messages=[system, *QUESTION])
+        second = self.chat(messages=[system, {"role": "user", "content": "Who are you?"}])
+        details = [first.usage.prompt_tokens_details.cached_tokens, second.usage.prompt_tokens_details.cached_tokens]
+        self.checks.that(details[1] >= 64, f"the system prompt comes from the cache: {details}")
+
+    def terminates(self):
+        """SIGTERM lets answers under way end; new requests find nobody."""
+        result = {}
+
+        def ask():
+            result["answer"] = self.chat(max_tokens=300, extra_body={"ignore_eos": True})
+        thread = threading.Thread(target=ask)
+        thread.start()
+        self.server.wait_for("requests_running", 1)
+        code = self.server.stop()
+        thread.join()
+        self.checks.that(code == 0 and result["answer"].usage.completion_tokens == 300, f"exit {code}, {result}")
+        self.checks.that("stopped" in "".join(self.server.log), f"says so: {self.server.log}")
+
+    def starting(self):
+        blocker = socket.socket()
+        blocker.bind(("127.0.0.1", 0))
+        blocker.listen()
+        port = blocker.getsockname()[1]
+        result = self.program.run("serve", self.engine, "--port", port)
+        self.checks.that(result.returncode == 2 and str(port) in result.stderr, f"a taken port: {result.stderr}")
+        self.checks.that(self.program.run("serve", self.engine, "--port", 70000).returncode == 2, "an impossible port")
+
+    def all(self):
+        for part in [self.chat_answers, self.sampling, self.completions, self.refusals, self.malformed_http, self.clients_that_leave,
+                     self.many_at_once, self.prefix_cache, self.starting, self.terminates]:
+            with self.checks.part(part.__name__):
+                part()
+        self.server.process.kill()
+        return self.checks.finish()
+
+
+def main():
+    with tempfile.TemporaryDirectory() as folder:
+        return ServerTest(program_from_arguments(), pathlib.Path(folder)).all()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
