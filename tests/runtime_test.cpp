@@ -128,6 +128,70 @@ TEST_F(RuntimeTest, CancelGivesPagesBack) {
   }
 }
 
+// Greedy or sampled, with drafts the tokens are those without.
+TEST_F(RuntimeTest, DraftsChangeTheSpeedOnly) {
+  std::vector<std::vector<int32_t>> prompts;
+  for (int i = 0; i < 5; ++i) {
+    auto ids = prompt(i, 20 + 9 * i);
+    const auto again = ids;
+    ids.insert(ids.end(), again.begin(), again.end());  // something to look up
+    prompts.push_back(ids);
+  }
+  SamplingOptions sampled;
+  sampled.temperature = 0.7;
+  sampled.repetition_penalty = 1.1;
+  sampled.seed = 3;
+  for (const SamplingOptions& sampling : {SamplingOptions{}, sampled}) {
+    const auto expected = run(5, 64, prompts, sampling);
+    auto l = limits(5, 64);
+    l.draft_tokens = 5;
+    const auto executable = find_backend("cpu").load(graph_, {.max_tokens = l.max_step_tokens,
+                                                              .max_sequences = l.max_sequences,
+                                                              .max_rows = l.max_sequences * 6,
+                                                              .kv_pages = l.kv_pages,
+                                                              .threads = 2});
+    Scheduler scheduler(*executable, l, {});
+    std::vector<std::unique_ptr<Sequence>> sequences;
+    for (const auto& ids : prompts) {
+      sequences.push_back(std::make_unique<Sequence>(ids, sampling, 20, vocabulary_));
+      ASSERT_TRUE(scheduler.submit(*sequences.back()));
+    }
+    finish(scheduler);
+    int drafted = 0;
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      EXPECT_EQ(sequences[i]->tokens, expected[i]) << i;
+      EXPECT_LE(sequences[i]->accepted, sequences[i]->drafted);
+      drafted += sequences[i]->drafted;
+    }
+    EXPECT_GT(drafted, 0);
+  }
+}
+
+TEST(PromptLookup, FindsTheLatestLongestMatch) {
+  std::vector<int32_t> draft;
+  const auto look_up = [&](const std::vector<int32_t>& tokens, int most) {
+    draft.clear();
+    look_up_draft(tokens, most, draft);
+    return draft;
+  };
+  EXPECT_EQ(look_up({1, 2, 3, 4, 1, 2}, 3), (std::vector<int32_t>{3, 4, 1}));
+  EXPECT_EQ(look_up({1, 2, 9, 1, 2, 7, 1, 2}, 1), (std::vector<int32_t>{7}));
+  EXPECT_EQ(look_up({5, 1, 2, 9, 1, 2, 7, 5, 1, 2}, 2), (std::vector<int32_t>{9, 1}));  // three tokens beat two
+  EXPECT_EQ(look_up({7, 7, 7, 7}, 4), (std::vector<int32_t>{7}));
+  EXPECT_EQ(look_up({1, 2, 3}, 4), (std::vector<int32_t>{}));
+  EXPECT_EQ(look_up({}, 4), (std::vector<int32_t>{}));
+}
+
+TEST(PromptLookup, GivesUpWhenDraftsAreWrong) {
+  DraftGauge gauge;
+  EXPECT_TRUE(gauge.pays());
+  for (int i = 0; i < 20; ++i) gauge.note(5, 0);
+  EXPECT_FALSE(gauge.pays());
+  DraftGauge good;
+  for (int i = 0; i < 20; ++i) good.note(5, 3);
+  EXPECT_TRUE(good.pays());
+}
+
 TEST_F(RuntimeTest, SequencesDrivenOutAreComputedAgain) {
   auto l = limits(6, 128);
   l.reserve_whole = false;

@@ -15,6 +15,7 @@ struct InferFlags {
   bool dump_profile = false;
   int warmup = 0;
   int threads = 0;
+  int prompt_lookup = 0;
 };
 
 // Seconds by operator kind and by node, the slowest first.
@@ -39,7 +40,8 @@ OrderedJson profile_document(const Session& session, const std::vector<double>& 
 
 int infer(const InferFlags& flags) {
   if (flags.dump_profile && flags.profile.empty()) usage_error("--dumpProfile needs --profileOutputFile");
-  Session session(flags.engine, {.threads = flags.threads, .profile = flags.dump_profile});
+  Session session(flags.engine,
+                  {.threads = flags.threads, .draft_tokens = flags.prompt_lookup, .profile = flags.dump_profile});
   const RequestFile file = parse_request_file(read_text_file(flags.input), flags.input.string(), session);
   if (file.batch_size > session.info().max_batch_size) {
     fmt::print(stderr, "note: batch_size {} is above the engine's {}; requests beyond it wait for a slot\n",
@@ -77,6 +79,7 @@ void add_infer(Commands& commands) {
   command.add_flag(both_spellings("dumpProfile"), flags->dump_profile, "time every operator");
   add_flag(command, "profileOutputFile", flags->profile, "where --dumpProfile writes, JSON");
   add_flag(command, "warmup", flags->warmup, "answers of the first request that are thrown away beforehand");
+  add_flag(command, "prompt_lookup", flags->prompt_lookup, kPromptLookupHelp);
   add_flag(command, "threads", flags->threads, "CPU threads (0: all cores)");
   commands.on_run(command, [flags] { return infer(*flags); });
 }

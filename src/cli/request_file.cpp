@@ -188,6 +188,10 @@ OrderedJson response_document(const RequestFile& file, const std::vector<Complet
                             {"decode_time_ms", c.decode_seconds * 1e3},
                             {"tokens_per_second", c.decode_seconds > 0 ? (generated - 1) / c.decode_seconds : 0.0},
                             {"output_ids", c.tokens}};
+    if (c.drafted_tokens > 0) {
+      response["drafted_tokens"] = c.drafted_tokens;
+      response["accepted_tokens"] = c.accepted_tokens;
+    }
     if (!c.logprobs.empty()) response["logprobs"] = logprobs_document(c.logprobs);
     if (!c.error.empty()) response["error"] = c.error;
     responses.push_back(std::move(response));

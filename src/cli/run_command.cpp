@@ -14,6 +14,7 @@ namespace edgewise {
 namespace {
 
 struct RunFlags {
+  int prompt_lookup = 0;
   std::string model;
   std::string prompt;
   std::string system;
@@ -59,6 +60,8 @@ void print_speed(const Completion& c) {
   fmt::print(stderr, "[{} prompt tokens, first token after {:.0f} ms; {} tokens, {:.0f} tokens/s; {}]\n",
              c.prompt_tokens, c.prefill_seconds * 1e3, c.tokens.size(),
              c.decode_seconds > 0 ? decoded / c.decode_seconds : 0.0, finish_reason_name(c.finish));
+  if (c.drafted_tokens > 0)
+    fmt::print(stderr, "[{} of {} tokens tried ahead were right]\n", c.accepted_tokens, c.drafted_tokens);
 }
 
 int answer_once(Session& session, const RunFlags& flags, const std::string& prompt) {
@@ -114,7 +117,7 @@ int chat(Session& session, const RunFlags& flags) {
 
 int run(const RunFlags& flags) {
   const auto engine = ensure_engine(flags.model, flags.cache_dir, flags.build.take());
-  Session session(engine, {.threads = flags.threads});
+  Session session(engine, {.threads = flags.threads, .draft_tokens = flags.prompt_lookup});
   if (!flags.prompt.empty()) return answer_once(session, flags, flags.prompt);
   if (::isatty(STDIN_FILENO) != 0) return chat(session, flags);
   std::string text((std::istreambuf_iterator<char>(std::cin)), std::istreambuf_iterator<char>());
@@ -133,6 +136,7 @@ void add_run(Commands& commands) {
   command.add_option("prompt", flags->prompt, "the prompt; else standard input, else an interactive chat");
   add_flag(command, "system", flags->system, "system prompt");
   add_flag(command, "max_tokens", flags->max_tokens, "longest answer");
+  add_flag(command, "prompt_lookup", flags->prompt_lookup, kPromptLookupHelp);
   command.add_option(both_spellings("temperature"), flags->temperature,
                      "0 is greedy (default: the model's recommendation)");
   command.add_option(both_spellings("top_p"), flags->top_p, "nucleus sampling");

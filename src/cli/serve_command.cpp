@@ -18,6 +18,7 @@ struct ServeFlags {
   int max_body_mb = 8;
   int reply_timeout = 600;
   int grace = 30;
+  int prompt_lookup = 0;
 };
 
 // "out/engine/" is served as "engine".
@@ -39,7 +40,7 @@ int serve(ServeFlags& flags) {
   options.http.reply_timeout = std::chrono::seconds(flags.reply_timeout);
   options.grace = std::chrono::seconds(flags.grace);
   const auto engine = ensure_engine(flags.model, flags.cache_dir, flags.build.take());
-  Session session(engine, {.threads = flags.threads, .protect_decoding = true});
+  Session session(engine, {.threads = flags.threads, .draft_tokens = flags.prompt_lookup, .protect_decoding = true});
   ApiServer server(session, options);
   if (options.host != "127.0.0.1" && options.host != "localhost" && options.host != "::1" && options.api_key.empty()) {
     fmt::print(stderr, "warning: anyone who reaches {} may use this server; --api_key asks for a key\n", options.host);
@@ -70,6 +71,7 @@ void add_serve(Commands& commands) {
   add_flag(command, "reply_timeout", flags->reply_timeout, "seconds an answer may take");
   add_flag(command, "grace", flags->grace, "seconds for answers under way when the server is told to end");
   add_flag(command, "cache_dir", flags->cache_dir, "where exported and built stages are kept");
+  add_flag(command, "prompt_lookup", flags->prompt_lookup, kPromptLookupHelp);
   add_flag(command, "threads", flags->threads, "CPU threads (0: all cores)");
   add_build_flags(command, flags->build);
   commands.on_run(command, [flags] { return serve(*flags); });

@@ -37,6 +37,8 @@ struct Completion {
   int prompt_tokens = 0;
   int cached_tokens = 0;  // of the prompt, found in the prefix cache
   int preemptions = 0;
+  int drafted_tokens = 0;             // tried ahead of the model
+  int accepted_tokens = 0;            // of those, what the model said too
   std::vector<double> token_seconds;  // when each token was there, since admission
   double queue_seconds = 0;           // from submission to admission
   double prefill_seconds = 0;         // from admission to the first token

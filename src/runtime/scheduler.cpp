@@ -26,15 +26,16 @@ Scheduler::Scheduler(Executable& executable, const SchedulerLimits& limits, std:
       budget_(limits.max_step_tokens) {
   check_internal(limits.kv_pages * kPageTokens >= limits.kv_capacity, "the cache must hold a sequence");
   const auto sequences = static_cast<size_t>(limits.max_sequences);
+  const size_t rows = sequences * static_cast<size_t>(limits.draft_tokens + 1);
   const auto step_tokens = static_cast<size_t>(limits.max_step_tokens);
   running_.reserve(sequences);
   tokens_.reserve(step_tokens);
   positions_.reserve(step_tokens);
   slices_.reserve(sequences);
   sliced_.reserve(sequences);
-  rows_.reserve(sequences);
-  row_owners_.reserve(sequences);
-  logits_.resize(sequences * static_cast<size_t>(limits.vocabulary));
+  rows_.reserve(rows);
+  first_rows_.reserve(sequences);
+  logits_.resize(rows * static_cast<size_t>(limits.vocabulary));
 }
 
 bool Scheduler::submit(Sequence& sequence) {
@@ -42,6 +43,7 @@ bool Scheduler::submit(Sequence& sequence) {
   check_internal(sequence.prompt_length + sequence.max_tokens <= limits_.kv_capacity, "a sequence must fit the cache");
   if (waiting() >= limits_.max_waiting) return false;
   sequence.arrival = ++arrivals_;
+  sequence.draft.reserve(static_cast<size_t>(limits_.draft_tokens));
   waiting_.reserve(waiting_.size() + static_cast<size_t>(limits_.max_sequences) +
                    1);  // who runs may have to wait again
   insert_in_order(waiting_, sequence);
@@ -64,10 +66,7 @@ StepOutcome Scheduler::step() noexcept {
   const StepOutcome outcome = executable_.run({tokens_, positions_, {}, slices_, rows_}, logits_);
   if (outcome == StepOutcome::kDone) {
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    const auto decoding =
-        std::count_if(sliced_.begin(), sliced_.end(), [](const Sequence* s) { return s->decoding(); });
-    const auto prefilled = static_cast<int>(tokens_.size()) - static_cast<int>(decoding);
-    budget_.note_step(static_cast<int>(decoding), prefilled, seconds);
+    budget_.note_step(decoding_, static_cast<int>(tokens_.size()) - decoding_, seconds);
     commit();
   } else {
     // Nothing of a failed step is kept; its sequences end with an error and give back their pages.
@@ -135,14 +134,16 @@ void Scheduler::plan() noexcept {
   slices_.clear();
   sliced_.clear();
   rows_.clear();
-  row_owners_.clear();
-  // Decoding sequences first: one row each, so a long prompt delays nobody by more than its chunk.
+  first_rows_.clear();
+  // Decoding sequences first, so a long prompt delays nobody by more than its chunk.
   for (Sequence* sequence : running_) {
-    if (sequence->decoding()) add_rows(*sequence, 1);
+    if (!sequence->decoding()) continue;
+    draft(*sequence);
+    add_rows(*sequence, 1 + static_cast<int>(sequence->draft.size()));
   }
-  const auto decoding = static_cast<int>(tokens_.size());
-  int left = limits_.max_step_tokens - decoding;
-  if (limits_.protect_decoding) left = std::min(left, budget_.tokens(decoding));
+  decoding_ = static_cast<int>(tokens_.size());
+  int left = limits_.max_step_tokens - decoding_;
+  if (limits_.protect_decoding) left = std::min(left, budget_.tokens(decoding_));
   for (Sequence* sequence : running_) {
     if (sequence->decoding() || left == 0) continue;
     const int count = std::min(left, sequence->length() - sequence->kv_length);
@@ -151,30 +152,59 @@ void Scheduler::plan() noexcept {
   }
 }
 
+// Tokens to try behind the last one, as far as step, pages and answer have room.
+void Scheduler::draft(Sequence& sequence) noexcept {
+  sequence.draft.clear();
+  if (limits_.draft_tokens == 0 || !sequence.speculate || !sequence.gauge.pays()) return;
+  const int in_step = limits_.max_step_tokens / limits_.max_sequences - 1;
+  const int in_answer = sequence.max_tokens - sequence.generated() - 1;
+  const int most = std::min({limits_.draft_tokens, in_step, in_answer});
+  if (most > 0) look_up_draft(sequence.tokens, most, sequence.draft);
+  if (!cache_.reserve(sequence.pages, sequence.length() + static_cast<int>(sequence.draft.size())))
+    sequence.draft.clear();
+}
+
 void Scheduler::add_rows(Sequence& sequence, int count) noexcept {
   const auto first = static_cast<int32_t>(tokens_.size());
+  const int known = sequence.length() - sequence.kv_length;  // the rest comes from the draft
   for (int i = 0; i < count; ++i) {
-    tokens_.push_back(sequence.tokens[static_cast<size_t>(sequence.kv_length + i)]);
+    tokens_.push_back(i < known ? sequence.tokens[static_cast<size_t>(sequence.kv_length + i)]
+                                : sequence.draft[static_cast<size_t>(i - known)]);
     positions_.push_back(sequence.kv_length + i);
   }
   slices_.push_back({first, count, sequence.kv_length, sequence.length(), sequence.pages, sequence.adapter});
   sliced_.push_back(&sequence);
-  if (sequence.kv_length + count == sequence.length()) {
-    rows_.push_back(first + count - 1);
-    row_owners_.push_back(&sequence);
-  }
+  first_rows_.push_back(count < known ? -1 : static_cast<int32_t>(rows_.size()));
+  for (int i = known - 1; i < count; ++i) rows_.push_back(first + i);
 }
 
 void Scheduler::commit() noexcept {
   for (size_t i = 0; i < slices_.size(); ++i) {
-    sliced_[i]->kv_length += slices_[i].token_count;
-    publish(*sliced_[i]);
+    Sequence& sequence = *sliced_[i];
+    sequence.kv_length = std::min(sequence.kv_length + slices_[i].token_count, sequence.length());
+    if (first_rows_[i] >= 0) sample_rows(sequence, static_cast<size_t>(first_rows_[i]));
+    publish(sequence);
   }
+}
+
+// One token from the model, and another one for as long as the draft had said the same. Each is drawn from the model's
+// own distribution, so drafts change the speed and nothing else.
+void Scheduler::sample_rows(Sequence& sequence, size_t first_row) noexcept {
   const auto vocabulary = static_cast<size_t>(limits_.vocabulary);
-  for (size_t row = 0; row < rows_.size(); ++row) {
-    Sequence& sequence = *row_owners_[row];
-    accept(sequence, sequence.sampler.sample(std::span(logits_).subspan(row * vocabulary, vocabulary)));
+  size_t right = 0;
+  for (;; ++right) {
+    const int32_t token =
+        sequence.sampler.sample(std::span(logits_).subspan((first_row + right) * vocabulary, vocabulary));
+    accept(sequence, token);
+    if (sequence.finished() || right == sequence.draft.size() || token != sequence.draft[right]) break;
+    ++sequence.kv_length;
   }
+  if (sequence.draft.empty()) return;
+  const auto drafted = static_cast<int>(sequence.draft.size());
+  sequence.gauge.note(drafted, static_cast<int>(right));
+  sequence.drafted += drafted;
+  sequence.accepted += static_cast<int>(right);
+  sequence.draft.clear();
 }
 
 void Scheduler::publish(Sequence& sequence) noexcept {

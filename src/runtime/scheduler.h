@@ -19,6 +19,7 @@ struct SchedulerLimits {
   int max_step_tokens = 512;  // decode rows and prefill chunks of one step together
   int kv_capacity = 2048;     // tokens of one sequence
   int kv_pages = 32;
+  int draft_tokens = 0;           // looked up in the text and tried at once for each sequence; 0: none
   bool reserve_whole = true;      // linear policy: a sequence takes the pages of its longest answer when it is admitted
   bool protect_decoding = false;  // prompts get small chunks while others decode; else as much as fits a step
   bool share_prefixes = true;     // sequences that begin alike share full pages, also with those that have left
@@ -70,9 +71,11 @@ class Scheduler {
   void make_room() noexcept;
   void preempt_last() noexcept;
   void plan() noexcept;
+  void draft(Sequence& sequence) noexcept;
   void add_rows(Sequence& sequence, int count) noexcept;
   void commit() noexcept;
   void publish(Sequence& sequence) noexcept;
+  void sample_rows(Sequence& sequence, size_t first_row) noexcept;
   void accept(Sequence& sequence, int32_t token) noexcept;
   void retire() noexcept;
 
@@ -92,7 +95,8 @@ class Scheduler {
   std::vector<SequenceSlice> slices_;
   std::vector<Sequence*> sliced_;
   std::vector<int32_t> rows_;
-  std::vector<Sequence*> row_owners_;
+  std::vector<int32_t> first_rows_;  // of each slice among rows_, -1 for none
+  int decoding_ = 0;                 // tokens of decoding sequences, which come first
   std::vector<float> logits_;
 };
 

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "runtime/prompt_lookup.h"
 #include "runtime/sampler.h"
 
 namespace edgewise {
@@ -23,7 +24,8 @@ struct Sequence {
   bool ignore_end = false;  // end tokens do not end it
   int priority = 0;         // higher ones go first and may push lower ones out for a while
   int32_t adapter = -1;
-  int pin_tokens = 0;  // so many tokens of the prompt stay in the cache for good
+  bool speculate = true;  // take drafts where the scheduler makes some
+  int pin_tokens = 0;     // so many tokens of the prompt stay in the cache for good
   Sampler sampler;
   FinishReason finish = FinishReason::kNone;
 
@@ -33,6 +35,10 @@ struct Sequence {
   int published = 0;      // full pages that others may use
   int cached_tokens = 0;  // of the prompt, found in the cache when the sequence was first admitted
   int preemptions = 0;
+  std::vector<int32_t> draft;  // tokens that this step tries behind the last one
+  DraftGauge gauge;
+  int drafted = 0;   // tokens tried
+  int accepted = 0;  // and found right
   std::vector<int32_t> pages;
   std::chrono::steady_clock::time_point admitted;
   std::chrono::steady_clock::time_point first_token;

@@ -38,25 +38,29 @@ Session::Session(const fs::path& engine_dir, const SessionOptions& options)
       tokenizer_(load_tokenizer(engine_dir)),
       chat_template_(load_chat_template(engine_dir)) {
   const EngineInfo& info = engine_->info;
+  if (options.draft_tokens < 0 || options.draft_tokens > kMostDraftTokens) {
+    usage_error("--prompt_lookup {}: expected 0 to {}", options.draft_tokens, kMostDraftTokens);
+  }
   vocabulary_ = engine_->graph.value(engine_->graph.outputs().at(0)).shape.at(1);
   const int pages_each = (info.kv_capacity + kPageTokens - 1) / kPageTokens;
   limits_.vocabulary = vocabulary_;
   limits_.max_sequences = info.max_batch_size;
-  limits_.max_step_tokens = std::max(info.max_batch_size, std::min(options.max_step_tokens, info.max_input_length));
+  const int rows = info.max_batch_size * (options.draft_tokens + 1);  // of decoding sequences, with logits
+  limits_.max_step_tokens = std::max(rows, std::min(options.max_step_tokens, info.max_input_length));
   limits_.kv_capacity = info.kv_capacity;
   limits_.kv_pages = pages_each * info.max_batch_size;
   limits_.reserve_whole = info.kv_policy == "linear";
+  limits_.draft_tokens = options.draft_tokens;
   limits_.max_waiting = options.max_waiting;
   limits_.share_prefixes = options.share_prefixes;
   limits_.protect_decoding = options.protect_decoding;
-  executable_ =
-      find_backend(info.device)
-          .load(engine_->graph, {.max_tokens = limits_.max_step_tokens,
-                                 .max_sequences = info.max_batch_size,
-                                 .max_rows = options.all_logits ? limits_.max_step_tokens : info.max_batch_size,
-                                 .kv_pages = limits_.kv_pages,
-                                 .kv_dtype = info.kv_dtype,
-                                 .threads = options.threads});
+  executable_ = find_backend(info.device)
+                    .load(engine_->graph, {.max_tokens = limits_.max_step_tokens,
+                                           .max_sequences = info.max_batch_size,
+                                           .max_rows = options.all_logits ? limits_.max_step_tokens : rows,
+                                           .kv_pages = limits_.kv_pages,
+                                           .kv_dtype = info.kv_dtype,
+                                           .threads = options.threads});
   executable_->set_profiling(options.profile);
   read_generation_config(engine_dir);
   scheduler_ = std::make_unique<Scheduler>(*executable_, limits_, end_tokens_);

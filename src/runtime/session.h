@@ -19,6 +19,7 @@ namespace edgewise {
 struct SessionOptions {
   int threads = 0;            // 0: as many as the process may use
   int max_step_tokens = 256;  // prefill chunk
+  int draft_tokens = 0;       // tried at once where the text repeats itself (prompt lookup); 0: none
   int max_waiting = 1 << 20;  // requests beyond those are refused at once
   bool all_logits = false;    // room for the logits of every token of a step, not of each sequence's last one
   bool profile = false;       // time every operator
