@@ -183,6 +183,7 @@ void CheckpointQuantizer::write() {
 
 QuantizeReport CheckpointQuantizer::run() {
   check();
+  report_.experts = spec_.experts;
   for (const std::string& name : checkpoint_.tensor_names())
     report_.bytes_before += checkpoint_.tensor(name).bytes().size();
   quantize_blocks();
