@@ -48,6 +48,10 @@ ServiceStats Service::stats() const {
 }
 
 void Service::loop() {
+  {
+    const std::lock_guard lock(mutex_);
+    read_gauges();
+  }
   while (take_orders()) {
     session_.step();
     end_answers();
@@ -83,12 +87,18 @@ void Service::end_answers() {
     return true;
   });
   under_way_ = active_.size();
+  stats_.generated_tokens = ended_tokens_;
+  for (const auto& [ticket, generation] : active_) stats_.generated_tokens += generation->completion().tokens.size();
+  read_gauges();
+  if (active_.empty() && inbox_.empty()) emptied_.notify_all();
+}
+
+void Service::read_gauges() {
   const Scheduler& scheduler = session_.scheduler();
   stats_.running = scheduler.running();
   stats_.waiting = scheduler.waiting();
   stats_.pages = scheduler.cache().pages();
   stats_.pages_available = scheduler.cache().available();
-  if (active_.empty() && inbox_.empty()) emptied_.notify_all();
 }
 
 void Service::count(const Completion& completion) {
@@ -104,7 +114,7 @@ void Service::count(const Completion& completion) {
   }
   stats_.prompt_tokens += static_cast<uint64_t>(completion.prompt_tokens);
   stats_.cached_tokens += static_cast<uint64_t>(completion.cached_tokens);
-  stats_.generated_tokens += completion.tokens.size();
+  ended_tokens_ += completion.tokens.size();
   stats_.preemptions += static_cast<uint64_t>(completion.preemptions);
 }
 

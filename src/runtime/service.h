@@ -53,6 +53,7 @@ class Service {
   void loop();
   bool take_orders();
   void end_answers();
+  void read_gauges();
   void count(const Completion& completion);
 
   Session& session_;
@@ -67,6 +68,7 @@ class Service {
   std::vector<Ticket> cancelled_;
   ServiceStats stats_;
   size_t under_way_ = 0;
+  uint64_t ended_tokens_ = 0;  // of answers that have ended
 
   Answers active_;  // the loop's own
   std::thread thread_;

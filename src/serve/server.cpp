@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "serve/openai_reply.h"
+#include "serve/page.h"
 
 namespace edgewise {
 namespace {
@@ -135,6 +136,7 @@ void ApiServer::route(const HttpRequest& request, const std::shared_ptr<HttpRepl
     reply->send(405, kJson, error_body(fmt::format("{} takes {}", path, method), "invalid_request_error"));
     return true;
   };
+  if (path == "/") return reply->send(200, "text/html; charset=utf-8", std::string(chat_page()));
   if (path == "/health") return reply->send(200, kJson, R"({"status": "ok"})");
   if (path == "/ready") {
     const bool ready = !http_.draining();
