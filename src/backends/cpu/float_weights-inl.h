@@ -118,6 +118,25 @@ HWY_INLINE void finish_panel(const LinearCall& call, int64_t panel, int token, c
   }
 }
 
+// The kernel that `pick` has for an encoding; none for those that other files multiply.
+template <typename Pick>
+LinearKernel for_encoding(Encoding encoding, Pick pick) {
+  switch (encoding) {
+    case Encoding::kF32:
+      return pick.template operator()<Encoding::kF32>();
+    case Encoding::kF16:
+      return pick.template operator()<Encoding::kF16>();
+    case Encoding::kBF16:
+      return pick.template operator()<Encoding::kBF16>();
+    case Encoding::kF8E4M3:
+      return pick.template operator()<Encoding::kF8E4M3>();
+    case Encoding::kF4E2M1:
+      return pick.template operator()<Encoding::kF4E2M1>();
+    default:
+      return nullptr;
+  }
+}
+
 }  // namespace
 }  // namespace edgewise::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

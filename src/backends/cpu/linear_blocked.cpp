@@ -165,20 +165,7 @@ void blocked(const LinearCall& call) noexcept {
 }
 
 LinearKernel pick(Encoding encoding) {
-  switch (encoding) {
-    case Encoding::kF32:
-      return blocked<Encoding::kF32>;
-    case Encoding::kF16:
-      return blocked<Encoding::kF16>;
-    case Encoding::kBF16:
-      return blocked<Encoding::kBF16>;
-    case Encoding::kF8E4M3:
-      return blocked<Encoding::kF8E4M3>;
-    case Encoding::kF4E2M1:
-      return blocked<Encoding::kF4E2M1>;
-    default:
-      return nullptr;
-  }
+  return for_encoding(encoding, []<Encoding E>() -> LinearKernel { return blocked<E>; });
 }
 
 }  // namespace

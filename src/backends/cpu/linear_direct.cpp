@@ -102,20 +102,7 @@ void linear(const LinearCall& call) noexcept {
 }
 
 LinearKernel pick(Encoding encoding) {
-  switch (encoding) {
-    case Encoding::kF32:
-      return linear<Encoding::kF32>;
-    case Encoding::kF16:
-      return linear<Encoding::kF16>;
-    case Encoding::kBF16:
-      return linear<Encoding::kBF16>;
-    case Encoding::kF8E4M3:
-      return linear<Encoding::kF8E4M3>;
-    case Encoding::kF4E2M1:
-      return linear<Encoding::kF4E2M1>;
-    default:
-      return nullptr;
-  }
+  return for_encoding(encoding, []<Encoding E>() -> LinearKernel { return linear<E>; });
 }
 
 }  // namespace
