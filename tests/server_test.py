@@ -206,12 +206,12 @@ class ServerTest:
         self.checks.that(self.server.metric("cache_pages") == self.server.metric("cache_pages_available"), "no page is lost")
 
     def many_at_once(self):
-        questions = [f"Tell me about number {i}" for i in range(10)]
+        questions = [f"Tell me about number {i}" for i in range(8)]  # as many as may wait
 
         def ask(question):
             return self.chat(messages=[{"role": "user", "content": question}]).choices[0].message.content
         alone = [ask(q) for q in questions]
-        with concurrent.futures.ThreadPoolExecutor(10) as pool:
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
             together = list(pool.map(ask, questions))
         self.checks.that(together == alone, "answers do not depend on company")
 
