@@ -3,6 +3,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "runtime/request_fields.h"
 
 namespace edgewise {
 namespace {
@@ -34,44 +35,6 @@ void check_fields(const JsonView& object, bool is_request) {
   }
 }
 
-// An int field; a number beyond an int stays out of every range that is checked later.
-int int_field(const JsonView& object, const std::string& key, int fallback) {
-  return static_cast<int>(std::clamp<int64_t>(object.integer(key, fallback), INT32_MIN, INT32_MAX));
-}
-
-void read_sampling(const JsonView& object, SamplingOptions& s) {
-  s.temperature = object.number("temperature", s.temperature);
-  s.top_p = object.number("top_p", s.top_p);
-  s.top_k = int_field(object, "top_k", s.top_k);
-  s.min_p = object.number("min_p", s.min_p);
-  s.repetition_penalty = object.number("repetition_penalty", s.repetition_penalty);
-  s.presence_penalty = object.number("presence_penalty", s.presence_penalty);
-  s.frequency_penalty = object.number("frequency_penalty", s.frequency_penalty);
-  s.num_logprobs = int_field(object, "num_logprobs", s.num_logprobs);
-  if (object.has("seed")) s.seed = static_cast<uint64_t>(object.integer("seed"));
-  if (!object.has("logit_bias")) return;
-  const JsonView bias = object.at("logit_bias");
-  if (!bias.value().is_object()) object.reject("logit_bias", "an object of token ids and numbers");
-  for (const auto& [key, value] : bias.value().items()) {
-    if (key.empty() || key.size() > 9 || key.find_first_not_of("0123456789") != std::string::npos ||
-        !value.is_number()) {
-      bias.reject(key, "a token id and a number");
-    }
-    s.logit_bias[std::stoi(key)] = value.get<float>();
-  }
-}
-
-std::vector<std::string> read_stop(const JsonView& object) {
-  if (!object.has("stop")) return {};
-  const Json& stop = object.at("stop").value();
-  std::vector<std::string> result;
-  for (const Json& item : stop.is_array() ? stop : Json::array({stop})) {
-    if (!item.is_string()) object.reject("stop", "a string or an array of strings");
-    result.push_back(item.get<std::string>());
-  }
-  return result;
-}
-
 // Messages with text contents; parts of {"type": "text"} are joined.
 OrderedJson read_messages(const JsonView& object) {
   if (!object.has("messages") || !object.value().at("messages").is_array())
@@ -81,18 +44,7 @@ OrderedJson read_messages(const JsonView& object) {
   const Json& messages = object.value().at("messages");
   for (size_t i = 0; i < messages.size(); ++i) {
     const JsonView message(messages[i], fmt::format("{}: messages[{}]", object.where(), i));
-    std::string content;
-    if (message.has("content") && message.value().at("content").is_array()) {
-      for (const Json& part : message.value().at("content")) {
-        const JsonView view(part, message.where() + ": content");
-        if (view.string("type") != "text")
-          usage_error("{}: type \"{}\" is not supported", view.where(), view.string("type"));
-        content += view.string("text");
-      }
-    } else {
-      content = message.string("content");
-    }
-    result.push_back({{"role", message.string("role")}, {"content", content}});
+    result.push_back({{"role", message.string("role")}, {"content", read_text_content(message)}});
   }
   return result;
 }

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "runtime/request_fields.h"
 
 namespace edgewise {
 namespace {
@@ -48,63 +49,6 @@ void check_fixed_values(const JsonView& body) {
   if (body.has("suffix") && !body.string("suffix").empty()) refuse("suffix", "is not supported");
 }
 
-int int_field(const JsonView& body, const std::string& key, int64_t fallback) {
-  return static_cast<int>(std::clamp<int64_t>(body.integer(key, fallback), INT32_MIN, INT32_MAX));
-}
-
-void read_logit_bias(const JsonView& body, SamplingOptions& options) {
-  if (!body.has("logit_bias")) return;
-  const JsonView bias = body.at("logit_bias");
-  if (!bias.value().is_object()) body.reject("logit_bias", "an object of token ids and numbers");
-  for (const auto& [key, value] : bias.value().items()) {
-    if (key.empty() || key.size() > 9 || key.find_first_not_of("0123456789") != std::string::npos ||
-        !value.is_number()) {
-      bias.reject(key, "a token id and a number");
-    }
-    options.logit_bias[std::stoi(key)] = value.get<float>();
-  }
-}
-
-SamplingOptions read_sampling(const JsonView& body, const Session& session) {
-  SamplingOptions options = session.recommended_sampling();
-  options.temperature = body.number("temperature", options.temperature);
-  options.top_p = body.number("top_p", options.top_p);
-  options.top_k = int_field(body, "top_k", options.top_k);
-  options.min_p = body.number("min_p", options.min_p);
-  options.repetition_penalty = body.number("repetition_penalty", options.repetition_penalty);
-  options.presence_penalty = body.number("presence_penalty", 0);
-  options.frequency_penalty = body.number("frequency_penalty", 0);
-  if (body.has("seed")) options.seed = static_cast<uint64_t>(body.integer("seed"));
-  read_logit_bias(body, options);
-  return options;
-}
-
-std::vector<std::string> read_stop(const JsonView& body) {
-  std::vector<std::string> result;
-  if (!body.has("stop")) return result;
-  const Json& stop = body.value().at("stop");
-  for (const Json& item : stop.is_array() ? stop : Json::array({stop})) {
-    if (!item.is_string() || item.get_ref<const std::string&>().empty())
-      body.reject("stop", "a string or an array of strings");
-    result.push_back(item.get<std::string>());
-  }
-  if (result.size() > kMaxStops) body.reject("stop", "at most 16 strings");
-  return result;
-}
-
-std::string read_content(const JsonView& message) {
-  const Json& content = message.value().at("content");
-  if (!content.is_array()) return message.string("content");
-  std::string text;
-  for (const Json& part : content) {
-    const JsonView view(part, message.where() + ".content");
-    if (view.string("type") != "text")
-      usage_error("{}: type \"{}\" is not supported", view.where(), view.string("type"));
-    text += view.string("text");
-  }
-  return text;
-}
-
 OrderedJson read_messages(const JsonView& body) {
   if (!body.has("messages") || !body.value().at("messages").is_array() || body.value().at("messages").empty()) {
     body.reject("messages", "an array of messages");
@@ -122,7 +66,7 @@ OrderedJson read_messages(const JsonView& body) {
     }
     const std::string role = message.string("role");
     result.push_back({{"role", role == "developer" ? "system" : role},
-                      {"content", message.has("content") ? read_content(message) : ""}});
+                      {"content", message.has("content") ? read_text_content(message) : ""}});
   }
   return result;
 }
@@ -176,9 +120,11 @@ ApiCall parse_api_call(ApiKind kind, const std::string& text, const Session& ses
   call.stream = body.boolean("stream", false);
   if (body.has("stream_options")) call.include_usage = body.at("stream_options").boolean("include_usage", false);
   Request request;
-  request.sampling = read_sampling(body, session);
+  request.sampling = session.recommended_sampling();
+  read_sampling(body, request.sampling);
   read_logprobs(body, call, request.sampling);
   request.stop = read_stop(body);
+  if (request.stop.size() > kMaxStops) body.reject("stop", "at most 16 strings");
   request.ignore_eos = body.boolean("ignore_eos", false);
   request.priority = int_field(body, "priority", 0);
   // Chats end by themselves; a text of no given length is 16 tokens, as the API says.
