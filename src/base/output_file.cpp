@@ -5,8 +5,10 @@
 
 #include <array>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <string>
+#include <system_error>
 
 #include "base/error.h"
 
@@ -107,16 +109,35 @@ OutputDirectory::~OutputDirectory() {
   if (!committed_) fs::remove_all(temporary_, ignored);
 }
 
+// A reader sees the old directory or the new one, never a mixture and never none, whoever else commits at the same
+// time: where one stands the two change places, else ours must be the first.
 void OutputDirectory::commit() {
-  // The old directory leaves under another name, so that a reader sees the old or the new, never a mixture.
+  const auto rename_as = [this](unsigned flags) {
+    return ::renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, final_.c_str(), flags) == 0 ? 0 : errno;
+  };
+  int error = EEXIST;
+  while (error == EEXIST) {
+    error = rename_as(RENAME_EXCHANGE);
+    if (error == ENOENT) error = rename_as(RENAME_NOREPLACE);
+  }
+  if (error == EINVAL || error == ENOSYS) error = replace_in_two_steps();  // a file system without these
+  if (error != 0) {
+    fail(ErrorKind::kIo, "{}: can't rename into place: {}", final_.string(), std::generic_category().message(error));
+  }
+  committed_ = true;
+  std::error_code ignored;
+  fs::remove_all(temporary_, ignored);  // what stood there before
+}
+
+int OutputDirectory::replace_in_two_steps() {
   std::error_code error;
   fs::path old = temporary_;
   old += ".old";
   if (fs::exists(final_)) fs::rename(final_, old, error);
   if (!error) fs::rename(temporary_, final_, error);
-  if (error) fail(ErrorKind::kIo, "{}: can't rename into place: {}", final_.string(), error.message());
-  committed_ = true;
-  fs::remove_all(old, error);
+  std::error_code ignored;
+  fs::remove_all(old, ignored);
+  return error.value();
 }
 
 void write_text_file(const fs::path& path, std::string_view text) {

@@ -49,6 +49,8 @@ class OutputDirectory {
   void commit();
 
  private:
+  int replace_in_two_steps();
+
   std::filesystem::path final_;
   std::filesystem::path temporary_;
   bool committed_ = false;

@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <sys/wait.h>
 #include <unistd.h>
+
+#include <vector>
 
 #include "base/error.h"
 #include "base/mapped_file.h"
@@ -62,6 +65,37 @@ TEST_F(OutputTest, MapsEmptyAndMissingFiles) {
   EXPECT_TRUE(MappedFile::open(directory_ / "empty")->bytes().empty());
   EXPECT_THROW(MappedFile::open(directory_ / "absent"), Error);
   EXPECT_THROW(MappedFile::open(directory_), Error);
+}
+
+// Several processes make the same directory: all succeed, and from the first commit on it is always there.
+TEST_F(OutputTest, ProcessesMayCommitTheSameDirectory) {
+  const fs::path target = directory_ / "shared";
+  std::vector<pid_t> children;
+  for (int child = 0; child < 4; ++child) {
+    const pid_t pid = ::fork();
+    ASSERT_GE(pid, 0);
+    if (pid == 0) {
+      int failures = 0;
+      for (int round = 0; round < 100; ++round) {
+        try {
+          OutputDirectory out(target, "marker");
+          write_text_file(out.path() / "marker", "x");
+          out.commit();
+          failures += !fs::exists(target / "marker");
+        } catch (const std::exception&) {
+          ++failures;
+        }
+      }
+      ::_exit(failures > 0 ? 1 : 0);
+    }
+    children.push_back(pid);
+  }
+  for (const pid_t pid : children) {
+    int status = -1;
+    ASSERT_EQ(::waitpid(pid, &status, 0), pid);
+    EXPECT_EQ(status, 0);
+  }
+  EXPECT_EQ(std::distance(fs::directory_iterator(directory_), fs::directory_iterator()), 1);
 }
 
 }  // namespace
