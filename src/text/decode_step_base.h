@@ -10,12 +10,14 @@
 
 namespace edgewise::tok {
 
-// Stages differ only in the step they open: `Step(next, settings)`.
+// Stages differ only in the step they open, `Step(next, settings)`, and in what they do to a single token,
+// `Step::rewrite(token, settings)`.
 template <typename Step, typename Settings>
 class Stage final : public DecoderStage {
  public:
   explicit Stage(Settings settings) : settings_(std::move(settings)) {}
   std::unique_ptr<DecodeStep> open(DecodeStep& next) const override { return std::make_unique<Step>(next, settings_); }
+  TokenEffect rewrite(std::string& token) const override { return Step::rewrite(token, settings_); }
 
  private:
   Settings settings_;

@@ -33,6 +33,7 @@ class GrowthGuard final : public DecodeStep {
 class Join final : public DecodeStep {
  public:
   Join(DecodeStep& next, None) : next_(next) {}
+  static TokenEffect rewrite(std::string&, const None&) { return TokenEffect::kContext; }
   void text(std::string_view chunk) override {
     if (!first_ && at_start_) next_.text(" ");
     at_start_ = false;
@@ -56,6 +57,11 @@ class Join final : public DecodeStep {
 class ByteLevel final : public WholeTokenStep {
  public:
   ByteLevel(DecodeStep& next, None) : WholeTokenStep(next) {}
+  static TokenEffect rewrite(std::string& token, const None&) {
+    std::string bytes;
+    if (append_symbol_bytes(bytes, token)) token = std::move(bytes);
+    return TokenEffect::kFused;
+  }
   void finish() override {
     flush(true);
     next_.end_token();
@@ -79,6 +85,7 @@ class ByteLevel final : public WholeTokenStep {
 class Fuse final : public DecodeStep {
  public:
   Fuse(DecodeStep& next, None) : next_(next) {}
+  static TokenEffect rewrite(std::string&, const None&) { return TokenEffect::kFused; }
   void text(std::string_view chunk) override { next_.text(chunk); }
   void end_token() override {}
   void finish() override {
@@ -95,6 +102,10 @@ class Fuse final : public DecodeStep {
 class ByteFallback final : public WholeTokenStep {
  public:
   ByteFallback(DecodeStep& next, None) : WholeTokenStep(next) {}
+  static TokenEffect rewrite(std::string& token, const None&) {
+    if (const auto byte = byte_of(token)) token.assign(1, *byte);
+    return TokenEffect::kRewritten;
+  }
   void finish() override {
     flush();
     next_.finish();
@@ -144,6 +155,16 @@ class Strip final : public DecodeStep {
  public:
   Strip(DecodeStep& next, StripSettings settings)
       : next_(next), settings_(std::move(settings)), left_(settings_.start) {}
+  static TokenEffect rewrite(std::string& token, const StripSettings& settings) {
+    const auto is_content = [&](size_t at) { return token.compare(at, settings.content.size(), settings.content) == 0; };
+    for (uint64_t i = 0; i < settings.start && !token.empty() && is_content(0); ++i) {
+      token.erase(0, settings.content.size());
+    }
+    for (uint64_t i = 0; i < settings.stop && token.ends_with(settings.content); ++i) {
+      token.erase(token.size() - settings.content.size());
+    }
+    return TokenEffect::kRewritten;
+  }
   void text(std::string_view chunk) override {
     for (size_t pos = 0; pos < chunk.size();) {
       const size_t start = pos;
@@ -189,6 +210,16 @@ struct ReplaceSettings {
 class Replace final : public DecodeStep {
  public:
   Replace(DecodeStep& next, ReplaceSettings settings) : next_(next), settings_(std::move(settings)) {}
+  static TokenEffect rewrite(std::string& token, const ReplaceSettings& settings) {
+    std::vector<Match> matches;
+    settings.pattern->find_all(token, matches);
+    std::string out;
+    for (const Match& match : matches) {
+      out += match.matched ? settings.content : token.substr(match.begin, match.end - match.begin);
+    }
+    token = std::move(out);
+    return TokenEffect::kRewritten;
+  }
   void text(std::string_view chunk) override {
     pending_ += chunk;
     const std::string* literal = settings_.pattern->literal_text();
@@ -242,6 +273,17 @@ struct MetaspaceSettings {
 class Metaspace final : public DecodeStep {
  public:
   Metaspace(DecodeStep& next, MetaspaceSettings settings) : next_(next), settings_(std::move(settings)) {}
+  static TokenEffect rewrite(std::string& token, const MetaspaceSettings& settings) {
+    std::string out;
+    for (size_t pos = 0; pos < token.size();) {
+      const size_t at = std::min(token.find(settings.replacement, pos), token.size());
+      out.append(token, pos, at - pos);
+      if (at < token.size()) out += ' ';
+      pos = at + settings.replacement.size();
+    }
+    token = std::move(out);
+    return TokenEffect::kRewritten;
+  }
   void text(std::string_view chunk) override {
     for (size_t pos = 0; pos < chunk.size();) {
       const size_t at = std::min(chunk.find(settings_.replacement, pos), chunk.size());

@@ -45,6 +45,7 @@ struct WordPieceSettings {
 class WordPiece final : public WholeTokenStep {
  public:
   WordPiece(DecodeStep& next, WordPieceSettings settings) : WholeTokenStep(next), settings_(std::move(settings)) {}
+  static TokenEffect rewrite(std::string&, const WordPieceSettings&) { return TokenEffect::kContext; }
 
  private:
   void whole(std::string& token) override {
@@ -67,6 +68,7 @@ class WordPiece final : public WholeTokenStep {
 class Bpe final : public WholeTokenStep {
  public:
   Bpe(DecodeStep& next, std::string suffix) : WholeTokenStep(next), suffix_(std::move(suffix)) {}
+  static TokenEffect rewrite(std::string&, const std::string&) { return TokenEffect::kContext; }
   void finish() override {
     flush("");
     next_.finish();
@@ -96,6 +98,7 @@ struct CtcSettings {
 class Ctc final : public WholeTokenStep {
  public:
   Ctc(DecodeStep& next, CtcSettings settings) : WholeTokenStep(next), settings_(std::move(settings)) {}
+  static TokenEffect rewrite(std::string&, const CtcSettings&) { return TokenEffect::kContext; }
 
  private:
   void whole(std::string& token) override {

@@ -1,6 +1,7 @@
 #include "text/decoder.h"
 
 #include "base/error.h"
+#include "base/error.h"
 #include "text/decode_steps.h"
 
 namespace edgewise::tok {
@@ -41,6 +42,18 @@ std::unique_ptr<DecodeStream> Decoder::open() const {
   }
   if (stages_.empty()) push(make_growth_guard(*next, &stream->consumed_));
   return stream;
+}
+
+std::string Decoder::token_bytes(std::string token) const {
+  for (const auto& stage : stages_) {
+    const TokenEffect effect = stage->rewrite(token);
+    if (effect == TokenEffect::kFused) break;
+    if (effect == TokenEffect::kContext) {
+      unsupported("this tokenizer's decoder makes the text of a token depend on its neighbours: such a vocabulary has no "
+                  "bytes for each token");
+    }
+  }
+  return token;
 }
 
 }  // namespace edgewise::tok

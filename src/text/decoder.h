@@ -32,10 +32,19 @@ class TextCollector final : public DecodeStep {
   std::string collected_;
 };
 
+// How a stage treats a single token, seen apart from its neighbours.
+enum class TokenEffect {
+  kRewritten,  // the token is now what the stage makes of it
+  kFused,      // tokens are joined from here on: later stages see only the ends of the text
+  kContext,    // the outcome depends on the neighbours
+};
+
 class DecoderStage {
  public:
   virtual ~DecoderStage() = default;
   virtual std::unique_ptr<DecodeStep> open(DecodeStep& next) const = 0;
+  // What this stage makes of one token in the middle of a text.
+  virtual TokenEffect rewrite(std::string& token) const = 0;
 };
 
 // The steps of one stream, which holds on to its input's size to bound its output.
@@ -61,6 +70,9 @@ class Decoder {
   explicit Decoder(const JsonView& view);
 
   std::unique_ptr<DecodeStream> open() const;
+  // The bytes that `token` stands for in the middle of a text, whole characters or not. Throws
+  // Error(kUnsupported) when they depend on the tokens around it.
+  std::string token_bytes(std::string token) const;
 
  private:
   void read(const JsonView& view);

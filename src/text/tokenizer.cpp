@@ -188,4 +188,10 @@ bool Tokenizer::is_special(int32_t id) const {
   return token != nullptr && token->special;
 }
 
+std::optional<std::string> Tokenizer::token_bytes(int32_t id) const {
+  const std::string* token = is_special(id) ? nullptr : decoded_token(id, true);
+  if (token == nullptr) return std::nullopt;
+  return parts_->decoder->token_bytes(*token);
+}
+
 }  // namespace edgewise

@@ -46,6 +46,10 @@ class Tokenizer {
   // The token as the vocabulary has it (a leading space may be "Ġ" or "▁").
   std::optional<std::string> id_to_token(int32_t id) const;
   bool is_special(int32_t id) const;
+  // The bytes that the token adds in the middle of a text, not necessarily whole characters ("Ġa" and "▁a" are " a",
+  // "<0x0A>" is a line break); none for special tokens and unused ids. Throws Error(kUnsupported) when the bytes depend
+  // on the tokens around it, as WordPiece's do.
+  std::optional<std::string> token_bytes(int32_t id) const;
 
  private:
   friend class StreamDecoder;
