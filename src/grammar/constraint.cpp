@@ -57,8 +57,8 @@ std::shared_ptr<const CompiledGrammar> GrammarCompiler::compile_json_schema(cons
   return parts_->finish(std::move(pool), std::move(graph));
 }
 
-std::shared_ptr<const CompiledGrammar> GrammarCompiler::compile_json_schema(std::string_view schema,
-                                                                            const JsonSchemaOptions& options) const {
+std::shared_ptr<const CompiledGrammar> GrammarCompiler::compile_json_schema_text(std::string_view schema,
+                                                                                 const JsonSchemaOptions& options) const {
   OrderedJson document;
   try {
     document = parse_ordered_json(schema, "JSON schema");

@@ -55,8 +55,8 @@ class GrammarCompiler {
   // JSON Schema, draft 2020-12; docs in schema_compiler.h. Properties come in the schema's order.
   std::shared_ptr<const CompiledGrammar> compile_json_schema(const OrderedJson& schema,
                                                              const JsonSchemaOptions& options = {}) const;
-  std::shared_ptr<const CompiledGrammar> compile_json_schema(std::string_view schema,
-                                                             const JsonSchemaOptions& options = {}) const;
+  std::shared_ptr<const CompiledGrammar> compile_json_schema_text(std::string_view schema,
+                                                                  const JsonSchemaOptions& options = {}) const;
   // Any JSON object; any JSON value.
   std::shared_ptr<const CompiledGrammar> compile_json_object() const;
   std::shared_ptr<const CompiledGrammar> compile_json_value() const;

@@ -20,7 +20,7 @@ Regex any_escape(RegexPool& pool) {
 
 JsonText::JsonText(RegexPool& pool) {
   const auto regex = [&](std::string_view text) { return parse_pattern(pool, text, utf8_class, PatternScope::kWhole); };
-  space = regex(R"(( |\n {0,20}|\n\t{1,10})?)");
+  space = regex(R"(( |\n {0,40}|\n\t{1,20})?)");
   quote = regex("\"");
   const CodePoints plain{{0x20, '"' - 1}, {'"' + 1, '\\' - 1}, {'\\' + 1, kLastCodePoint}};
   unit = pool.either({utf8_class(pool, plain), any_escape(pool)});
