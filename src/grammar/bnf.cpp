@@ -123,9 +123,9 @@ std::vector<std::vector<bool>> Bnf::left_reach() const {
   return reach;
 }
 
-// `rules` begin with each other. Each of their texts begins with a production `b` of one of them that does not, and goes
-// on with the rests `a` of productions "m ::= j a" until the wanted rule is reached: that chain is read from the left by
-// new rules (j, i), "what makes an i out of a j".
+// `rules` begin with each other. Each of their texts begins with a production `b` of one of them that does not, and
+// goes on with the rests `a` of productions "m ::= j a" until the wanted rule is reached: that chain is read from the
+// left by new rules (j, i), "what makes an i out of a j".
 void Bnf::turn_around(const std::vector<uint32_t>& rules) {
   std::map<std::pair<uint32_t, uint32_t>, uint32_t> chain;
   for (const uint32_t j : rules) {

@@ -30,7 +30,8 @@ struct grammar::CompilerParts {
   }
 
   std::shared_ptr<const CompiledGrammar> finish(std::unique_ptr<RegexPool> own, Graph graph) const {
-    return std::make_shared<const CompiledGrammar>(std::make_unique<Engine>(vocabulary, std::move(own), std::move(graph)));
+    return std::make_shared<const CompiledGrammar>(
+        std::make_unique<Engine>(vocabulary, std::move(own), std::move(graph)));
   }
 
   RegexPool pool;
@@ -57,8 +58,8 @@ std::shared_ptr<const CompiledGrammar> GrammarCompiler::compile_json_schema(cons
   return parts_->finish(std::move(pool), std::move(graph));
 }
 
-std::shared_ptr<const CompiledGrammar> GrammarCompiler::compile_json_schema_text(std::string_view schema,
-                                                                                 const JsonSchemaOptions& options) const {
+std::shared_ptr<const CompiledGrammar> GrammarCompiler::compile_json_schema_text(
+    std::string_view schema, const JsonSchemaOptions& options) const {
   OrderedJson document;
   try {
     document = parse_ordered_json(schema, "JSON schema");
@@ -118,22 +119,23 @@ bool ConstraintState::guarded(const Work& work) noexcept {
 
 bool ConstraintState::fill_mask(std::span<uint64_t> bits) noexcept {
   const bool some = status_ == Status::kRunning && bits.size() >= grammar_->mask_words() && guarded([&] {
-    if (grammar_->engine_->fill_mask(history_.back(), bits.first(grammar_->mask_words()))) return true;
-    fail("the vocabulary has no token for what must come next");
-    return false;
-  });
+                      if (grammar_->engine_->fill_mask(history_.back(), bits.first(grammar_->mask_words())))
+                        return true;
+                      fail("the vocabulary has no token for what must come next");
+                      return false;
+                    });
   std::ranges::fill(some ? bits.subspan(grammar_->mask_words()) : bits, 0);
   return some;
 }
 
 bool ConstraintState::accept(int32_t token) noexcept {
   return status_ == Status::kRunning && guarded([&] {
-    const grammar::Position next = grammar_->engine_->accept(history_.back(), token);
-    if (next == grammar::Parser::kNowhere) return false;
-    history_.push_back(next);
-    if (next == Engine::kEnded) status_ = Status::kFinished;
-    return true;
-  });
+           const grammar::Position next = grammar_->engine_->accept(history_.back(), token);
+           if (next == grammar::Parser::kNowhere) return false;
+           history_.push_back(next);
+           if (next == Engine::kEnded) status_ = Status::kFinished;
+           return true;
+         });
 }
 
 void ConstraintState::rollback(size_t tokens) noexcept {

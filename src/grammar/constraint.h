@@ -19,8 +19,8 @@ class Engine;
 struct CompilerParts;
 }  // namespace grammar
 
-// A grammar for one vocabulary. What is learnt about it while it is used is kept and shared: any number of states in any
-// number of threads may use it, one at a time inside.
+// A grammar for one vocabulary. What is learnt about it while it is used is kept and shared: any number of states in
+// any number of threads may use it, one at a time inside.
 class CompiledGrammar {
  public:
   explicit CompiledGrammar(std::unique_ptr<grammar::Engine> engine);
@@ -40,9 +40,9 @@ struct JsonSchemaOptions {
   bool additional_properties = false;
 };
 
-// All compile functions throw Error(kUsage): with a JSON pointer ("/properties/a/not: the keyword is not supported"), with
-// "position 12" in a regular expression, or with "3:14" (line:column) in a grammar text. Const use from several threads at
-// once needs no lock.
+// All compile functions throw Error(kUsage): with a JSON pointer ("/properties/a/not: the keyword is not supported"),
+// with "position 12" in a regular expression, or with "3:14" (line:column) in a grammar text. Const use from several
+// threads at once needs no lock.
 class GrammarCompiler {
  public:
   // Tokens of the model at or above the tokenizer's vocabulary are never allowed. `end_tokens` are allowed exactly when
@@ -80,8 +80,8 @@ class ConstraintState {
 
   explicit ConstraintState(std::shared_ptr<const CompiledGrammar> grammar);
 
-  // Sets bit t of `bits` (mask_words() long) exactly for the tokens that may come next. False, and no bit, when there are
-  // none: finished or failed.
+  // Sets bit t of `bits` (mask_words() long) exactly for the tokens that may come next. False, and no bit, when there
+  // are none: finished or failed.
   bool fill_mask(std::span<uint64_t> bits) noexcept;
   // Appends the token; false, and nothing changes, when the grammar does not allow it.
   bool accept(int32_t token) noexcept;

@@ -120,7 +120,8 @@ NodeId EbnfRules::node(Graph& graph, const Expression& expression, NodeId next) 
     case Kind::kRule:
       return graph.call(expression.id + 1, next);
     case Kind::kSequence:
-      for (auto part = expression.parts.rbegin(); part != expression.parts.rend(); ++part) next = node(graph, *part, next);
+      for (auto part = expression.parts.rbegin(); part != expression.parts.rend(); ++part)
+        next = node(graph, *part, next);
       return next;
     case Kind::kChoice: {
       std::vector<NodeId> options;

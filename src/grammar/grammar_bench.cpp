@@ -1,7 +1,8 @@
 // Measures structured output over a folder of schemas with instances (tests/data/grammar/schemas):
 //   grammar_bench tokenizer.json folder
-// Each schema is compiled; each of its instances is followed token by token, compact and indented, and the mask computed
-// before each token. "first" are the masks of a schema's first instance, when nothing is known about the grammar yet.
+// Each schema is compiled; each of its instances is followed token by token, compact and indented, and the mask
+// computed before each token. "first" are the masks of a schema's first instance, when nothing is known about the
+// grammar yet.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -29,12 +30,15 @@ double microseconds_since(Clock::time_point start) {
 void report(const char* what, std::vector<double> times) {
   if (times.empty()) return;
   std::ranges::sort(times);
-  const auto at = [&](double share) { return times[static_cast<size_t>(share * static_cast<double>(times.size() - 1))]; };
+  const auto at = [&](double share) {
+    return times[static_cast<size_t>(share * static_cast<double>(times.size() - 1))];
+  };
   double sum = 0;
   for (const double time : times) sum += time;
-  fmt::print(R"({{"what": "{}", "count": {}, "mean_us": {:.1f}, "median_us": {:.1f}, "p99_us": {:.1f}, "max_us": {:.1f}}})"
-             "\n",
-             what, times.size(), sum / static_cast<double>(times.size()), at(0.5), at(0.99), times.back());
+  fmt::print(
+      R"({{"what": "{}", "count": {}, "mean_us": {:.1f}, "median_us": {:.1f}, "p99_us": {:.1f}, "max_us": {:.1f}}})"
+      "\n",
+      what, times.size(), sum / static_cast<double>(times.size()), at(0.5), at(0.99), times.back());
 }
 
 struct Times {

@@ -37,8 +37,6 @@ Regex quoted(RegexPool& pool, const JsonText& text, Regex content) {
   return pool.concat({text.quote, content, text.quote});
 }
 
-Regex quoted_literal(RegexPool& pool, std::string_view text) {
-  return pool.literal("\"" + json_spelling(text) + "\"");
-}
+Regex quoted_literal(RegexPool& pool, std::string_view text) { return pool.literal("\"" + json_spelling(text) + "\""); }
 
 }  // namespace edgewise::grammar

@@ -1,5 +1,5 @@
-// The terminals of JSON. Strings without constraints may use every escape; numbers are bounded so that every reader takes
-// them: integers have up to 18 digits, fractions up to 17, exponents up to 2.
+// The terminals of JSON. Strings without constraints may use every escape; numbers are bounded so that every reader
+// takes them: integers have up to 18 digits, fractions up to 17, exponents up to 2.
 #pragma once
 
 #include <string_view>
@@ -11,7 +11,7 @@ namespace edgewise::grammar {
 struct JsonText {
   explicit JsonText(RegexPool& pool);
 
-  Regex space;    // what may stand after { [ , : and before } ]: nothing, a space, or a line break and its indentation
+  Regex space;  // what may stand after { [ , : and before } ]: nothing, a space, or a line break and its indentation
   Regex quote;
   Regex unit;      // a character of a string in any spelling: plain, or as an escape
   Regex key_unit;  // the same in its only spelling (see json_class), for what is compared with other texts

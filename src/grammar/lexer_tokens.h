@@ -25,10 +25,11 @@ struct LexerTokens {
 // Walks the whole tree with `state`.
 LexerTokens scan_tokens(RegexPool& pool, const TokenTrie& trie, Regex state);
 // The same for a state that matches a part of what `base` matches and mostly agrees with it.
-LexerTokens scan_tokens(RegexPool& pool, const TokenTrie& trie, Regex state, Regex base, const LexerTokens& base_tokens);
+LexerTokens scan_tokens(RegexPool& pool, const TokenTrie& trie, Regex state, Regex base,
+                        const LexerTokens& base_tokens);
 
-// The tokens of a string's inside by how many characters they have, for strings of bounded length: `unit` repeated, then
-// the quote. One walk serves all bounds.
+// The tokens of a string's inside by how many characters they have, for strings of bounded length: `unit` repeated,
+// then the quote. One walk serves all bounds.
 class StringTokens {
  public:
   StringTokens(RegexPool& pool, const TokenTrie& trie, Regex unit, Regex quote);

@@ -24,8 +24,8 @@ class MaskMaker {
   void fill(Position position, std::span<uint64_t> bits);
 
  private:
-  static constexpr int kWide = 20;               // a state with as many next bytes is worth remembering
-  static constexpr size_t kWorthRemembering = 500;  // nodes walked for a mask
+  static constexpr int kWide = 20;                             // a state with as many next bytes is worth remembering
+  static constexpr size_t kWorthRemembering = 500;             // nodes walked for a mask
   static constexpr size_t kRememberedBytes = size_t{8} << 20;  // of masks, and as much for lexer states
 
   void compute(Position position, std::span<uint64_t> bits);

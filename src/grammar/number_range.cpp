@@ -63,9 +63,9 @@ class Magnitude {
     if (fraction_.empty()) return strict_ ? digits_.with_point(positive) : digits_.any_fraction();
     std::vector<Regex> options;
     for (size_t i = 0; i < fraction_.size(); ++i) {
-      options.push_back(pool_.concat({digits_.text(fraction_.substr(0, i)),
-                                      digits_.between(static_cast<char>(fraction_[i] + 1), '9'),
-                                      digits_.any(0, kUnbounded)}));
+      options.push_back(
+          pool_.concat({digits_.text(fraction_.substr(0, i)), digits_.between(static_cast<char>(fraction_[i] + 1), '9'),
+                        digits_.any(0, kUnbounded)}));
     }
     options.push_back(pool_.concat(digits_.text(fraction_), strict_ ? positive : digits_.any(0, kUnbounded)));
     return digits_.with_point(pool_.either(std::move(options)));
@@ -80,9 +80,8 @@ class Magnitude {
     for (size_t i = 0; i < fraction_.size(); ++i) {
       const std::string_view head = fraction_.substr(0, i);
       if (i > 0) options.push_back(digits_.text(head));
-      options.push_back(pool_.concat({digits_.text(head),
-                                      digits_.between('0', static_cast<char>(fraction_[i] - 1)),
-                                      digits_.any(0, kUnbounded)}));
+      options.push_back(pool_.concat(
+          {digits_.text(head), digits_.between('0', static_cast<char>(fraction_[i] - 1)), digits_.any(0, kUnbounded)}));
     }
     return pool_.optional(digits_.with_point(pool_.either(std::move(options))));
   }
@@ -175,8 +174,8 @@ Regex bounded_number(RegexPool& pool, const std::vector<Bound>& bounds, uint32_t
   }
   const Regex zero = pool.concat(digits.text("0"), pool.optional(digits.with_point(digits.text("0"))));
   const Regex minus = pool.optional(pool.literal("-"));
-  const Regex syntax = pool.either({max_fraction == 0 ? digits.text("0") : zero,
-                                    pool.concat(minus, pool.either(std::move(positive)))});
+  const Regex syntax =
+      pool.either({max_fraction == 0 ? digits.text("0") : zero, pool.concat(minus, pool.either(std::move(positive)))});
   return within(pool, syntax, bounds);
 }
 

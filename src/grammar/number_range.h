@@ -26,8 +26,8 @@ struct Bound {
 
 // Integers within all bounds, of up to 18 digits.
 Regex bounded_integer(RegexPool& pool, const std::vector<Bound>& bounds);
-// Numbers within all bounds, without exponents and of up to 15 digits: so many survive the way through a double, so that
-// a strict bound stays one for every reader. `max_fraction` limits the digits behind the point.
+// Numbers within all bounds, without exponents and of up to 15 digits: so many survive the way through a double, so
+// that a strict bound stays one for every reader. `max_fraction` limits the digits behind the point.
 Regex bounded_number(RegexPool& pool, const std::vector<Bound>& bounds, uint32_t max_fraction);
 
 }  // namespace edgewise::grammar

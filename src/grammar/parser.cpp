@@ -20,9 +20,7 @@ Position Parser::start() { return close({graph_.start(0), 0, 0}); }
 Stack Parser::push(NodeId node, uint32_t count, Stack parent) {
   if (node == Graph::kReturn) return parent;  // a tail call
   const StackEntry entry{node, count, parent};
-  const auto hash_of = [](const StackEntry& e) {
-    return hash_combine(hash_combine(e.node, e.count), e.parent);
-  };
+  const auto hash_of = [](const StackEntry& e) { return hash_combine(hash_combine(e.node, e.count), e.parent); };
   const uint32_t found = stack_index_.find(hash_of(entry), [&](uint32_t at) { return stacks_[at] == entry; });
   if (found != HashIndex::kNone) return found;
   if (stacks_.size() >= kMaxStacks) usage_error("the grammar's nesting needs too much memory");
@@ -76,8 +74,8 @@ Position Parser::close(StackEntry at) {
     const StackEntry next = closure.open.back();
     closure.open.pop_back();
     const bool repeat = graph_.node(next.node).kind == NodeKind::kRepeat;
-    const uint64_t key = repeat ? ~uint64_t{push(next.node, next.count, next.parent)}
-                                : uint64_t{next.node} << 32 | next.parent;
+    const uint64_t key =
+        repeat ? ~uint64_t{push(next.node, next.count, next.parent)} : uint64_t{next.node} << 32 | next.parent;
     if (!closure.seen.insert(key).second) continue;
     if (closure.seen.size() > kMaxPlaces * 8) usage_error("the grammar is too ambiguous");
     enter(next, closure);

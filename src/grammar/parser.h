@@ -87,7 +87,7 @@ class Parser {
   const Graph& graph_;
   std::vector<StackEntry> stacks_{{}};
   HashIndex stack_index_;
-  std::vector<Position> resumed_{kUnknown};  // by stack
+  std::vector<Position> resumed_{kUnknown};                // by stack
   std::vector<Record> positions_{std::vector<Record>(1)};  // with kNowhere
   HashIndex position_index_;
   std::vector<Place> places_;

@@ -15,15 +15,16 @@ constexpr size_t kMaxText = 65536;
 
 const CodePoints kDigits{{'0', '9'}};
 const CodePoints kWordChars{{'0', '9'}, {'A', 'Z'}, {'_', '_'}, {'a', 'z'}};
-const CodePoints kSpaces{{'\t', '\r'}, {' ', ' '}, {0xA0, 0xA0}, {0x1680, 0x1680}, {0x2000, 0x200A}, {0x2028, 0x2029},
-                         {0x202F, 0x202F}, {0x205F, 0x205F}, {0x3000, 0x3000}, {0xFEFF, 0xFEFF}};
+const CodePoints kSpaces{{'\t', '\r'},     {' ', ' '},       {0xA0, 0xA0},     {0x1680, 0x1680}, {0x2000, 0x200A},
+                         {0x2028, 0x2029}, {0x202F, 0x202F}, {0x205F, 0x205F}, {0x3000, 0x3000}, {0xFEFF, 0xFEFF}};
 const CodePoints kLineBreaks{{'\n', '\n'}, {'\r', '\r'}, {0x2028, 0x2029}};
 
 [[noreturn]] void refuse(size_t pos, std::string_view what) { usage_error("position {}: {}", pos, what); }
 
 class PatternParser {
  public:
-  PatternParser(RegexPool& pool, std::string_view text, CharEncoder encode) : pool_(pool), text_(text), encode_(encode) {}
+  PatternParser(RegexPool& pool, std::string_view text, CharEncoder encode)
+      : pool_(pool), text_(text), encode_(encode) {}
 
   Regex parse(PatternScope scope) {
     if (text_.size() > kMaxText) usage_error("the expression is longer than {} bytes", kMaxText);

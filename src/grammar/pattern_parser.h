@@ -1,6 +1,6 @@
 // Regular expressions as text (the common part of ECMAScript's): classes, \d \w \s, groups, |, * + ? {m,n}, and the
-// anchors ^ and $ at the ends. Without captures there is nothing greedy or lazy; *? means *. Lookaround, backreferences,
-// \b and \p are refused with their position.
+// anchors ^ and $ at the ends. Without captures there is nothing greedy or lazy; *? means *. Lookaround,
+// backreferences, \b and \p are refused with their position.
 #pragma once
 
 #include <string_view>
@@ -21,7 +21,8 @@ enum class PatternScope {
 // Throws Error(kUsage): "position 12: lookahead is not supported".
 Regex parse_pattern(RegexPool& pool, std::string_view text, CharEncoder encode, PatternScope scope);
 
-// A class "[...]" of well-formed `text` that begins at `pos`, which moves behind it; grammar files have the same classes.
+// A class "[...]" of well-formed `text` that begins at `pos`, which moves behind it; grammar files have the same
+// classes.
 CodePoints parse_bracket_class(RegexPool& pool, std::string_view text, size_t& pos);
 
 }  // namespace edgewise::grammar

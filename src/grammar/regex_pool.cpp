@@ -257,11 +257,8 @@ Regex RegexPool::any_of(std::vector<std::string> texts) {
 }
 
 Regex RegexPool::multiple_of(uint32_t divisor, uint32_t remainder) {
-  return intern({.kind = RegexKind::kMultiple,
-                 .nullable = remainder == 0,
-                 .doubtful = false,
-                 .a = divisor,
-                 .b = remainder});
+  return intern(
+      {.kind = RegexKind::kMultiple, .nullable = remainder == 0, .doubtful = false, .a = divisor, .b = remainder});
 }
 
 }  // namespace edgewise::grammar

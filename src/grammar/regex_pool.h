@@ -18,8 +18,8 @@ namespace edgewise::grammar {
 
 using Regex = uint32_t;  // a node of one pool
 
-constexpr Regex kNothing = 0;  // matches no text at all: the dead state
-constexpr Regex kEmpty = 1;    // matches the empty text
+constexpr Regex kNothing = 0;   // matches no text at all: the dead state
+constexpr Regex kEmpty = 1;     // matches the empty text
 constexpr Regex kAnything = 2;  // matches every sequence of bytes
 constexpr uint32_t kUnbounded = ~uint32_t{0};
 

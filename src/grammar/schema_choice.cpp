@@ -50,7 +50,8 @@ bool SchemaCompiler::objects_exclude_each_other(const Shape& left, const Shape& 
                            (in_right != nullptr && possible_types(*in_right, depth) == 0);
     if (forbidden) return true;
     const bool both = is_required(left, name) && is_required(right, name);
-    if (both && in_left != nullptr && in_right != nullptr && exclude_each_other(*in_left, *in_right, depth + 1)) return true;
+    if (both && in_left != nullptr && in_right != nullptr && exclude_each_other(*in_left, *in_right, depth + 1))
+      return true;
   }
   return false;
 }
@@ -84,7 +85,8 @@ void SchemaCompiler::check_exclusive(const SchemaChoice& choice) {
     for (size_t j = i + 1; j < choice.options.size(); ++j) {
       if (exclude_each_other({choice.options[i]}, {choice.options[j]}, 0)) continue;
       refuse_schema(choice.pointer, fmt::format("alternatives {} and {} may both be satisfied, which oneOf forbids; "
-                                                "make them exclusive or use anyOf", i, j));
+                                                "make them exclusive or use anyOf",
+                                                i, j));
     }
   }
 }

@@ -12,7 +12,8 @@ Graph SchemaCompiler::compile() {
   comma_ = pool_.concat(pool_.literal(","), text_.space);
   close_object_ = pool_.concat(text_.space, pool_.literal("}"));
   close_array_ = pool_.concat(text_.space, pool_.literal("]"));
-  if (!document_.is_object() && !document_.is_boolean()) refuse_schema("", "expected a schema: an object, true or false");
+  if (!document_.is_object() && !document_.is_boolean())
+    refuse_schema("", "expected a schema: an object, true or false");
   const RuleId root = graph_.add_rule();
   graph_.set_start(root, graph_.terminal(text_.space, value({{&document_, ""}}, Graph::kReturn)));
   return std::move(graph_);
@@ -196,9 +197,9 @@ NodeId SchemaCompiler::object_members(const std::vector<std::pair<std::string, C
   const NodeId close = graph_.terminal(close_object_, Graph::kReturn);
   const NodeId empty = graph_.terminal(pool_.literal("}"), Graph::kReturn);
   NodeId first = empty;
-  NodeId after = close;             // behind a member: the end, or a comma and more
+  NodeId after = close;              // behind a member: the end, or a comma and more
   std::vector<NodeId> behind_comma;  // what may follow a comma
-  bool can_close = true;            // all required members are written
+  bool can_close = true;             // all required members are written
   if (others) {
     const NodeId loop = graph_.split({});
     const NodeId pair = graph_.terminal(other_key(members), value(*others, loop));

@@ -1,13 +1,13 @@
 // JSON Schema (draft 2020-12) to a grammar.
 //
 // Supported: type, enum, const; properties, required, additionalProperties; items, prefixItems, minItems, maxItems;
-// minLength, maxLength, pattern, format (formats.cpp); minimum, maximum, exclusiveMinimum, exclusiveMaximum; multipleOf up
-// to 1000 and powers of ten below one; allOf, anyOf, oneOf where its alternatives exclude each other; $ref within the
-// document, recursion included. Annotations are ignored, every other keyword is refused.
+// minLength, maxLength, pattern, format (formats.cpp); minimum, maximum, exclusiveMinimum, exclusiveMaximum; multipleOf
+// up to 1000 and powers of ten below one; allOf, anyOf, oneOf where its alternatives exclude each other; $ref within
+// the document, recursion included. Annotations are ignored, every other keyword is refused.
 //
-// Texts: properties in the schema's order, first those of the keywords, then others; between tokens nothing, a space, or a
-// line break and up to 40 spaces (20 tabs), behind { [ , : and before } ] only, and before the value; numbers as in
-// json_text.h.
+// Texts: properties in the schema's order, first those of the keywords, then others; between tokens nothing, a space,
+// or a line break and up to 40 spaces (20 tabs), behind { [ , : and before } ] only, and before the value; numbers as
+// in json_text.h.
 #pragma once
 
 #include <map>
@@ -27,7 +27,11 @@ namespace edgewise::grammar {
 class SchemaCompiler {
  public:
   SchemaCompiler(RegexPool& pool, const JsonText& text, const OrderedJson& document, bool additional_properties)
-      : pool_(pool), text_(text), reader_(document), document_(document), additional_properties_(additional_properties) {}
+      : pool_(pool),
+        text_(text),
+        reader_(document),
+        document_(document),
+        additional_properties_(additional_properties) {}
 
   // Throws Error(kUsage) naming the JSON pointer.
   Graph compile();

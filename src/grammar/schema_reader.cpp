@@ -20,9 +20,28 @@ bool is_annotation(std::string_view key) {
 }
 
 bool is_constraint(std::string_view key) {
-  return is_one_of(key, {"type", "enum", "const", "minLength", "maxLength", "pattern", "format", "minimum", "maximum",
-                         "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "items", "prefixItems", "minItems",
-                         "maxItems", "properties", "required", "additionalProperties", "$ref", "allOf", "anyOf",
+  return is_one_of(key, {"type",
+                         "enum",
+                         "const",
+                         "minLength",
+                         "maxLength",
+                         "pattern",
+                         "format",
+                         "minimum",
+                         "maximum",
+                         "exclusiveMinimum",
+                         "exclusiveMaximum",
+                         "multipleOf",
+                         "items",
+                         "prefixItems",
+                         "minItems",
+                         "maxItems",
+                         "properties",
+                         "required",
+                         "additionalProperties",
+                         "$ref",
+                         "allOf",
+                         "anyOf",
                          "oneOf"});
 }
 
@@ -49,7 +68,10 @@ std::string unescape_pointer(std::string token, const std::string& where) {
       out += next == '0' ? '~' : '/';
     } else if (token[i] == '%') {
       const auto digit = [](char c) {
-        return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+        return c >= '0' && c <= '9'   ? c - '0'
+               : c >= 'a' && c <= 'f' ? c - 'a' + 10
+               : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                      : -1;
       };
       const int high = i + 2 < token.size() ? digit(token[i + 1]) : -1;
       const int low = i + 2 < token.size() ? digit(token[i + 2]) : -1;
@@ -104,8 +126,10 @@ class ShapeReader {
 
   uint8_t read_type_name(const OrderedJson& name, const std::string& pointer) const {
     constexpr std::pair<std::string_view, uint8_t> kNames[] = {
-        {"null", kTypeNull},     {"boolean", kTypeBoolean}, {"integer", kTypeInteger}, {"number", kTypeInteger | kTypeFraction},
-        {"string", kTypeString}, {"array", kTypeArray},     {"object", kTypeObject}};
+        {"null", kTypeNull},       {"boolean", kTypeBoolean},
+        {"integer", kTypeInteger}, {"number", kTypeInteger | kTypeFraction},
+        {"string", kTypeString},   {"array", kTypeArray},
+        {"object", kTypeObject}};
     for (const auto& [known, bits] : kNames) {
       if (name.is_string() && name.get_ref<const std::string&>() == known) return bits;
     }
@@ -149,9 +173,11 @@ class ShapeReader {
   uint32_t count(const char* key, uint32_t fallback) const {
     const OrderedJson* value = find(key);
     if (value == nullptr) return fallback;
-    const bool whole = value->is_number_float() && value->get<double>() == static_cast<double>(static_cast<uint32_t>(
-                                                                               std::clamp(value->get<double>(), 0.0, 4e9)));
-    if (!value->is_number_unsigned() && !whole) refuse_schema(at(key), fmt::format("expected a count, found {}", value->dump()));
+    const bool whole =
+        value->is_number_float() &&
+        value->get<double>() == static_cast<double>(static_cast<uint32_t>(std::clamp(value->get<double>(), 0.0, 4e9)));
+    if (!value->is_number_unsigned() && !whole)
+      refuse_schema(at(key), fmt::format("expected a count, found {}", value->dump()));
     const double number = value->get<double>();
     return number > 4e9 ? ~uint32_t{0} - 1 : static_cast<uint32_t>(number);
   }
@@ -181,7 +207,8 @@ class ShapeReader {
     bound("maximum", false, false);
     bound("exclusiveMaximum", false, true);
     if (const OrderedJson* value = find("multipleOf")) {
-      if (!value->is_number() || value->get<double>() <= 0) refuse_schema(at("multipleOf"), "expected a positive number");
+      if (!value->is_number() || value->get<double>() <= 0)
+        refuse_schema(at("multipleOf"), "expected a positive number");
       shape_.multiples.emplace_back(value, at("multipleOf"));
     }
   }
@@ -234,7 +261,8 @@ class ShapeReader {
       if (others) conjunction.push_back(*others);  // declared elsewhere, so it is one of the others here
     }
     if (own != nullptr) {
-      for (const auto& [name, value] : own->items()) add_property(name, schema(value, child_pointer(at("properties"), name)));
+      for (const auto& [name, value] : own->items())
+        add_property(name, schema(value, child_pointer(at("properties"), name)));
     }
     if (others) {
       if (!shape_.additional) shape_.additional.emplace();
@@ -289,7 +317,8 @@ uint8_t type_of(const OrderedJson& value) {
       return kTypeInteger;
     case OrderedJson::value_t::number_float: {
       const double number = value.get<double>();
-      return number == static_cast<double>(static_cast<int64_t>(std::clamp(number, -1e18, 1e18))) ? kTypeInteger : kTypeFraction;
+      return number == static_cast<double>(static_cast<int64_t>(std::clamp(number, -1e18, 1e18))) ? kTypeInteger
+                                                                                                  : kTypeFraction;
     }
     case OrderedJson::value_t::string:
       return kTypeString;
@@ -313,7 +342,8 @@ SchemaPart SchemaReader::resolve(const SchemaPart& from, const OrderedJson& refe
     const std::string key = unescape_pointer(text.substr(pos, end - pos), where);
     const OrderedJson* next = nullptr;
     if (target.json->is_object() && target.json->contains(key)) next = &target.json->at(key);
-    if (target.json->is_array() && !key.empty() && key.size() < 8 && std::ranges::all_of(key, [](char c) { return c >= '0' && c <= '9'; })) {
+    if (target.json->is_array() && !key.empty() && key.size() < 8 &&
+        std::ranges::all_of(key, [](char c) { return c >= '0' && c <= '9'; })) {
       const size_t index = std::stoul(key);
       if (index < target.json->size()) next = &(*target.json)[index];
     }
@@ -321,7 +351,8 @@ SchemaPart SchemaReader::resolve(const SchemaPart& from, const OrderedJson& refe
     target = {next, child_pointer(target.pointer, key)};
     pos = end + 1;
   }
-  if (!target.json->is_object() && !target.json->is_boolean()) refuse_schema(where, fmt::format("\"{}\" is not a schema", text));
+  if (!target.json->is_object() && !target.json->is_boolean())
+    refuse_schema(where, fmt::format("\"{}\" is not a schema", text));
   return target;
 }
 
@@ -381,7 +412,8 @@ Shape SchemaReader::shape_of(const Conjunction& local_parts, bool guess_types) {
     reader.read();
     hints |= reader.hints();
   }
-  const bool typed = std::ranges::any_of(local_parts, [](const SchemaPart& part) { return part.json->contains("type"); });
+  const bool typed =
+      std::ranges::any_of(local_parts, [](const SchemaPart& part) { return part.json->contains("type"); });
   if (guess_types && !typed && !shape.values && hints != 0) shape.types = hints;
   return shape;
 }

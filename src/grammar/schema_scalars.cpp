@@ -21,7 +21,8 @@ Regex string_of(RegexPool& pool, const JsonText& text, const Shape& shape) {
   const bool plain = shape.patterns.empty() && shape.formats.empty();
   const bool bounded = shape.min_length > 0 || shape.max_length != ~uint32_t{0};
   std::vector<Regex> parts;
-  if (plain || bounded) parts.push_back(pool.repeat(plain ? text.unit : text.key_unit, shape.min_length, shape.max_length));
+  if (plain || bounded)
+    parts.push_back(pool.repeat(plain ? text.unit : text.key_unit, shape.min_length, shape.max_length));
   for (const auto& [pattern, pointer] : shape.patterns) {
     try {
       parts.push_back(parse_pattern(pool, pattern, json_class, PatternScope::kSearch));
@@ -60,7 +61,8 @@ Steps steps_of(const Shape& shape) {
       continue;
     }
     if (!value.fraction.empty() || value.whole.size() > 4 || std::stoul(value.whole) > kMaxDivisor) {
-      refuse_schema(pointer, fmt::format("multipleOf is supported for 1 to {} and for 0.1, 0.01 and so on", kMaxDivisor));
+      refuse_schema(pointer,
+                    fmt::format("multipleOf is supported for 1 to {} and for 0.1, 0.01 and so on", kMaxDivisor));
     }
     out.whole = true;
     if (value.whole != "1") out.divisors.push_back(static_cast<uint32_t>(std::stoul(value.whole)));

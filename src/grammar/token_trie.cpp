@@ -41,7 +41,8 @@ TokenTrie::TokenTrie(const Tokenizer& tokenizer, int32_t vocabulary_size, std::s
       continue;
     }
     const size_t shared = std::ranges::mismatch(bytes, previous).in1 - bytes.begin();
-    for (; path.size() > shared; path.pop_back()) nodes_[path.back()].subtree_end = static_cast<uint32_t>(nodes_.size());
+    for (; path.size() > shared; path.pop_back())
+      nodes_[path.back()].subtree_end = static_cast<uint32_t>(nodes_.size());
     for (size_t i = shared; i < bytes.size(); ++i) {
       path.push_back(static_cast<uint32_t>(nodes_.size()));
       nodes_.push_back({-1, 0, static_cast<uint16_t>(i + 1), static_cast<uint8_t>(bytes[i])});

@@ -1,5 +1,5 @@
-// The bytes of all tokens as a tree, laid out in depth-first order so that a walk is one pass over memory that skips the
-// subtrees it has no use for. Built once for a tokenizer.
+// The bytes of all tokens as a tree, laid out in depth-first order so that a walk is one pass over memory that skips
+// the subtrees it has no use for. Built once for a tokenizer.
 #pragma once
 
 #include <cstdint>

@@ -156,7 +156,9 @@ class Strip final : public DecodeStep {
   Strip(DecodeStep& next, StripSettings settings)
       : next_(next), settings_(std::move(settings)), left_(settings_.start) {}
   static TokenEffect rewrite(std::string& token, const StripSettings& settings) {
-    const auto is_content = [&](size_t at) { return token.compare(at, settings.content.size(), settings.content) == 0; };
+    const auto is_content = [&](size_t at) {
+      return token.compare(at, settings.content.size(), settings.content) == 0;
+    };
     for (uint64_t i = 0; i < settings.start && !token.empty() && is_content(0); ++i) {
       token.erase(0, settings.content.size());
     }

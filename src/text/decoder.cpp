@@ -1,7 +1,6 @@
 #include "text/decoder.h"
 
 #include "base/error.h"
-#include "base/error.h"
 #include "text/decode_steps.h"
 
 namespace edgewise::tok {
@@ -49,8 +48,9 @@ std::string Decoder::token_bytes(std::string token) const {
     const TokenEffect effect = stage->rewrite(token);
     if (effect == TokenEffect::kFused) break;
     if (effect == TokenEffect::kContext) {
-      unsupported("this tokenizer's decoder makes the text of a token depend on its neighbours: such a vocabulary has no "
-                  "bytes for each token");
+      unsupported(
+          "this tokenizer's decoder makes the text of a token depend on its neighbours: such a vocabulary has no "
+          "bytes for each token");
     }
   }
   return token;
