@@ -14,8 +14,8 @@ namespace {
 #define EDGEWISE_TIME R"((?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,6})?(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d))"
 #define EDGEWISE_OCTET R"((?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d))"
 #define EDGEWISE_IPV4 EDGEWISE_OCTET R"((?:\.)" EDGEWISE_OCTET R"(){3})"
-#define EDGEWISE_LABEL R"([A-Za-z0-9](?:[A-Za-z0-9-]{0,30}[A-Za-z0-9])?)"
-#define EDGEWISE_HOST EDGEWISE_LABEL R"((?:\.)" EDGEWISE_LABEL R"(){0,5})"
+#define EDGEWISE_LABEL R"([A-Za-z0-9](?:-?[A-Za-z0-9]){0,24})"
+#define EDGEWISE_HOST EDGEWISE_LABEL R"((?:\.)" EDGEWISE_LABEL R"(){0,4})"
 #define EDGEWISE_H16 "[0-9a-fA-F]{1,4}"
 #define EDGEWISE_URI_CHAR R"((?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2}))"
 
@@ -27,7 +27,7 @@ constexpr std::pair<std::string_view, std::string_view> kFormats[] = {
                  R"((?:T(?:\d{1,4}H(?:\d{1,4}M(?:\d{1,4}S)?)?|\d{1,4}M(?:\d{1,4}S)?|\d{1,4}S))?)"
                  R"(|T(?:\d{1,4}H(?:\d{1,4}M(?:\d{1,4}S)?)?|\d{1,4}M(?:\d{1,4}S)?|\d{1,4}S)))"},
     {"uuid", "[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"},
-    {"email", R"([A-Za-z0-9_+-]{1,16}(?:\.[A-Za-z0-9_+-]{1,15}){0,3}@)" EDGEWISE_HOST},
+    {"email", R"([A-Za-z0-9_+](?:[.-]?[A-Za-z0-9_+]){0,31}@)" EDGEWISE_HOST},
     {"hostname", EDGEWISE_HOST},
     {"ipv4", EDGEWISE_IPV4},
     {"ipv6", "(?:" EDGEWISE_H16 ":){7}" EDGEWISE_H16 "|::(?:" EDGEWISE_H16 "(?::" EDGEWISE_H16 "){0,6})?"

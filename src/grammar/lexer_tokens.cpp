@@ -56,6 +56,31 @@ LexerTokens scan_tokens(RegexPool& pool, const TokenTrie& trie, Regex state, Reg
   return out;
 }
 
+LexerTokens scan_long_tokens(RegexPool& pool, const TokenTrie& trie, Regex state, const LexerTokens& base_tokens) {
+  LexerTokens out = base_tokens;
+  std::erase_if(out.exits, [&](uint32_t node) { return trie.nodes()[node].depth > TokenTrie::kLong; });
+  const auto nodes = trie.long_nodes();
+  for (const auto& [node, index] : nodes) {
+    if (node.token >= 0) clear_bit(out.inside, node.token);
+  }
+  std::vector<Regex> path(trie.max_depth() + 1);
+  path[0] = state;
+  for (uint32_t i = 0; i < nodes.size();) {
+    const auto& [node, index] = nodes[i];
+    const Regex next = pool.after(path[node.depth - 1], node.byte);
+    if (next == kNothing) {
+      i = node.subtree_end;
+      continue;
+    }
+    path[node.depth] = next;
+    if (node.token >= 0) set_bit(out.inside, node.token);
+    const bool goes_on = trie.nodes()[index].subtree_end > index + 1;
+    if (goes_on && node.depth > TokenTrie::kLong && pool.nullable(next)) out.exits.push_back(index);
+    ++i;
+  }
+  return out;
+}
+
 StringTokens::StringTokens(RegexPool& pool, const TokenTrie& trie, Regex unit, Regex quote)
     : unit_(unit), quote_(quote), unbounded_(pool.concat(pool.star(unit), quote)) {
   unbounded_tokens_ = scan_tokens(pool, trie, unbounded_);

@@ -28,6 +28,9 @@ LexerTokens scan_tokens(RegexPool& pool, const TokenTrie& trie, Regex state);
 LexerTokens scan_tokens(RegexPool& pool, const TokenTrie& trie, Regex state, Regex base,
                         const LexerTokens& base_tokens);
 
+// The same for a state for which only tokens of more than TokenTrie::kLong bytes are not as for `base`.
+LexerTokens scan_long_tokens(RegexPool& pool, const TokenTrie& trie, Regex state, const LexerTokens& base_tokens);
+
 // The tokens of a string's inside by how many characters they have, for strings of bounded length: `unit` repeated,
 // then the quote. One walk serves all bounds.
 class StringTokens {

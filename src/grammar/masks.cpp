@@ -81,7 +81,11 @@ LexerTokens MaskMaker::scan(Regex state) {
       return scan_tokens(pool_, *trie_, state, strings->unbounded(), strings->unbounded_tokens());
     }
   }
-  return scan_tokens(pool_, *trie_, state);
+  // A token of 16 bytes cannot tell 17 repetitions from more: all states with larger counts share a walk.
+  const Regex clamped = pool_.clamp_counts(state, TokenTrie::kLong + 1);
+  if (clamped == state) return scan_tokens(pool_, *trie_, state);
+  const LexerTokens base = tokens_of(clamped);
+  return scan_long_tokens(pool_, *trie_, state, base);
 }
 
 void MaskMaker::walk(uint32_t root, Position from, std::span<uint64_t> bits) {

@@ -228,6 +228,26 @@ Regex RegexPool::repeat(Regex operand, uint32_t min, uint32_t max) {
                  .max = max});
 }
 
+// Under an intersection a count decides whether anything matches at all, so those are left alone.
+Regex RegexPool::clamp_counts(Regex regex, uint32_t limit) {
+  const RegexNode node = nodes_[regex];
+  if (node.kind == RegexKind::kRepeat) {
+    const uint32_t max = node.max == kUnbounded ? kUnbounded : std::min(node.max, limit);
+    return repeat(clamp_counts(node.a, limit), std::min(node.min, limit), max);
+  }
+  if (node.kind == RegexKind::kOr) {
+    std::vector<Regex> options(list(node).begin(), list(node).end());
+    for (Regex& option : options) option = clamp_counts(option, limit);
+    return either(std::move(options));
+  }
+  if (node.kind != RegexKind::kConcat) return regex;
+  std::vector<Regex> chain;
+  for (; nodes_[regex].kind == RegexKind::kConcat; regex = nodes_[regex].b) chain.push_back(nodes_[regex].a);
+  Regex result = clamp_counts(regex, limit);
+  for (size_t i = chain.size(); i > 0; --i) result = concat(clamp_counts(chain[i - 1], limit), result);
+  return result;
+}
+
 Regex RegexPool::any_of(std::vector<std::string> texts) {
   std::ranges::sort(texts);
   texts.erase(std::unique(texts.begin(), texts.end()), texts.end());

@@ -77,6 +77,9 @@ class RegexPool {
   bool matches(Regex regex, std::string_view text);
   int live_bytes(Regex state);  // how many bytes may follow
 
+  // An expression that agrees with `regex` on the first `limit` - 1 bytes: no count in it is above `limit`.
+  Regex clamp_counts(Regex regex, uint32_t limit);
+
   // Bounds the work until the next call: an expression can be small and its states enormous.
   void start_work() { effort_ = 0; }
 

@@ -52,6 +52,28 @@ TokenTrie::TokenTrie(const Tokenizer& tokenizer, int32_t vocabulary_size, std::s
     previous = bytes;
   }
   for (const uint32_t node : path) nodes_[node].subtree_end = static_cast<uint32_t>(nodes_.size());
+  collect_long_tokens();
+}
+
+void TokenTrie::collect_long_tokens() {
+  std::vector<bool> leads(nodes_.size());  // to a long token
+  for (size_t i = nodes_.size(); i > 0; --i) {
+    const Node& node = nodes_[i - 1];
+    leads[i - 1] = leads[i - 1] || (node.token >= 0 && node.depth > kLong);
+    if (!leads[i - 1] || node.depth == 1) continue;
+    size_t parent = i - 2;  // the nearest node before that is one byte shorter
+    while (nodes_[parent].depth >= node.depth) --parent;
+    leads[parent] = true;
+  }
+  std::vector<uint32_t> position(nodes_.size() + 1);  // of each node, or of the first one behind it
+  for (size_t i = 0; i < nodes_.size(); ++i) position[i + 1] = position[i] + (leads[i] ? 1 : 0);
+  for (uint32_t i = 0; i < nodes_.size(); ++i) {
+    if (!leads[i]) continue;
+    Node node = nodes_[i];
+    node.subtree_end = position[node.subtree_end];
+    if (node.depth <= kLong) node.token = -1;
+    long_nodes_.push_back({node, i});
+  }
 }
 
 std::string_view TokenTrie::token_bytes(int32_t token) const {

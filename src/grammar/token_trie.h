@@ -28,6 +28,15 @@ class TokenTrie {
 
   // Without a root: the first bytes have depth 1.
   std::span<const Node> nodes() const { return nodes_; }
+
+  // The few tokens of more than kLong bytes once more, as a tree of their own without the others; `index` is the node's
+  // in nodes().
+  static constexpr uint16_t kLong = 16;
+  struct LongNode {
+    Node node;
+    uint32_t index;
+  };
+  std::span<const LongNode> long_nodes() const { return long_nodes_; }
   // Pairs of a token in the tree and another one with the same bytes.
   std::span<const std::pair<int32_t, int32_t>> duplicates() const { return duplicates_; }
   std::string_view token_bytes(int32_t token) const;  // empty for what was left out
@@ -36,9 +45,12 @@ class TokenTrie {
   size_t max_depth() const { return max_depth_; }
 
  private:
+  void collect_long_tokens();
+
   std::string bytes_;  // of all tokens, one behind the other
   std::vector<uint32_t> offsets_;
   std::vector<Node> nodes_;
+  std::vector<LongNode> long_nodes_;
   std::vector<std::pair<int32_t, int32_t>> duplicates_;
   size_t max_depth_ = 0;
 };
