@@ -16,7 +16,7 @@ uint32_t Bnf::add_rule() {
 void Bnf::add(uint32_t rule, Production production) {
   symbols_ += production.size() + 1;
   if (symbols_ > kMaxSymbols) usage_error("the grammar's left recursion is too entangled");
-  if (std::ranges::count(rules_[rule], production) == 0) rules_[rule].push_back(std::move(production));
+  rules_[rule].push_back(std::move(production));
 }
 
 // A terminal that may be empty becomes a rule with an empty production.
@@ -87,14 +87,19 @@ void Bnf::remove_units() {
   const auto is_unit = [](const Production& production) { return production.size() == 1 && !production[0].terminal; };
   std::vector<std::vector<Production>> out(rules_.size());
   for (uint32_t rule = 0; rule < rules_.size(); ++rule) {
-    std::vector<uint32_t> reached{rule};
-    for (size_t i = 0; i < reached.size(); ++i) {
-      for (const Production& production : rules_[reached[i]]) {
+    std::vector<uint32_t> open{rule};
+    std::vector<bool> reached(rules_.size());
+    reached[rule] = true;
+    while (!open.empty()) {
+      const uint32_t from = open.back();
+      open.pop_back();
+      for (const Production& production : rules_[from]) {
+        symbols_ += production.size();
         if (!is_unit(production)) {
           out[rule].push_back(production);
-          symbols_ += production.size();
-        } else if (std::ranges::count(reached, production[0].id) == 0) {
-          reached.push_back(production[0].id);
+        } else if (!reached[production[0].id]) {
+          reached[production[0].id] = true;
+          open.push_back(production[0].id);
         }
       }
       if (symbols_ > kMaxSymbols) usage_error("the grammar's left recursion is too entangled");
@@ -107,16 +112,24 @@ void Bnf::remove_units() {
 
 // Which rules can stand at the very left of each rule.
 std::vector<std::vector<bool>> Bnf::left_reach() const {
+  std::vector<std::vector<uint32_t>> edges(rules_.size());
+  for (uint32_t rule = 0; rule < rules_.size(); ++rule) {
+    for (const Production& production : rules_[rule]) {
+      if (!production[0].terminal) edges[rule].push_back(production[0].id);
+    }
+    std::ranges::sort(edges[rule]);
+    edges[rule].erase(std::unique(edges[rule].begin(), edges[rule].end()), edges[rule].end());
+  }
   std::vector<std::vector<bool>> reach(rules_.size(), std::vector<bool>(rules_.size()));
   for (uint32_t rule = 0; rule < rules_.size(); ++rule) {
     std::vector<uint32_t> open{rule};
     while (!open.empty()) {
       const uint32_t at = open.back();
       open.pop_back();
-      for (const Production& production : rules_[at]) {
-        if (production[0].terminal || reach[rule][production[0].id]) continue;
-        reach[rule][production[0].id] = true;
-        open.push_back(production[0].id);
+      for (const uint32_t next : edges[at]) {
+        if (reach[rule][next]) continue;
+        reach[rule][next] = true;
+        open.push_back(next);
       }
     }
   }

@@ -29,7 +29,7 @@ class Bnf {
 
  private:
   static constexpr size_t kMaxRules = 4000;
-  static constexpr size_t kMaxSymbols = 300000;
+  static constexpr size_t kMaxSymbols = 1000000;
 
   void split_nullable_terminals(RegexPool& pool);
   void shorten();

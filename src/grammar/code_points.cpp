@@ -76,6 +76,8 @@ std::string escape_of(char32_t c) {
 
 CodePoints::CodePoints(std::initializer_list<Range> ranges) : ranges_(ranges) { normalize(); }
 
+CodePoints::CodePoints(std::vector<Range> ranges) : ranges_(std::move(ranges)) { normalize(); }
+
 CodePoints CodePoints::all() { return {{0, kLastCodePoint}}; }
 
 void CodePoints::normalize() {

@@ -20,6 +20,7 @@ class CodePoints {
 
   CodePoints() = default;
   CodePoints(std::initializer_list<Range> ranges);
+  explicit CodePoints(std::vector<Range> ranges);
   static CodePoints all();  // every character; surrogates are none
 
   void add(char32_t first, char32_t last);

@@ -14,7 +14,8 @@
 namespace edgewise::grammar {
 namespace {
 
-constexpr size_t kMaxText = 1 << 20;
+constexpr size_t kMaxText = 1 << 18;
+constexpr size_t kMaxRules = 5000;
 constexpr int kMaxDepth = 100;
 constexpr uint32_t kMaxCount = 100000;
 
@@ -91,6 +92,7 @@ class EbnfParser {
   uint32_t rule_id(std::string_view rule_name, size_t pos) {
     const auto [known, fresh] = ids_.try_emplace(std::string(rule_name), static_cast<uint32_t>(rules_.size()));
     if (fresh) {
+      if (rules_.size() == kMaxRules) refuse(pos, fmt::format("more than {} rules", kMaxRules));
       rules_.emplace_back();
       names_.emplace_back(rule_name);
       first_use_.push_back(pos);

@@ -11,7 +11,9 @@ using Kind = Expression::Kind;
 // Rules without recursion that are small become terminals: most tokens are then decided by the lexer alone. Large ones
 // stay rules, since their inner states would be different ones wherever they are used.
 void EbnfRules::find_terminals() {
-  for (bool changed = true; changed;) {
+  constexpr int kPasses = 50;  // what is terminal at a greater depth stays a rule
+  bool changed = true;
+  for (int pass = 0; changed && pass < kPasses; ++pass) {
     changed = false;
     for (Expression& rule : rules_) {
       if (rule.kind == Kind::kRegex) continue;

@@ -181,22 +181,23 @@ class PatternParser {
   CodePoints bracket() {
     const size_t start = pos_++;
     const bool negative = take('^');
-    CodePoints set;
+    std::vector<CodePoints::Range> ranges;
     while (!take(']')) {
       if (at_end()) refuse(start, "\"[\" without \"]\"");
       const size_t item = pos_;
       const CodePoints first = class_item();
       const bool range = pos_ + 1 < text_.size() && text_[pos_] == '-' && text_[pos_ + 1] != ']';
       if (!range) {
-        set.add(first);
+        ranges.insert(ranges.end(), first.ranges().begin(), first.ranges().end());
         continue;
       }
       ++pos_;
       const CodePoints last = class_item();
       if (!is_single(first) || !is_single(last)) refuse(item, "a range needs a character at either end");
       if (first.ranges()[0].first > last.ranges()[0].first) refuse(item, "the range is out of order");
-      set.add(first.ranges()[0].first, last.ranges()[0].first);
+      ranges.push_back({first.ranges()[0].first, last.ranges()[0].first});
     }
+    const CodePoints set(std::move(ranges));
     return negative ? set.inverted() : set;
   }
 

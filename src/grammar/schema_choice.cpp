@@ -21,6 +21,7 @@ bool is_required(const Shape& shape, const std::string& name) { return std::rang
 }  // namespace
 
 uint8_t SchemaCompiler::possible_types(const Conjunction& schema, int depth) {
+  if (++proof_steps_ > kMaxProofSteps) refuse_schema("", "the alternatives of oneOf take too long to be told apart");
   const FlatSchema flat = reader_.flatten(schema);
   if (flat.never) return 0;
   const Shape shape = SchemaReader::shape_of(flat.parts, false);

@@ -48,6 +48,7 @@ class SchemaCompiler {
   static constexpr int kMaxDepth = 300;
   static constexpr size_t kMaxValues = 20000;
   static constexpr size_t kMaxAlternatives = 1000;
+  static constexpr size_t kMaxProofSteps = 20000;
 
   NodeId value(const Conjunction& schema, NodeId next);
   Value& compile_value(const Conjunction& schema);
@@ -82,6 +83,7 @@ class SchemaCompiler {
   Regex close_array_ = kNothing;
   std::map<Key, std::unique_ptr<Value>> values_;
   int depth_ = 0;
+  size_t proof_steps_ = 0;
 };
 
 // schema_scalars.cpp: all scalars that the shape allows, apart from its `values`; kNothing for none.

@@ -9,6 +9,9 @@ namespace edgewise::grammar {
 namespace {
 
 constexpr size_t kMaxParts = 1000;  // of one conjunction
+constexpr size_t kMaxProperties = 5000;
+constexpr size_t kMaxValues = 20000;
+constexpr size_t kMaxComparisons = 1000000;
 
 bool is_one_of(std::string_view key, std::initializer_list<std::string_view> list) {
   return std::ranges::find(list, key) != list.end();
@@ -148,7 +151,10 @@ class ShapeReader {
   }
 
   void restrict_values(std::vector<const OrderedJson*> values) {
+    if (values.size() > kMaxValues) refuse_schema(at("enum"), fmt::format("more than {} values", kMaxValues));
     if (shape_.values) {
+      if (values.size() * shape_.values->size() > kMaxComparisons)
+        refuse_schema(pointer_, "too many values to compare");
       const auto& before = *shape_.values;
       std::erase_if(values, [&](const OrderedJson* value) {
         return std::ranges::none_of(before, [&](const OrderedJson* other) { return same_value(*value, *other); });
@@ -256,6 +262,9 @@ class ShapeReader {
     if (const OrderedJson* value = find("additionalProperties")) others = schema(*value, at("additionalProperties"));
     const OrderedJson* own = find("properties");
     if (own != nullptr && !own->is_object()) refuse_schema(at("properties"), "expected an object");
+    if (shape_.properties.size() + (own != nullptr ? own->size() : 0) > kMaxProperties) {
+      refuse_schema(pointer_, fmt::format("more than {} properties", kMaxProperties));
+    }
     for (auto& [name, conjunction] : shape_.properties) {
       if (own != nullptr && own->contains(name)) continue;
       if (others) conjunction.push_back(*others);  // declared elsewhere, so it is one of the others here
