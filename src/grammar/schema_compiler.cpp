@@ -180,13 +180,14 @@ NodeId SchemaCompiler::object(const Shape& shape) {
   return object_members(members, shape.required, others);
 }
 
-// The keys that are none of the members'.
+// The keys that are none of the members'. The colon is a terminal of its own, so that within the key the lexer is in
+// the states of any string, whose tokens are known.
 Regex SchemaCompiler::other_key(const std::vector<std::pair<std::string, Conjunction>>& members) {
   std::vector<std::string> names;
   for (const auto& [name, schema] : members) names.push_back(json_spelling(name) + "\"");
   const Regex any = pool_.concat(pool_.star(text_.key_unit), text_.quote);
   const Regex rest = names.empty() ? any : pool_.both({any, pool_.complement(pool_.any_of(std::move(names)))});
-  return pool_.concat({text_.quote, rest, colon_});
+  return pool_.concat(text_.quote, rest);
 }
 
 // Two ways through the members in order: `first` while nothing was written, `next` behind a comma. Optional members may
@@ -202,7 +203,7 @@ NodeId SchemaCompiler::object_members(const std::vector<std::pair<std::string, C
   bool can_close = true;             // all required members are written
   if (others) {
     const NodeId loop = graph_.split({});
-    const NodeId pair = graph_.terminal(other_key(members), value(*others, loop));
+    const NodeId pair = graph_.terminal(other_key(members), graph_.terminal(colon_, value(*others, loop)));
     graph_.set_options(loop, {close, graph_.terminal(comma_, pair)});
     first = graph_.split({empty, pair});
     after = loop;
