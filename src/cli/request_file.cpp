@@ -24,6 +24,7 @@ const std::set<std::string> kFileFields = {"batch_size",
                                            "num_logprobs",
                                            "logit_bias",
                                            "requests",
+                                           "response_format",
                                            "available_lora_weights"};
 const std::set<std::string> kRequestFields = {"messages", "system_prompt", "lora_name", "save_system_prompt_kv_cache"};
 
@@ -57,7 +58,9 @@ int system_prompt_tokens(const Session& session, const OrderedJson& messages, co
   return static_cast<int>(end - prompt.begin());
 }
 
-Request read_request(const JsonView& file, const JsonView& object, const Session& session) {
+// `ordered` is the object once more, with its fields in the order of the file.
+Request read_request(const JsonView& file, const JsonView& object, const OrderedJson& ordered_file,
+                     const OrderedJson& ordered, const Session& session) {
   check_fields(object, true);
   Request request;
   request.sampling = session.recommended_sampling();
@@ -67,6 +70,8 @@ Request read_request(const JsonView& file, const JsonView& object, const Session
   const JsonView& lengths = object.has("max_generate_length") ? object : file;
   request.max_tokens = int_field(lengths, "max_generate_length", 256);
   request.ignore_eos = object.boolean("ignore_eos", file.boolean("ignore_eos", false));
+  if (const auto format = read_response_format(object.has("response_format") ? ordered : ordered_file))
+    request.grammar = session.grammar(*format);
   if (object.has("lora_name") && !object.string("lora_name").empty()) {
     usage_error("lora_name \"{}\": this engine has no adapter of that name", object.string("lora_name"));
   }
@@ -100,6 +105,7 @@ OrderedJson logprobs_document(const std::vector<CompletionToken>& tokens) {
 
 RequestFile parse_request_file(const std::string& text, const std::string& source, const Session& session) {
   const Json document = parse_json(text, source);
+  const OrderedJson ordered = parse_ordered_json(text, source);
   const JsonView file(document, source);
   if (!document.is_object()) bad_file("{}: expected an object with \"requests\"", source);
   if (!file.has("requests") || !document.at("requests").is_array()) file.reject("requests", "an array of requests");
@@ -113,7 +119,7 @@ RequestFile parse_request_file(const std::string& text, const std::string& sourc
     try {
       const JsonView view(requests[i], fmt::format("requests[{}]", i));
       if (!requests[i].is_object()) usage_error("{}: expected an object", view.where());
-      entry.request = read_request(file, view, session);
+      entry.request = read_request(file, view, ordered, ordered.at("requests")[i], session);
     } catch (const Error& error) {
       entry.error = error.what();
     }

@@ -22,6 +22,7 @@ Generation::Generation(const Request& request, int max_tokens, int64_t vocabular
   sequence_.priority = request.priority;
   sequence_.speculate = !with_logprobs_;  // a sampler reports the log probabilities of its last token only
   sequence_.pin_tokens = request.pin_tokens;
+  if (request.grammar) sequence_.constraint = std::make_unique<TokenConstraint>(request.grammar);
   completion_.prompt_tokens = sequence_.prompt_length;
 }
 
@@ -60,7 +61,9 @@ void Generation::finish(StepOutcome outcome) {
   const std::string rest = text_.finish();
   completion_.finish = sequence_.finish;
   if (sequence_.finish == FinishReason::kError) {
-    completion_.error = fmt::format("the step failed: {}", outcome_name(outcome));
+    const bool off_grammar = outcome == StepOutcome::kDone && sequence_.constraint;
+    completion_.error = off_grammar ? "the answer's format: " + sequence_.constraint->state.error()
+                                    : fmt::format("the step failed: {}", outcome_name(outcome));
   }
   completion_.text = text_.text();
   completion_.cached_tokens = sequence_.cached_tokens;

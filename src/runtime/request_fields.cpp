@@ -44,6 +44,41 @@ std::vector<std::string> read_stop(const JsonView& object) {
   return result;
 }
 
+std::optional<AnswerFormat> read_response_format(const OrderedJson& object) {
+  if (!object.contains("response_format") || object["response_format"].is_null()) return std::nullopt;
+  const OrderedJson& format = object["response_format"];
+  const bool typed = format.is_object() && format.contains("type") && format["type"].is_string();
+  const std::string type = typed ? format["type"].get<std::string>() : "";
+  // The field with the text, and what may stand beside it.
+  const auto body = [&](const char* key) -> const OrderedJson& {
+    for (const auto& [name, value] : format.items()) {
+      if (name != "type" && name != key) usage_error("response_format: the field \"{}\" is not supported", name);
+    }
+    if (!format.contains(key)) usage_error("response_format: type \"{}\" needs \"{}\"", type, key);
+    return format[key];
+  };
+  const auto text = [&](const char* key) {
+    const OrderedJson& value = body(key);
+    if (!value.is_string()) usage_error("response_format: {}: expected a string", key);
+    return value.get<std::string>();
+  };
+  if (type == "text") return std::nullopt;
+  if (type == "json_object") return AnswerFormat{AnswerForm::kJsonObject, ""};
+  if (type == "regex") return AnswerFormat{AnswerForm::kRegex, text("regex")};
+  if (type == "grammar") return AnswerFormat{AnswerForm::kEbnf, text("grammar")};
+  if (type != "json_schema") {
+    usage_error("response_format: type: expected \"text\", \"json_object\", \"json_schema\", \"regex\" or \"grammar\"");
+  }
+  const OrderedJson& named = body("json_schema");
+  if (!named.is_object() || !named.contains("schema")) usage_error("response_format: json_schema: needs \"schema\"");
+  for (const auto& [name, value] : named.items()) {
+    // Answers always keep to the schema, strict or not.
+    if (name == "schema" || name == "name" || name == "description" || name == "strict") continue;
+    usage_error("response_format: json_schema: the field \"{}\" is not supported", name);
+  }
+  return AnswerFormat{AnswerForm::kJsonSchema, named["schema"].dump()};
+}
+
 std::string read_text_content(const JsonView& message) {
   if (!message.has("content") || !message.value().at("content").is_array()) return message.string("content");
   std::string text;

@@ -1,10 +1,12 @@
 // The fields that request files and the API write alike. All throw Error(kUsage or kBadFile) naming the field.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "formats/json.h"
+#include "runtime/answer_format.h"
 #include "runtime/sampler.h"
 
 namespace edgewise {
@@ -17,6 +19,11 @@ void read_sampling(const JsonView& object, SamplingOptions& options);
 
 // "stop": a string or an array of strings.
 std::vector<std::string> read_stop(const JsonView& object);
+
+// "response_format": {"type": "text"}, {"type": "json_object"}, {"type": "json_schema", "json_schema": {"schema": {}}},
+// and beyond OpenAI's, {"type": "regex", "regex": ""} and {"type": "grammar", "grammar": ""}. None for text. `object`
+// keeps its order: properties come in the schema's.
+std::optional<AnswerFormat> read_response_format(const OrderedJson& object);
 
 // "content" of a message: a string, or parts of {"type": "text"}, which are joined.
 std::string read_text_content(const JsonView& message);

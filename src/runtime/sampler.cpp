@@ -2,12 +2,24 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <random>
 
 #include "base/error.h"
 
 namespace edgewise {
 namespace {
+
+// Most words of a mask are all ones or all zeros.
+void forbid_others(std::span<float> logits, std::span<const uint64_t> allowed) noexcept {
+  for (size_t word = 0; word < allowed.size(); ++word) {
+    if (allowed[word] == ~uint64_t{0}) continue;
+    const size_t end = std::min(logits.size(), (word + 1) * 64);
+    for (size_t i = word * 64; i < end; ++i) {
+      if ((allowed[word] >> (i & 63) & 1) == 0) logits[i] = -INFINITY;
+    }
+  }
+}
 
 uint64_t split_mix(uint64_t& state) {
   uint64_t z = state += 0x9e3779b97f4a7c15u;
@@ -107,7 +119,9 @@ void Sampler::penalize(std::span<float> logits) const noexcept {
 int32_t Sampler::draw(std::span<const float> logits) noexcept {
   const auto inverse = static_cast<float>(1.0 / options_.temperature);
   const float largest = logits[static_cast<size_t>(argmax(logits))];
-  const auto floor = options_.min_p > 0 ? static_cast<float>(std::log(options_.min_p)) : -INFINITY;
+  // Forbidden tokens, at minus infinity, are below either.
+  const auto floor =
+      options_.min_p > 0 ? static_cast<float>(std::log(options_.min_p)) : std::numeric_limits<float>::lowest();
   candidates_.clear();
   for (size_t i = 0; i < logits.size(); ++i) {
     const float scaled = (logits[i] - largest) * inverse;
@@ -139,12 +153,13 @@ int32_t Sampler::draw(std::span<const float> logits) noexcept {
   return candidates_.back().token;
 }
 
-int32_t Sampler::sample(std::span<float> logits) noexcept {
+int32_t Sampler::sample(std::span<float> logits, std::span<const uint64_t> allowed) noexcept {
   if (options_.num_logprobs > 0) {
     note_logprobs(logits);
     std::copy(logits.begin(), logits.end(), plain_.begin());
   }
   penalize(logits);
+  forbid_others(logits, allowed);
   const int32_t token = options_.temperature == 0 ? argmax(logits) : draw(logits);
   if (options_.num_logprobs > 0) last_logprob_ = plain_[static_cast<size_t>(token)] - log_sum_;
   seen_[static_cast<size_t>(token)] = true;

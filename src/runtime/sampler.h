@@ -35,8 +35,9 @@ class Sampler {
  public:
   Sampler(const SamplingOptions& options, int64_t vocabulary, std::span<const int32_t> prompt);
 
-  // Chooses from `logits` [vocabulary], which it overwrites, and takes the choice into account from then on.
-  int32_t sample(std::span<float> logits) noexcept;
+  // Chooses from `logits` [vocabulary], which it overwrites, and takes the choice into account from then on. `allowed`
+  // has a bit for each token, at least one of them set; empty: any token.
+  int32_t sample(std::span<float> logits, std::span<const uint64_t> allowed = {}) noexcept;
   // Log probability of the last token under the model (before penalties, temperature and truncation), and the
   // num_logprobs most probable tokens. Filled when num_logprobs > 0.
   float last_logprob() const { return last_logprob_; }

@@ -23,7 +23,8 @@ Scheduler::Scheduler(Executable& executable, const SchedulerLimits& limits, std:
       limits_(limits),
       end_tokens_(std::move(end_tokens)),
       cache_(limits.kv_pages, limits.share_prefixes),
-      budget_(limits.max_step_tokens) {
+      budget_(limits.max_step_tokens),
+      masks_(limits.max_sequences) {
   check_internal(limits.kv_pages * kPageTokens >= limits.kv_capacity, "the cache must hold a sequence");
   const auto sequences = static_cast<size_t>(limits.max_sequences);
   const size_t rows = sequences * static_cast<size_t>(limits.draft_tokens + 1);
@@ -42,6 +43,7 @@ bool Scheduler::submit(Sequence& sequence) {
   check_internal(!sequence.tokens.empty(), "a sequence needs a prompt");
   check_internal(sequence.prompt_length + sequence.max_tokens <= limits_.kv_capacity, "a sequence must fit the cache");
   if (waiting() >= limits_.max_waiting) return false;
+  if (sequence.constraint) masks_.launch();
   sequence.arrival = ++arrivals_;
   sequence.draft.reserve(static_cast<size_t>(limits_.draft_tokens));
   waiting_.reserve(waiting_.size() + static_cast<size_t>(limits_.max_sequences) +
@@ -63,7 +65,9 @@ StepOutcome Scheduler::step() noexcept {
   plan();
   if (tokens_.empty()) return StepOutcome::kDone;
   const auto start = std::chrono::steady_clock::now();
+  masks_.start(sliced_);
   const StepOutcome outcome = executable_.run({tokens_, positions_, {}, slices_, rows_}, logits_);
+  masks_.wait();
   if (outcome == StepOutcome::kDone) {
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     budget_.note_step(decoding_, static_cast<int>(tokens_.size()) - decoding_, seconds);
@@ -191,12 +195,17 @@ void Scheduler::commit() noexcept {
 // own distribution, so drafts change the speed and nothing else.
 void Scheduler::sample_rows(Sequence& sequence, size_t first_row) noexcept {
   const auto vocabulary = static_cast<size_t>(limits_.vocabulary);
+  const std::span<const uint64_t> no_mask;
   size_t right = 0;
   for (;; ++right) {
-    const int32_t token =
-        sequence.sampler.sample(std::span(logits_).subspan((first_row + right) * vocabulary, vocabulary));
-    accept(sequence, token);
-    if (sequence.finished() || right == sequence.draft.size() || token != sequence.draft[right]) break;
+    TokenConstraint* const constraint = sequence.constraint.get();
+    if (constraint != nullptr && (right == 0 ? !constraint->usable : !constraint->fill_mask())) {
+      sequence.finish = FinishReason::kError;
+      break;
+    }
+    const auto logits = std::span(logits_).subspan((first_row + right) * vocabulary, vocabulary);
+    accept(sequence, sequence.sampler.sample(logits, constraint != nullptr ? constraint->mask : no_mask));
+    if (sequence.finished() || right == sequence.draft.size() || sequence.tokens.back() != sequence.draft[right]) break;
     ++sequence.kv_length;
   }
   if (sequence.draft.empty()) return;
@@ -223,6 +232,8 @@ void Scheduler::accept(Sequence& sequence, int32_t token) noexcept {
   sequence.last_token = std::chrono::steady_clock::now();
   if (sequence.generated() == 0) sequence.first_token = sequence.last_token;
   sequence.tokens.push_back(token);
+  if (sequence.constraint) sequence.finish = sequence.constraint->accept(token);
+  if (sequence.finished()) return;
   if (!sequence.ignore_end && std::find(end_tokens_.begin(), end_tokens_.end(), token) != end_tokens_.end()) {
     sequence.finish = FinishReason::kStop;
   } else if (sequence.generated() >= sequence.max_tokens) {

@@ -7,6 +7,7 @@
 
 #include "backends/backend.h"
 #include "runtime/kv_cache.h"
+#include "runtime/mask_worker.h"
 #include "runtime/prefill_budget.h"
 #include "runtime/sequence.h"
 
@@ -84,6 +85,7 @@ class Scheduler {
   std::vector<int32_t> end_tokens_;
   KvCache cache_;
   PrefillBudget budget_;
+  MaskWorker masks_;
   uint64_t arrivals_ = 0;
   // Both by priority, then arrival: the first waits for the next slot, the last is the first to leave.
   std::vector<Sequence*> waiting_;

@@ -20,6 +20,12 @@ std::string_view finish_reason_name(FinishReason reason) {
   return "unknown";
 }
 
+FinishReason TokenConstraint::accept(int32_t token) noexcept {
+  const bool ends = state.accept(token) && (state.status() == ConstraintState::Status::kFinished || state.must_end());
+  if (ends) return FinishReason::kStop;
+  return state.status() == ConstraintState::Status::kRunning ? FinishReason::kNone : FinishReason::kError;
+}
+
 Sequence::Sequence(std::vector<int32_t> prompt, const SamplingOptions& sampling, int max_new_tokens, int64_t vocabulary)
     : tokens(std::move(prompt)),
       prompt_length(static_cast<int>(tokens.size())),

@@ -3,9 +3,11 @@
 
 #include <chrono>
 #include <cstdint>
+#include <memory>
 #include <string_view>
 #include <vector>
 
+#include "grammar/constraint.h"
 #include "runtime/prompt_lookup.h"
 #include "runtime/sampler.h"
 
@@ -13,6 +15,20 @@ namespace edgewise {
 
 enum class FinishReason { kNone, kStop, kLength, kCancelled, kError };
 std::string_view finish_reason_name(FinishReason reason);
+
+// What a sequence's answer must be, how far it is, and which tokens may come next.
+struct TokenConstraint {
+  explicit TokenConstraint(std::shared_ptr<const CompiledGrammar> grammar)
+      : mask(grammar->mask_words()), state(std::move(grammar)) {}
+  // False when no token may come next.
+  bool fill_mask() noexcept { return usable = state.fill_mask(mask); }
+  // Whether the answer ends with the token: it is an end token, or nothing can follow it.
+  FinishReason accept(int32_t token) noexcept;
+
+  std::vector<uint64_t> mask;  // of the next token, a bit each
+  bool usable = false;
+  ConstraintState state;
+};
 
 // Owned by whoever submits it, who may read it between steps.
 struct Sequence {
@@ -26,6 +42,7 @@ struct Sequence {
   int32_t adapter = -1;
   bool speculate = true;  // take drafts where the scheduler makes some
   int pin_tokens = 0;     // so many tokens of the prompt stay in the cache for good
+  std::unique_ptr<TokenConstraint> constraint;  // none: any text
   Sampler sampler;
   FinishReason finish = FinishReason::kNone;
 

@@ -63,6 +63,7 @@ Session::Session(const fs::path& engine_dir, const SessionOptions& options)
                                            .threads = options.threads});
   executable_->set_profiling(options.profile);
   read_generation_config(engine_dir);
+  grammars_ = std::make_unique<GrammarCache>(tokenizer_, vocabulary_, end_tokens_);
   scheduler_ = std::make_unique<Scheduler>(*executable_, limits_, end_tokens_);
 }
 

@@ -9,6 +9,7 @@
 
 #include "engine/engine_file.h"
 #include "formats/json.h"
+#include "runtime/answer_format.h"
 #include "runtime/generation.h"
 #include "runtime/scheduler.h"
 #include "text/chat_template.h"
@@ -48,6 +49,9 @@ class Session {
   // Ids of a text as it is, with the special tokens the tokenizer puts around it.
   std::vector<int32_t> encode_text(std::string_view text) const;
 
+  // What constrains an answer to the format. Throws Error(kUsage) saying where the format is wrong.
+  std::shared_ptr<const CompiledGrammar> grammar(const AnswerFormat& format) const { return grammars_->get(format); }
+
   // An answer that begin() puts under way. Throws Error(kUsage) for a request that can't be run. Safe from any thread.
   std::unique_ptr<Generation> prepare(const Request& request, ProgressCallback callback = {}) const;
   // Throws Error(kBusy) when too many wait. The generation must outlive its run; step() brings it on.
@@ -77,6 +81,7 @@ class Session {
   int64_t vocabulary_ = 0;
   SamplingOptions recommended_;
   std::vector<int32_t> end_tokens_;
+  std::unique_ptr<GrammarCache> grammars_;
 };
 
 }  // namespace edgewise
