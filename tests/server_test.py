@@ -6,70 +6,19 @@ import concurrent.futures
 import contextlib
 import json
 import pathlib
-import re
-import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.error
 import urllib.request
 
 import openai
 
 from cli_support import MODEL, Checks, program_from_arguments
+from server_support import KEY, Server
 
-KEY = "a-key-for-tests"
 QUESTION = [{"role": "user", "content": "Tell me about Paris"}]
-
-
-class Server:
-    """`edgewise serve` on a free port."""
-
-    def __init__(self, program, engine, *flags, key=KEY):
-        self.process = subprocess.Popen([str(program.path), "serve", str(engine), "--port", "0", "--model_name", "tiny", "--api_key", key,
-                                         *map(str, flags)], stderr=subprocess.PIPE, text=True)
-        for line in self.process.stderr:
-            if found := re.search(r"http://127\.0\.0\.1:(\d+)/v1", line):
-                self.port = int(found[1])
-                break
-        else:
-            raise RuntimeError("the server did not start")
-        self.log = []
-        threading.Thread(target=lambda: self.log.extend(self.process.stderr), daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.client = openai.OpenAI(base_url=self.url + "/v1", api_key=key, max_retries=0, timeout=60)
-
-    def post(self, path, body, key=KEY, method="POST"):
-        """Status and parsed body of a plain request; `body` is JSON or bytes."""
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data if method == "POST" else None, method=method,
-                                         headers={"Authorization": f"Bearer {key}"} if key else {})
-        try:
-            with urllib.request.urlopen(request, timeout=60) as reply:
-                return reply.status, json.loads(reply.read() or b"null")
-        except urllib.error.HTTPError as error:
-            text = error.read()
-            return error.code, json.loads(text) if text.startswith(b"{") else text
-
-    def metric(self, name):
-        request = urllib.request.Request(self.url + "/metrics", headers={"Authorization": f"Bearer {KEY}"})
-        text = urllib.request.urlopen(request, timeout=60).read().decode()
-        return float(re.search(rf"^edgewise_{name} (\S+)$", text, re.M)[1])
-
-    def wait_for(self, name, value, seconds=10):
-        end = time.time() + seconds
-        while time.time() < end:
-            if self.metric(name) == value:
-                return True
-            time.sleep(0.02)
-        return False
-
-    def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
 
 
 class ServerTest:
@@ -148,7 +97,6 @@ class ServerTest:
         self.rejected("temperature of another type", 400, ["temperature"], extra_body={"temperature": "hot"})
         self.rejected("n too large", 400, ["n:"], n=1000)
         self.rejected("image", 400, ["image_url"], messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}])
-        self.rejected("tools", 400, ["tools"], tools=[{"type": "function", "function": {"name": "f"}}])
         self.rejected("response_format", 400, ["response_format"], response_format={"type": "xml"})
         self.rejected("prompt too long", 400, ["maxInputLen"], messages=[{"role": "user", "content": "word " * 3000}])
         self.rejected("unknown model", 404, ["gpt-9"], model="gpt-9")

@@ -4,6 +4,7 @@
 #include <iterator>
 
 #include "base/error.h"
+#include "base/mapped_file.h"
 #include "base/progress.h"
 #include "cli/build_flags.h"
 #include "cli/command.h"
@@ -29,6 +30,9 @@ struct RunFlags {
   std::optional<double> min_p;
   std::optional<double> repetition_penalty;
   std::optional<uint64_t> seed;
+  std::string json_schema;  // files
+  std::string grammar;
+  std::string regex;
   BuildFlags build;
 };
 
@@ -43,9 +47,20 @@ SamplingOptions sampling(const RunFlags& flags, const Session& session) {
   return options;
 }
 
+std::optional<AnswerFormat> answer_format(const RunFlags& flags) {
+  if (!flags.regex.empty()) return AnswerFormat{AnswerForm::kRegex, flags.regex};
+  if (!flags.json_schema.empty()) return AnswerFormat{AnswerForm::kJsonSchema, read_text_file(flags.json_schema)};
+  if (!flags.grammar.empty()) return AnswerFormat{AnswerForm::kEbnf, read_text_file(flags.grammar)};
+  return std::nullopt;
+}
+
 // Streams one answer to standard output and returns it.
 Completion answer(Session& session, const RunFlags& flags, std::vector<int32_t> prompt) {
-  const Request request{std::move(prompt), sampling(flags, session), flags.max_tokens, {}};
+  Request request;
+  request.prompt = std::move(prompt);
+  request.sampling = sampling(flags, session);
+  request.max_tokens = flags.max_tokens;
+  if (const auto format = answer_format(flags)) request.grammar = session.grammar(*format);
   const Completion completion = session.generate(request, [](const Completion&, std::string_view text) {
     std::cout << text << std::flush;
     return !interrupted();
@@ -145,6 +160,10 @@ void add_run(Commands& commands) {
                      "drop tokens below this share of the best one's probability");
   command.add_option(both_spellings("repetition_penalty"), flags->repetition_penalty, "above 1 discourages repetition");
   command.add_option("--seed", flags->seed, "the same seed gives the same answer");
+  auto* forms = command.add_option_group("form of the answer")->require_option(0, 1);
+  forms->add_option(both_spellings("json_schema"), flags->json_schema, "file with the JSON schema it satisfies");
+  forms->add_option("--regex", flags->regex, "regular expression that matches all of it");
+  forms->add_option("--grammar", flags->grammar, "file with a grammar (EBNF, like GBNF) it belongs to");
   command.add_flag("--raw", flags->raw, "no chat template: continue the prompt as text");
   command.add_flag("--quiet", flags->quiet, "print the answer only");
   add_flag(command, "threads", flags->threads, "CPU threads (0: all cores)");

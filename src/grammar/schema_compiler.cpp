@@ -15,7 +15,7 @@ Graph SchemaCompiler::compile() {
   if (!document_.is_object() && !document_.is_boolean())
     refuse_schema("", "expected a schema: an object, true or false");
   const RuleId root = graph_.add_rule();
-  graph_.set_start(root, graph_.terminal(text_.space, value({{&document_, ""}}, Graph::kReturn)));
+  graph_.set_start(root, value({{&document_, ""}}, Graph::kReturn));
   return std::move(graph_);
 }
 

@@ -6,7 +6,7 @@
 // the document, recursion included. Annotations are ignored, every other keyword is refused.
 //
 // Texts: properties in the schema's order, first those of the keywords, then others; between tokens nothing, a space,
-// or a line break and up to 40 spaces (20 tabs), behind { [ , : and before } ] only, and before the value; numbers as
+// or a line break and up to 40 spaces (20 tabs), behind { [ , : and before } ] only; numbers as
 // in json_text.h.
 #pragma once
 

@@ -15,7 +15,7 @@ Generation::Generation(const Request& request, int max_tokens, int64_t vocabular
                        ProgressCallback callback)
     : with_logprobs_(request.sampling.num_logprobs > 0),
       sequence_(request.prompt, request.sampling, max_tokens, vocabulary),
-      text_(tokenizer, request.stop),
+      text_(tokenizer, request.stop, request.shown_tokens),
       callback_(std::move(callback)),
       submitted_(std::chrono::steady_clock::now()) {
   sequence_.ignore_end = request.ignore_eos;

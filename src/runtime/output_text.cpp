@@ -4,12 +4,15 @@
 
 namespace edgewise {
 
-OutputText::OutputText(const Tokenizer& tokenizer, std::vector<std::string> stop)
-    : decoder_(tokenizer, true), stop_(std::move(stop)) {
+OutputText::OutputText(const Tokenizer& tokenizer, std::vector<std::string> stop, std::vector<int32_t> shown)
+    : decoder_(tokenizer, true), stop_(std::move(stop)), shown_(std::move(shown)) {
   std::erase_if(stop_, [](const std::string& s) { return s.empty(); });
 }
 
-std::string OutputText::push(int32_t token) { return release(decoder_.push(token), false); }
+std::string OutputText::push(int32_t token) {
+  const bool shown = std::ranges::find(shown_, token) != shown_.end();
+  return release(decoder_.push(token, shown), false);
+}
 std::string OutputText::finish() { return release(decoder_.flush(), true); }
 
 std::string OutputText::release(std::string fresh, bool last) {

@@ -10,7 +10,8 @@ namespace edgewise {
 
 class OutputText {
  public:
-  OutputText(const Tokenizer& tokenizer, std::vector<std::string> stop);
+  // Special tokens are left out but for `shown`.
+  OutputText(const Tokenizer& tokenizer, std::vector<std::string> stop, std::vector<int32_t> shown = {});
 
   // Text that is now certain: what may be the beginning of a stop string waits.
   std::string push(int32_t token);
@@ -24,6 +25,7 @@ class OutputText {
 
   StreamDecoder decoder_;
   std::vector<std::string> stop_;
+  std::vector<int32_t> shown_;
   std::string held_;
   std::string text_;
   bool stopped_ = false;

@@ -49,11 +49,13 @@ std::optional<AnswerFormat> read_response_format(const OrderedJson& object) {
   const OrderedJson& format = object["response_format"];
   const bool typed = format.is_object() && format.contains("type") && format["type"].is_string();
   const std::string type = typed ? format["type"].get<std::string>() : "";
-  // The field with the text, and what may stand beside it.
-  const auto body = [&](const char* key) -> const OrderedJson& {
+  const auto check_fields = [&](std::string_view key) {
     for (const auto& [name, value] : format.items()) {
       if (name != "type" && name != key) usage_error("response_format: the field \"{}\" is not supported", name);
     }
+  };
+  const auto body = [&](const char* key) -> const OrderedJson& {
+    check_fields(key);
     if (!format.contains(key)) usage_error("response_format: type \"{}\" needs \"{}\"", type, key);
     return format[key];
   };
@@ -62,8 +64,10 @@ std::optional<AnswerFormat> read_response_format(const OrderedJson& object) {
     if (!value.is_string()) usage_error("response_format: {}: expected a string", key);
     return value.get<std::string>();
   };
-  if (type == "text") return std::nullopt;
-  if (type == "json_object") return AnswerFormat{AnswerForm::kJsonObject, ""};
+  if (type == "text" || type == "json_object") {
+    check_fields("");
+    return type == "text" ? std::nullopt : std::optional(AnswerFormat{AnswerForm::kJsonObject, ""});
+  }
   if (type == "regex") return AnswerFormat{AnswerForm::kRegex, text("regex")};
   if (type == "grammar") return AnswerFormat{AnswerForm::kEbnf, text("grammar")};
   if (type != "json_schema") {

@@ -36,7 +36,8 @@ std::unique_ptr<Engine> load_engine(const fs::path& engine_dir) {
 Session::Session(const fs::path& engine_dir, const SessionOptions& options)
     : engine_(load_engine(engine_dir)),
       tokenizer_(load_tokenizer(engine_dir)),
-      chat_template_(load_chat_template(engine_dir)) {
+      chat_template_(load_chat_template(engine_dir)),
+      tool_template_(load_chat_template(engine_dir, "tool_use")) {
   const EngineInfo& info = engine_->info;
   if (options.draft_tokens < 0 || options.draft_tokens > kMostDraftTokens) {
     usage_error("--prompt_lookup {}: expected 0 to {}", options.draft_tokens, kMostDraftTokens);
@@ -90,15 +91,22 @@ void Session::read_generation_config(const fs::path& engine_dir) {
   }
 }
 
-std::vector<int32_t> Session::encode_chat(const OrderedJson& messages) const {
+std::string_view Session::tool_template() const {
+  if (tool_template_) return tool_template_->chat_template.source();
+  return chat_template_ ? std::string_view(chat_template_->chat_template.source()) : "";
+}
+
+std::vector<int32_t> Session::encode_chat(const OrderedJson& messages, const OrderedJson& tools) const {
   if (!chat_template_) {
     usage_error(
         "this model has no chat template; give the prompt as plain text (--raw, or \"apply_chat_template\": false)");
   }
-  OrderedJson inputs = chat_template_->special_tokens;
+  const LoadedChatTemplate& loaded = tools.empty() || !tool_template_ ? *chat_template_ : *tool_template_;
+  OrderedJson inputs = loaded.special_tokens;
   inputs["messages"] = messages;
+  if (!tools.empty()) inputs["tools"] = tools;
   inputs["add_generation_prompt"] = true;
-  return tokenizer_.encode(chat_template_->chat_template.render(inputs), false);
+  return tokenizer_.encode(loaded.chat_template.render(inputs), false);
 }
 
 std::vector<int32_t> Session::encode_text(std::string_view text) const { return tokenizer_.encode(text, true); }

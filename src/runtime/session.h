@@ -44,8 +44,11 @@ class Session {
   bool has_chat_template() const { return chat_template_.has_value(); }
 
   // Ids of a conversation (an array of {"role", "content"}) with the prompt for an answer behind it.
-  // Throws Error(kUsage) when the model has no chat template or the template refuses.
-  std::vector<int32_t> encode_chat(const OrderedJson& messages) const;
+  // `tools` go to the template as they are. Throws Error(kUsage) when the model has no chat template or the template
+  // refuses.
+  std::vector<int32_t> encode_chat(const OrderedJson& messages, const OrderedJson& tools = {}) const;
+  // The source of the template that conversations with tools take; "" without one.
+  std::string_view tool_template() const;
   // Ids of a text as it is, with the special tokens the tokenizer puts around it.
   std::vector<int32_t> encode_text(std::string_view text) const;
 
@@ -74,6 +77,7 @@ class Session {
   std::unique_ptr<Engine> engine_;
   Tokenizer tokenizer_;
   std::optional<LoadedChatTemplate> chat_template_;
+  std::optional<LoadedChatTemplate> tool_template_;  // where the model has a further one for tools
   std::unique_ptr<Executable> executable_;
   std::unique_ptr<Scheduler> scheduler_;
   std::vector<Generation*> active_;

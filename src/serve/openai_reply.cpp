@@ -43,6 +43,25 @@ OrderedJson head_of(const ApiCall& call, const ReplyHead& head, bool chunk) {
   return {{"id", head.id}, {"object", object}, {"created", head.created}, {"model", head.model}};
 }
 
+// A reply that calls functions ends for the sake of them.
+std::string_view finish_reason(const Completion& completion, const ReplyText& text) {
+  return completion.finish == FinishReason::kStop && !text.calls.empty() ? "tool_calls"
+                                                                         : finish_reason_name(completion.finish);
+}
+
+OrderedJson message_of(const ReplyText& text) {
+  OrderedJson message = {{"role", "assistant"}, {"content", text.content}, {"refusal", nullptr}};
+  if (text.calls.empty()) return message;
+  if (text.content.empty()) message["content"] = nullptr;
+  message["tool_calls"] = OrderedJson::array();
+  for (const ToolCall& call : text.calls) {
+    message["tool_calls"].push_back({{"id", call.id},
+                                     {"type", "function"},
+                                     {"function", {{"name", call.name}, {"arguments", call.arguments}}}});
+  }
+  return message;
+}
+
 OrderedJson usage_of(const ApiCall& call, const std::vector<Completion>& completions) {
   // The prompt of n choices counts once.
   int64_t prompt = 0, cached = 0, generated = 0;
@@ -72,20 +91,20 @@ std::string error_body(std::string_view message, std::string_view type) {
 }
 
 std::string reply_body(const ApiCall& call, const ReplyHead& head, const std::vector<Completion>& completions,
-                       const Tokenizer& tokenizer) {
+                       const std::vector<ReplyText>& texts, const Tokenizer& tokenizer) {
   OrderedJson result = head_of(call, head, false);
   result["choices"] = OrderedJson::array();
   for (size_t i = 0; i < completions.size(); ++i) {
     const Completion& c = completions[i];
     OrderedJson choice = {{"index", i}};
     if (call.kind == ApiKind::kChat) {
-      choice["message"] = {{"role", "assistant"}, {"content", c.text}, {"refusal", nullptr}};
+      choice["message"] = message_of(texts[i]);
     } else {
       const size_t per_prompt = call.requests.size() / call.echoed.size();
-      choice["text"] = call.echo ? call.echoed[i / per_prompt] + c.text : c.text;
+      choice["text"] = call.echo ? call.echoed[i / per_prompt] + texts[i].content : texts[i].content;
     }
     choice["logprobs"] = logprobs_of(call, c.logprobs, tokenizer);
-    choice["finish_reason"] = finish_reason_name(c.finish);
+    choice["finish_reason"] = finish_reason(c, texts[i]);
     result["choices"].push_back(std::move(choice));
   }
   result["usage"] = usage_of(call, completions);
@@ -119,7 +138,25 @@ std::string text_event(const ApiCall& call, const ReplyHead& head, size_t choice
   return event(chunk(call, head, OrderedJson::array({entry})));
 }
 
-std::string last_event(const ApiCall& call, const ReplyHead& head, size_t choice, const Completion& completion) {
+std::string tool_event(const ApiCall& call, const ReplyHead& head, size_t choice, size_t index, const ToolCall& piece,
+                       bool first) {
+  OrderedJson delta = {{"index", index}};
+  if (first) {
+    delta["id"] = piece.id;
+    delta["type"] = "function";
+    delta["function"] = {{"name", piece.name}, {"arguments", ""}};
+  } else {
+    delta["function"] = {{"arguments", piece.arguments}};
+  }
+  const OrderedJson entry = {{"index", choice},
+                             {"delta", {{"tool_calls", OrderedJson::array({delta})}}},
+                             {"logprobs", nullptr},
+                             {"finish_reason", nullptr}};
+  return event(chunk(call, head, OrderedJson::array({entry})));
+}
+
+std::string last_event(const ApiCall& call, const ReplyHead& head, size_t choice, const Completion& completion,
+                       const ReplyText& text) {
   OrderedJson entry = {{"index", choice}};
   if (call.kind == ApiKind::kChat) {
     entry["delta"] = OrderedJson::object();
@@ -127,7 +164,7 @@ std::string last_event(const ApiCall& call, const ReplyHead& head, size_t choice
     entry["text"] = "";
   }
   entry["logprobs"] = nullptr;
-  entry["finish_reason"] = finish_reason_name(completion.finish);
+  entry["finish_reason"] = finish_reason(completion, text);
   return event(chunk(call, head, OrderedJson::array({entry})));
 }
 

@@ -17,12 +17,13 @@ constexpr size_t kMaxStops = 16;
 const std::set<std::string> kShared = {
     "model",  "frequency_penalty",  "presence_penalty", "logit_bias", "n",          "stop",     "seed",
     "stream", "stream_options",     "temperature",      "top_p",      "max_tokens", "logprobs", "top_k",
-    "min_p",  "repetition_penalty", "ignore_eos",       "priority"};
+    "min_p",  "repetition_penalty", "ignore_eos",       "priority",   "response_format"};
 const std::set<std::string> kChatOnly = {
-    "messages", "top_logprobs", "max_completion_tokens", "response_format", "modalities", "tool_choice", "tools"};
+    "messages",   "top_logprobs", "max_completion_tokens", "modalities",
+    "tool_choice", "tools",       "parallel_tool_calls"};
 const std::set<std::string> kTextOnly = {"prompt", "echo", "best_of", "suffix"};
 const std::set<std::string> kWithoutInfluence = {
-    "user", "metadata", "store", "service_tier", "parallel_tool_calls", "prompt_cache_key", "safety_identifier"};
+    "user", "metadata", "store", "service_tier", "prompt_cache_key", "safety_identifier"};
 
 void check_fields(const JsonView& body, ApiKind kind) {
   for (const auto& [key, value] : body.value().items()) {
@@ -35,21 +36,36 @@ void check_fields(const JsonView& body, ApiKind kind) {
 // Values that mean what happens anyway; others would be ignored, and are refused.
 void check_fixed_values(const JsonView& body) {
   const auto refuse = [](const char* field, const std::string& why) { usage_error("{}: {}", field, why); };
-  if (body.has("response_format") && body.at("response_format").string("type") != "text") {
-    refuse("response_format",
-           "type \"" + body.at("response_format").string("type") + "\" is not supported, only \"text\"");
-  }
   if (body.has("modalities") && body.value().at("modalities") != Json::array({"text"}))
     refuse("modalities", "only [\"text\"] is supported");
-  if (body.has("tools") && !body.value().at("tools").empty()) refuse("tools", "tool calls are not supported");
-  if (body.has("tool_choice") && body.value().at("tool_choice") != "none" && body.value().at("tool_choice") != "auto") {
-    refuse("tool_choice", "tool calls are not supported");
-  }
   if (body.has("best_of") && body.integer("best_of") != body.integer("n", 1)) refuse("best_of", "must equal n");
   if (body.has("suffix") && !body.string("suffix").empty()) refuse("suffix", "is not supported");
 }
 
-OrderedJson read_messages(const JsonView& body) {
+// An assistant's calls, with the arguments as the object that templates expect.
+OrderedJson read_tool_calls(const OrderedJson& calls, const std::string& where) {
+  OrderedJson result = OrderedJson::array();
+  if (!calls.is_array()) usage_error("{}: tool_calls: expected an array", where);
+  for (const OrderedJson& call : calls) {
+    const auto function = call.is_object() ? call.find("function") : call.end();
+    const auto has_text = [](const OrderedJson& object, const char* key) {
+      return object.is_object() && object.contains(key) && object[key].is_string();
+    };
+    if (function == call.end() || !has_text(call, "id") || !has_text(*function, "name") ||
+        !has_text(*function, "arguments")) {
+      usage_error("{}: tool_calls: expected {{\"id\", \"type\", \"function\": {{\"name\", \"arguments\"}}}}", where);
+    }
+    const OrderedJson arguments = parse_ordered_json(function->at("arguments").get<std::string>(),
+                                                     where + ": tool_calls: arguments");
+    if (!arguments.is_object()) usage_error("{}: tool_calls: arguments: expected a JSON object", where);
+    result.push_back({{"id", call["id"]},
+                      {"type", "function"},
+                      {"function", {{"name", function->at("name")}, {"arguments", arguments}}}});
+  }
+  return result;
+}
+
+OrderedJson read_messages(const JsonView& body, const OrderedJson& ordered) {
   if (!body.has("messages") || !body.value().at("messages").is_array() || body.value().at("messages").empty()) {
     body.reject("messages", "an array of messages");
   }
@@ -60,13 +76,21 @@ OrderedJson read_messages(const JsonView& body) {
     const JsonView message(messages[i], fmt::format("messages[{}]", i));
     if (!messages[i].is_object()) usage_error("{}: expected an object", message.where());
     for (const auto& [key, value] : messages[i].items()) {
-      if (key != "role" && key != "content" && key != "name" && !value.is_null()) {
+      static const std::set<std::string> kKnown = {"role", "content", "name", "tool_calls", "tool_call_id"};
+      if (!kKnown.contains(key) && !value.is_null()) {
         usage_error("{}: the field \"{}\" is not supported", message.where(), key);
       }
     }
     const std::string role = message.string("role");
     result.push_back({{"role", role == "developer" ? "system" : role},
                       {"content", message.has("content") ? read_text_content(message) : ""}});
+    if (role == "tool") {
+      result.back()["tool_call_id"] = message.string("tool_call_id");
+      if (message.has("name")) result.back()["name"] = message.string("name");
+    }
+    if (!message.has("tool_calls") || messages[i]["tool_calls"].empty()) continue;
+    if (role != "assistant") usage_error("{}: tool_calls: only the assistant has some", message.where());
+    result.back()["tool_calls"] = read_tool_calls(ordered["messages"][i]["tool_calls"], message.where());
   }
   return result;
 }
@@ -112,6 +136,7 @@ ApiCall parse_api_call(ApiKind kind, const std::string& text, const Session& ses
   const Json document = parse_json(text, "the request");
   if (!document.is_object()) usage_error("the request: expected a JSON object");
   const JsonView body(document, "the request");
+  const OrderedJson ordered = parse_ordered_json(text, "the request");  // where the order of fields matters
   check_fields(body, kind);
   check_fixed_values(body);
   ApiCall call;
@@ -123,6 +148,7 @@ ApiCall parse_api_call(ApiKind kind, const std::string& text, const Session& ses
   request.sampling = session.recommended_sampling();
   read_sampling(body, request.sampling);
   read_logprobs(body, call, request.sampling);
+  if (const auto format = read_response_format(ordered)) request.grammar = session.grammar(*format);
   request.stop = read_stop(body);
   if (request.stop.size() > kMaxStops) body.reject("stop", "at most 16 strings");
   request.ignore_eos = body.boolean("ignore_eos", false);
@@ -136,7 +162,11 @@ ApiCall parse_api_call(ApiKind kind, const std::string& text, const Session& ses
 
   std::vector<std::vector<int32_t>> prompts;
   if (kind == ApiKind::kChat) {
-    prompts.push_back(session.encode_chat(read_messages(body)));
+    call.tools = read_tool_use(ordered, session);
+    if (call.tools && request.grammar)
+      usage_error("response_format: can't be combined with \"tools\"; set \"tool_choice\": \"none\"");
+    prompts.push_back(encode_conversation(session, read_messages(body, ordered), call.tools));
+    if (call.tools) apply_tool_use(*call.tools, session, request);
   } else {
     call.echo = body.boolean("echo", false);
     prompts = read_prompts(body, session, call.echoed);

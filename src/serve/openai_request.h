@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "formats/json.h"
-#include "runtime/session.h"
+#include "runtime/tool_use.h"
 
 namespace edgewise {
 
@@ -21,6 +21,7 @@ struct ApiCall {
   bool logprobs = false;
   bool echo = false;  // text only: the prompt stands before the answer
   std::vector<std::string> echoed;
+  std::optional<ToolUse> tools;  // chat only
 };
 
 // Throws Error(kUsage) naming the field.

@@ -5,6 +5,7 @@
 #include <random>
 
 #include "base/error.h"
+#include "serve/answer.h"
 #include "serve/openai_reply.h"
 #include "serve/page.h"
 
@@ -12,74 +13,6 @@ namespace edgewise {
 namespace {
 
 constexpr std::string_view kJson = "application/json";
-
-// One call's answers: collects the choices and writes them, as a stream or as a whole, when they come. Lives until the
-// last callback of the service, whose thread calls it.
-class Answer {
- public:
-  Answer(ApiCall call, ReplyHead head, std::shared_ptr<HttpReply> reply, const Tokenizer& tokenizer, Metrics& metrics)
-      : call_(std::move(call)),
-        head_(std::move(head)),
-        reply_(std::move(reply)),
-        tokenizer_(tokenizer),
-        metrics_(metrics),
-        completions_(call_.requests.size()),
-        started_(call_.requests.size(), false),
-        sent_tokens_(call_.requests.size(), 0),
-        left_(call_.requests.size()) {}
-
-  const ApiCall& call() const { return call_; }
-
-  bool progress(size_t choice, const Completion& so_far, std::string_view text) {
-    const bool ended = so_far.finish != FinishReason::kNone;
-    if (call_.stream && so_far.finish != FinishReason::kError) stream(choice, so_far, text, ended);
-    if (!ended) return true;
-    metrics_.note(so_far);
-    completions_[choice] = so_far;
-    if (--left_ == 0) finish();
-    return true;
-  }
-
- private:
-  void stream(size_t choice, const Completion& so_far, std::string_view text, bool ended) {
-    std::string events;
-    if (!std::exchange(stream_open_, true)) reply_->begin("text/event-stream");
-    if (!started_[choice]) events += first_event(call_, head_, choice);
-    started_[choice] = true;
-    const bool new_logprobs = call_.logprobs && so_far.logprobs.size() > sent_tokens_[choice];
-    if (!text.empty() || (ended && new_logprobs)) {
-      events += text_event(call_, head_, choice, so_far, sent_tokens_[choice], text, tokenizer_);
-      sent_tokens_[choice] = so_far.tokens.size();
-    }
-    if (ended) events += last_event(call_, head_, choice, so_far);
-    if (!events.empty()) reply_->write(std::move(events));
-  }
-
-  void finish() {
-    for (const Completion& completion : completions_) {
-      if (completion.finish != FinishReason::kError) continue;
-      if (!stream_open_) return reply_->send(500, kJson, error_body(completion.error, "server_error"));
-      reply_->write(error_event(completion));
-      return reply_->end();
-    }
-    if (!call_.stream) return reply_->send(200, kJson, reply_body(call_, head_, completions_, tokenizer_));
-    std::string events = call_.include_usage ? usage_event(call_, head_, completions_) : "";
-    events += kDoneEvent;
-    reply_->write(std::move(events));
-    reply_->end();
-  }
-
-  const ApiCall call_;
-  const ReplyHead head_;
-  const std::shared_ptr<HttpReply> reply_;
-  const Tokenizer& tokenizer_;
-  Metrics& metrics_;
-  std::vector<Completion> completions_;
-  std::vector<bool> started_;
-  std::vector<size_t> sent_tokens_;
-  size_t left_;
-  bool stream_open_ = false;
-};
 
 std::string fresh_id(ApiKind kind) {
   static std::atomic<uint64_t> count{(uint64_t{std::random_device{}()} << 32)};

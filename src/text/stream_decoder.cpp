@@ -10,8 +10,9 @@ StreamDecoder::StreamDecoder(const Tokenizer& tokenizer, bool skip_special_token
 StreamDecoder::~StreamDecoder() = default;
 StreamDecoder::StreamDecoder(StreamDecoder&&) noexcept = default;
 
-std::string StreamDecoder::push(int32_t id) {
-  if (const std::string* token = tokenizer_->decoded_token(id, skip_special_tokens_)) stream_->token(*token);
+std::string StreamDecoder::push(int32_t id, bool shown) {
+  const bool skip_special = skip_special_tokens_ && !shown;
+  if (const std::string* token = tokenizer_->decoded_token(id, skip_special)) stream_->token(*token);
   return stream_->take();
 }
 

@@ -19,8 +19,8 @@ class StreamDecoder {
   ~StreamDecoder();
   StreamDecoder(StreamDecoder&&) noexcept;
 
-  // The text that `id` completes; often empty or more than one token's.
-  std::string push(int32_t id);
+  // The text that `id` completes; often empty or more than one token's. `shown`: also when it is special.
+  std::string push(int32_t id, bool shown = false);
   // The rest, once no more ids follow. The decoder then starts anew.
   std::string flush();
 
