@@ -431,6 +431,25 @@ TEST(Sampler, DrawsFromTheTruncatedDistribution) {
   EXPECT_NEAR(counts[4] / 30000.0, 0.3072, 0.015);
 }
 
+// Also where the probabilities of all tokens that are allowed round to nothing.
+TEST(Sampler, DrawsFromWhatIsAllowed) {
+  for (const double temperature : {0.0, 0.01, 1.0, 100.0}) {
+    SamplingOptions options;
+    options.temperature = temperature;
+    options.seed = 3;
+    options.num_logprobs = 1;
+    Sampler sampler(options, 130, {});
+    for (int i = 0; i < 300; ++i) {
+      std::vector<float> logits(130, 0.0f);
+      logits[5] = 1e30f;
+      const std::vector<uint64_t> allowed{uint64_t{1} << 7, 0, 2};
+      const int32_t token = sampler.sample(logits, allowed);
+      ASSERT_TRUE(token == 7 || token == 129) << token;
+      EXPECT_EQ(sampler.last_alternatives()[0].token, 5);  // as the model would have it
+    }
+  }
+}
+
 TEST(Sampler, PenaltiesBiasAndLogprobs) {
   SamplingOptions options;
   options.logit_bias = {{2, 100.0f}};

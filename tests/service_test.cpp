@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <future>
+#include <regex>
 
 #include "base/error.h"
 #include "compiler/build.h"
@@ -124,6 +125,57 @@ TEST_F(ServiceTest, AThrowingCallbackSpoilsItsOwnAnswerOnly) {
   EXPECT_EQ(good.wait().text, alone);
   EXPECT_TRUE(service.drain(std::chrono::seconds(10)));
   EXPECT_EQ(service.stats().cancelled, 1u);
+}
+
+TEST_F(ServiceTest, AnswersKeepToTheirFormat) {
+  const AnswerFormat format{AnswerForm::kRegex, "(red|green) [0-9]{3}( and (red|green) [0-9]{3}){4}"};
+  const auto constrained = [&](Session& session, int i) {
+    Request result = request(i, 100);
+    result.sampling.temperature = i % 2;
+    result.sampling.seed = static_cast<uint64_t>(i);
+    if (i % 4 != 3) result.grammar = session.grammar(format);
+    return result;
+  };
+  std::vector<Completion> alone;
+  for (int i = 0; i < 8; ++i) {
+    alone.push_back(session_.generate(constrained(session_, i)));
+    if (i % 4 == 3) continue;
+    EXPECT_TRUE(std::regex_match(alone.back().text, std::regex(format.text))) << alone.back().text;
+    EXPECT_EQ(alone.back().finish, FinishReason::kStop);
+  }
+  {
+    Service service(session_, 100);
+    std::vector<Collector> together(8);
+    for (int i = 0; i < 8; ++i) {
+      service.submit(constrained(session_, i), together[static_cast<size_t>(i)].callback());
+    }
+    for (size_t i = 0; i < 8; ++i) EXPECT_EQ(together[i].wait().tokens, alone[i].tokens);
+  }
+  Session drafting(directory_ / "engine", {.threads = 2, .draft_tokens = 6});
+  int drafted = 0;
+  for (int i = 0; i < 8; ++i) {
+    const Completion answer = drafting.generate(constrained(drafting, i));
+    EXPECT_EQ(answer.tokens, alone[static_cast<size_t>(i)].tokens);
+    drafted += answer.drafted_tokens;
+  }
+  EXPECT_GT(drafted, 0);
+}
+
+TEST_F(ServiceTest, AFormatThatCantBeFollowedSpoilsItsOwnAnswerOnly) {
+  const std::string alone = session_.generate(request(2)).text;
+  Request hopeless = request(1);
+  // A state for every subset of the last 1000 letters.
+  hopeless.grammar = session_.grammar({AnswerForm::kRegex, "(a|b)*a(a|b){1000}"});
+  hopeless.max_tokens = 200;
+  hopeless.sampling.temperature = 100;
+  hopeless.sampling.seed = 5;
+  const std::vector<Completion> answers = session_.generate(std::vector<Request>{hopeless, request(2)});
+  EXPECT_EQ(answers[1].text, alone);
+  if (answers[0].finish == FinishReason::kError) {
+    EXPECT_NE(answers[0].error.find("format"), std::string::npos);
+  } else {
+    EXPECT_EQ(answers[0].text.find_first_not_of("ab"), std::string::npos);
+  }
 }
 
 TEST_F(ServiceTest, RefusesWhatItCantTake) {

@@ -32,7 +32,8 @@ int quantize(const std::string& model, const std::filesystem::path& output_dir, 
   if (report.output_error > 0) fmt::print(", output error {:.2f}% on the calibration text", report.output_error * 100);
   fmt::print("; {:.1f} s\n", std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   if (report.experts > 0) {
-    fmt::print(stderr, "note: the {} experts of each mixture stay in the checkpoint's type; only attention is quantized\n",
+    fmt::print(stderr,
+               "note: the {} experts of each mixture stay in the checkpoint's type; only attention is quantized\n",
                report.experts);
   }
   return 0;

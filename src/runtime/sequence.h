@@ -40,8 +40,8 @@ struct Sequence {
   bool ignore_end = false;  // end tokens do not end it
   int priority = 0;         // higher ones go first and may push lower ones out for a while
   int32_t adapter = -1;
-  bool speculate = true;  // take drafts where the scheduler makes some
-  int pin_tokens = 0;     // so many tokens of the prompt stay in the cache for good
+  bool speculate = true;                        // take drafts where the scheduler makes some
+  int pin_tokens = 0;                           // so many tokens of the prompt stay in the cache for good
   std::unique_ptr<TokenConstraint> constraint;  // none: any text
   Sampler sampler;
   FinishReason finish = FinishReason::kNone;

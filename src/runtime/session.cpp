@@ -137,6 +137,7 @@ void Session::check(const Request& request) const {
 
 std::unique_ptr<Generation> Session::prepare(const Request& request, ProgressCallback callback) const {
   check(request);
+  check_internal(!request.grammar || request.grammar->vocabulary_size() == vocabulary_, "a grammar of another model");
   const int room = info().kv_capacity - static_cast<int>(request.prompt.size());
   return std::make_unique<Generation>(request, std::min(request.max_tokens, room), vocabulary_, tokenizer_,
                                       std::move(callback));

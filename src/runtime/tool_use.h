@@ -15,8 +15,8 @@ struct ToolUse {
   OrderedJson tools;               // as the request has them; empty: the model is not told of any
   std::vector<std::string> names;  // functions that may be called
   ToolCallForm form = ToolCallForm::kJson;
-  bool required = false;      // the reply is a call and nothing else
-  std::string schema;         // of the call, when required
+  bool required = false;       // the reply is a call and nothing else
+  std::string schema;          // of the call, when required
   bool one_call_only = false;  // further ones are dropped
 
   ToolCallParser parser() const { return {form, names, required}; }

@@ -68,9 +68,9 @@ void add_headers(evhttp_request* request, std::string_view content_type) {
   evhttp_add_header(headers, "Content-Type", std::string(content_type).c_str());
   evhttp_add_header(headers, "Cache-Control", "no-store");
   evhttp_add_header(headers, "X-Content-Type-Options", "nosniff");
-  evhttp_add_header(
-      headers, "Content-Security-Policy",
-      "default-src 'self'; img-src data:; script-src 'unsafe-inline'; style-src 'unsafe-inline'; frame-ancestors 'none'");
+  evhttp_add_header(headers, "Content-Security-Policy",
+                    "default-src 'self'; img-src data:; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+                    "frame-ancestors 'none'");
 }
 
 }  // namespace

@@ -55,9 +55,8 @@ OrderedJson message_of(const ReplyText& text) {
   if (text.content.empty()) message["content"] = nullptr;
   message["tool_calls"] = OrderedJson::array();
   for (const ToolCall& call : text.calls) {
-    message["tool_calls"].push_back({{"id", call.id},
-                                     {"type", "function"},
-                                     {"function", {{"name", call.name}, {"arguments", call.arguments}}}});
+    message["tool_calls"].push_back(
+        {{"id", call.id}, {"type", "function"}, {"function", {{"name", call.name}, {"arguments", call.arguments}}}});
   }
   return message;
 }

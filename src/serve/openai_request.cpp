@@ -14,16 +14,30 @@ constexpr size_t kMaxMessages = 4096;
 constexpr size_t kMaxStops = 16;
 
 // Fields of both calls, of one of them, and those that say something Edgewise has nothing to do for.
-const std::set<std::string> kShared = {
-    "model",  "frequency_penalty",  "presence_penalty", "logit_bias", "n",          "stop",     "seed",
-    "stream", "stream_options",     "temperature",      "top_p",      "max_tokens", "logprobs", "top_k",
-    "min_p",  "repetition_penalty", "ignore_eos",       "priority",   "response_format"};
-const std::set<std::string> kChatOnly = {
-    "messages",   "top_logprobs", "max_completion_tokens", "modalities",
-    "tool_choice", "tools",       "parallel_tool_calls"};
+const std::set<std::string> kShared = {"model",
+                                       "frequency_penalty",
+                                       "presence_penalty",
+                                       "logit_bias",
+                                       "n",
+                                       "stop",
+                                       "seed",
+                                       "stream",
+                                       "stream_options",
+                                       "temperature",
+                                       "top_p",
+                                       "max_tokens",
+                                       "logprobs",
+                                       "top_k",
+                                       "min_p",
+                                       "repetition_penalty",
+                                       "ignore_eos",
+                                       "priority",
+                                       "response_format"};
+const std::set<std::string> kChatOnly = {"messages",    "top_logprobs", "max_completion_tokens", "modalities",
+                                         "tool_choice", "tools",        "parallel_tool_calls"};
 const std::set<std::string> kTextOnly = {"prompt", "echo", "best_of", "suffix"};
-const std::set<std::string> kWithoutInfluence = {
-    "user", "metadata", "store", "service_tier", "prompt_cache_key", "safety_identifier"};
+const std::set<std::string> kWithoutInfluence = {"user",         "metadata",         "store",
+                                                 "service_tier", "prompt_cache_key", "safety_identifier"};
 
 void check_fields(const JsonView& body, ApiKind kind) {
   for (const auto& [key, value] : body.value().items()) {
@@ -55,8 +69,8 @@ OrderedJson read_tool_calls(const OrderedJson& calls, const std::string& where) 
         !has_text(*function, "arguments")) {
       usage_error("{}: tool_calls: expected {{\"id\", \"type\", \"function\": {{\"name\", \"arguments\"}}}}", where);
     }
-    const OrderedJson arguments = parse_ordered_json(function->at("arguments").get<std::string>(),
-                                                     where + ": tool_calls: arguments");
+    const OrderedJson arguments =
+        parse_ordered_json(function->at("arguments").get<std::string>(), where + ": tool_calls: arguments");
     if (!arguments.is_object()) usage_error("{}: tool_calls: arguments: expected a JSON object", where);
     result.push_back({{"id", call["id"]},
                       {"type", "function"},

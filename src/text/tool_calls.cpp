@@ -168,9 +168,7 @@ std::string_view tool_call_marker(ToolCallForm form) {
   return "";
 }
 
-std::string_view arguments_key(ToolCallForm form) {
-  return form == ToolCallForm::kLlama3 ? "parameters" : "arguments";
-}
+std::string_view arguments_key(ToolCallForm form) { return form == ToolCallForm::kLlama3 ? "parameters" : "arguments"; }
 
 ToolCallParser::ToolCallParser(ToolCallForm form, std::vector<std::string> names, bool inside)
     : form_(form), names_(std::move(names)), state_(inside ? State::kCalls : State::kStart), marked_(inside) {}

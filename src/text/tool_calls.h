@@ -59,7 +59,7 @@ class ToolCallParser {
   ToolCallForm form_;
   std::vector<std::string> names_;
   State state_;
-  bool marked_;       // the calls stand behind a marker
+  bool marked_;  // the calls stand behind a marker
   bool behind_calls_ = false;
   std::string held_;  // not yet decided
   int calls_ = 0;     // whose names went out

@@ -66,30 +66,36 @@ using enum ToolCallForm;
 
 TEST(ToolCalls, Hermes) {
   EXPECT_EQ(parse(kHermes, "No tools needed."), "No tools needed.");
-  EXPECT_EQ(parse(kHermes, "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1, \"b\": [2, \"}\"]}}\n</tool_call>"),
-            "|add({\"a\": 1, \"b\": [2, \"}\"]})");
-  EXPECT_EQ(parse(kHermes,
-                  "I'll look. <tool_call>{\"name\":\"add\",\"arguments\":{}}</tool_call>\n"
-                  "<tool_call>{\"arguments\": {\"x\": \"<tool_call>\"}, \"name\": \"get_weather\"}</tool_call> Done it."),
-            "I'll look. Done it.|add({})|get_weather({\"x\": \"<tool_call>\"})");
+  EXPECT_EQ(
+      parse(kHermes, "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1, \"b\": [2, \"}\"]}}\n</tool_call>"),
+      "|add({\"a\": 1, \"b\": [2, \"}\"]})");
+  EXPECT_EQ(
+      parse(kHermes,
+            "I'll look. <tool_call>{\"name\":\"add\",\"arguments\":{}}</tool_call>\n"
+            "<tool_call>{\"arguments\": {\"x\": \"<tool_call>\"}, \"name\": \"get_weather\"}</tool_call> Done it."),
+      "I'll look. Done it.|add({})|get_weather({\"x\": \"<tool_call>\"})");
   EXPECT_EQ(parse(kHermes, "a < b, <tool, <tool_cal"), "a < b, <tool, <tool_cal");
   EXPECT_EQ(parse(kHermes, "<tool_call>{\"name\": \"other\"}</tool_call>"), "|other({})");
   EXPECT_EQ(parse(kHermes, "{\"name\": \"add\", \"arguments\": {}}"), "{\"name\": \"add\", \"arguments\": {}}");
-  EXPECT_EQ(parse(kHermes, "\n{\"name\": \"add\", \"arguments\": {\"a\": \"\\u00e9\"}}", true), "|add({\"a\": \"\\u00e9\"})");
+  EXPECT_EQ(parse(kHermes, "\n{\"name\": \"add\", \"arguments\": {\"a\": \"\\u00e9\"}}", true),
+            "|add({\"a\": \"\\u00e9\"})");
 }
 
 TEST(ToolCalls, Llama3) {
   EXPECT_EQ(parse(kLlama3, "{\"name\": \"add\", \"parameters\": {\"a\": \"1\"}}"), "|add({\"a\": \"1\"})");
-  EXPECT_EQ(parse(kLlama3, "<|python_tag|>{\"name\": \"add\", \"parameters\": {}}; {\"name\": \"add\", \"parameters\": {\"a\": 2}}"),
-            "|add({})|add({\"a\": 2})");
+  EXPECT_EQ(
+      parse(kLlama3,
+            "<|python_tag|>{\"name\": \"add\", \"parameters\": {}}; {\"name\": \"add\", \"parameters\": {\"a\": 2}}"),
+      "|add({})|add({\"a\": 2})");
   EXPECT_EQ(parse(kLlama3, " {\"name\": \"Paris\", \"people\": 2}"), " {\"name\": \"Paris\", \"people\": 2}");
   EXPECT_EQ(parse(kLlama3, "{1}"), "{1}");
   EXPECT_EQ(parse(kLlama3, "The set {a, b} is"), "The set {a, b} is");
 }
 
 TEST(ToolCalls, Mistral) {
-  EXPECT_EQ(parse(kMistral, "[TOOL_CALLS][{\"name\": \"add\", \"arguments\": {\"a\": 1}, \"id\": \"abcdefghi\"}, "
-                            "{\"name\": \"get_weather\", \"arguments\": \"{\\\"city\\\": \\\"Oslo\\\"}\"}]"),
+  EXPECT_EQ(parse(kMistral,
+                  "[TOOL_CALLS][{\"name\": \"add\", \"arguments\": {\"a\": 1}, \"id\": \"abcdefghi\"}, "
+                  "{\"name\": \"get_weather\", \"arguments\": \"{\\\"city\\\": \\\"Oslo\\\"}\"}]"),
             "|add({\"a\": 1})|get_weather({\"city\": \"Oslo\"})");
   EXPECT_EQ(parse(kMistral, "[1, 2] is a list"), "[1, 2] is a list");
 }
