@@ -140,6 +140,15 @@ class StructuredTest:
         self.checks.that(bool(choice.message.content) and choice.message.tool_calls is None, f"{choice}")
         self.checks.that(self.chat(tools=[WEATHER], tool_choice="none", max_tokens=40).choices[0].message.content == plain.message.content, "none")
         self.checks.that(told.usage.prompt_tokens > without.usage.prompt_tokens + 50, "tools are told to the model")
+        strict = {"type": "function", "function": {**ADD["function"], "strict": True}}
+        free = self.chat(tools=[strict], max_tokens=40).choices[0].message
+        self.checks.that(free.content == self.chat(tools=[ADD], max_tokens=40).choices[0].message.content, f"strict leaves text alone: {free}")
+        brace = self.server.post("/tokenize", {"prompt": "{", "add_special_tokens": False})[1]["tokens"][0]
+        called = self.chat(tools=[strict, WEATHER], temperature=1.5, seed=2, logit_bias={str(brace): 100}).choices[0]
+        (call,) = called.message.tool_calls
+        self.checks.that(called.finish_reason == "tool_calls" and call.function.name in ("add", "get_weather"), f"{called}")
+        if call.function.name == "add":
+            jsonschema.validate(json.loads(call.function.arguments), ADD["function"]["parameters"])
         turn = [*QUESTION, {"role": "assistant", "content": None, "tool_calls": [
             {"id": "abcdefghi", "type": "function", "function": {"name": "get_weather", "arguments": "{\"place\": {\"city\": \"Rome\", \"days\": 2}}"}}]},
             {"role": "tool", "tool_call_id": "abcdefghi", "content": "sunny"}]
@@ -153,7 +162,6 @@ class StructuredTest:
         self.rejected("odd choice", ["tool_choice"], tools=[ADD], tool_choice="maybe")
         self.rejected("no name", ["tools[0]"], tools=bad({}))
         self.rejected("another type", ["tools[0]"], tools=[{"type": "web_search"}])
-        self.rejected("strict without required", ["strict"], tools=bad({"name": "f", "strict": True}))
         self.rejected("parameters", ["/anyOf/0/properties/arguments/type"], tools=bad({"name": "f", "parameters": {"type": "wing"}}), tool_choice="required")
         self.rejected("with response_format", ["response_format"], tools=[ADD], response_format={"type": "json_object"})
         broken = [*QUESTION, {"role": "assistant", "tool_calls": [{"id": "x", "type": "function", "function": {"name": "f", "arguments": "{"}}]}]

@@ -69,6 +69,13 @@ std::shared_ptr<const CompiledGrammar> GrammarCompiler::compile_json_schema_text
   return compile_json_schema(document, options);
 }
 
+std::shared_ptr<const CompiledGrammar> GrammarCompiler::compile_json_schema_within_text(const OrderedJson& schema,
+                                                                                        const ValueFrame& frame) const {
+  auto pool = std::make_unique<RegexPool>(parts_->pool);
+  Graph graph = grammar::SchemaCompiler(*pool, parts_->text, schema, false).compile_within_text(frame);
+  return parts_->finish(std::move(pool), std::move(graph));
+}
+
 std::shared_ptr<const CompiledGrammar> GrammarCompiler::compile_json_object() const {
   return compile_json_schema(OrderedJson{{"type", "object"}});
 }

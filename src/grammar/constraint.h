@@ -40,6 +40,14 @@ struct JsonSchemaOptions {
   bool additional_properties = false;
 };
 
+// Where values stand in a text that is otherwise free.
+struct ValueFrame {
+  std::string before;  // what begins a value anywhere in the text; "": values stand at the beginning, or there are none
+  std::string after;   // what ends one
+  std::string between;  // without `before`: what separates values; "": there is one at most
+  bool operator==(const ValueFrame&) const = default;
+};
+
 // All compile functions throw Error(kUsage): with a JSON pointer ("/properties/a/not: the keyword is not supported"),
 // with "position 12" in a regular expression, or with "3:14" (line:column) in a grammar text. Const use from several
 // threads at once needs no lock.
@@ -57,6 +65,9 @@ class GrammarCompiler {
                                                              const JsonSchemaOptions& options = {}) const;
   std::shared_ptr<const CompiledGrammar> compile_json_schema_text(std::string_view schema,
                                                                   const JsonSchemaOptions& options = {}) const;
+  // Any text in which each value that the frame announces satisfies the schema.
+  std::shared_ptr<const CompiledGrammar> compile_json_schema_within_text(const OrderedJson& schema,
+                                                                         const ValueFrame& frame) const;
   // Any JSON object; any JSON value.
   std::shared_ptr<const CompiledGrammar> compile_json_object() const;
   std::shared_ptr<const CompiledGrammar> compile_json_value() const;

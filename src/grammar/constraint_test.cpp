@@ -185,6 +185,30 @@ TEST(State, ForcedBytesAreTheOnlyWayOn) {
   EXPECT_EQ(ConstraintState(tiny().compiler.compile_regex("a{9000}")).forced_bytes(), std::string(4096, 'a'));
 }
 
+TEST(ValuesInText, AreHeldToTheirSchema) {
+  const OrderedJson schema = parse_ordered_json(
+      R"({"type": "object", "properties": {"name": {"const": "f"}, "arguments": {"type": "integer"}},
+          "required": ["name", "arguments"]})",
+      "test");
+  const std::string call = R"({"name": "f", "arguments": 12})";
+  const auto marked = tiny().compiler.compile_json_schema_within_text(schema, {"<call>", "</call>", ""});
+  for (const std::string& text :
+       {std::string(), std::string("Any {text} < here \xC3\xA9."), "<call>" + call + "</call>",
+        "Well <call>\n" + call + "\n</call> and <call>" + call + " </call>\n"}) {
+    EXPECT_TRUE(matches(tiny(), marked, text)) << text;
+  }
+  for (const std::string& text : {std::string("<call>"), "<call>" + call, std::string("<call>{}</call>")}) {
+    EXPECT_FALSE(matches(tiny(), marked, text)) << text;
+  }
+  const auto bare = tiny().compiler.compile_json_schema_within_text(schema, {"", "", ";"});
+  for (const std::string& text : {std::string(), std::string("No {call}"), call, " " + call, call + "; " + call}) {
+    EXPECT_TRUE(matches(tiny(), bare, text)) << text;
+  }
+  for (const std::string& text : {std::string("{}"), std::string("\t{}"), call + " " + call, std::string("[1]")}) {
+    EXPECT_FALSE(matches(tiny(), bare, text)) << text;
+  }
+}
+
 TEST(State, AVocabularyThatCannotSpellTheTextFailsVisibly) {
   const Tokenizer tokenizer = Tokenizer::parse(
       R"({"version": "1.0", "decoder": {"type": "Fuse"}, "model": {"type": "WordLevel", "unk_token": "a",

@@ -63,6 +63,7 @@ void MaskMaker::add_wide(const Place& place, std::span<uint64_t> bits) {
   const LexerTokens& tokens = tokens_of(place.state);
   for (size_t word = 0; word < bits.size(); ++word) bits[word] |= tokens.inside[word];
   const Position behind = parser_.resume(place.stack);
+  if (parser_.places(behind).empty()) return;
   for (const uint32_t node : tokens.exits) walk(node, behind, bits);
 }
 

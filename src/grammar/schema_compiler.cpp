@@ -7,15 +7,42 @@
 
 namespace edgewise::grammar {
 
-Graph SchemaCompiler::compile() {
+void SchemaCompiler::prepare() {
   colon_ = pool_.concat(pool_.literal(":"), text_.space);
   comma_ = pool_.concat(pool_.literal(","), text_.space);
   close_object_ = pool_.concat(text_.space, pool_.literal("}"));
   close_array_ = pool_.concat(text_.space, pool_.literal("]"));
   if (!document_.is_object() && !document_.is_boolean())
     refuse_schema("", "expected a schema: an object, true or false");
+}
+
+Graph SchemaCompiler::compile() {
+  prepare();
   const RuleId root = graph_.add_rule();
-  graph_.set_start(root, value({{&document_, ""}}, Graph::kReturn));
+  graph_.set_start(root, document(Graph::kReturn));
+  return std::move(graph_);
+}
+
+Graph SchemaCompiler::compile_within_text(const ValueFrame& frame) {
+  prepare();
+  const RuleId root = graph_.add_rule();
+  const Regex text = pool_.star(utf8_class(pool_, CodePoints::all()));
+  const NodeId loop = graph_.split({});
+  if (!frame.before.empty()) {
+    const Regex marker = pool_.literal(frame.before);
+    const Regex plain = pool_.both({text, pool_.complement(pool_.concat({text, marker, text}))});
+    const NodeId end = graph_.terminal(pool_.concat(text_.space, pool_.literal(frame.after)), loop);
+    const NodeId framed = graph_.terminal(pool_.concat({plain, marker, text_.space}), document(end));
+    graph_.set_options(loop, {graph_.terminal(plain, Graph::kReturn), framed});
+    graph_.set_start(root, loop);
+    return std::move(graph_);
+  }
+  const Regex space = pool_.star(pool_.any_of({" ", "\t", "\r", "\n"}));
+  const Regex like_json = pool_.concat({space, pool_.any_of({"{", "["}), text});
+  const NodeId plain = graph_.terminal(pool_.both({text, pool_.complement(like_json)}), Graph::kReturn);
+  const NodeId another = graph_.terminal(pool_.concat(pool_.literal(frame.between), text_.space), document(loop));
+  graph_.set_options(loop, {Graph::kReturn, frame.between.empty() ? graph_.dead_end() : another});
+  graph_.set_start(root, graph_.split({plain, graph_.terminal(text_.space, document(loop))}));
   return std::move(graph_);
 }
 

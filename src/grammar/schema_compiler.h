@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "formats/json.h"
+#include "grammar/constraint.h"
 #include "grammar/graph.h"
 #include "grammar/json_text.h"
 #include "grammar/schema_reader.h"
@@ -33,8 +34,10 @@ class SchemaCompiler {
         document_(document),
         additional_properties_(additional_properties) {}
 
-  // Throws Error(kUsage) naming the JSON pointer.
+  // Throw Error(kUsage) naming the JSON pointer.
   Graph compile();
+  // Any text with values of the schema in it (ValueFrame).
+  Graph compile_within_text(const ValueFrame& frame);
 
  private:
   // A scalar is a regex, anything else a rule.
@@ -50,6 +53,8 @@ class SchemaCompiler {
   static constexpr size_t kMaxAlternatives = 1000;
   static constexpr size_t kMaxProofSteps = 20000;
 
+  void prepare();
+  NodeId document(NodeId next) { return value({{&document_, ""}}, next); }
   NodeId value(const Conjunction& schema, NodeId next);
   Value& compile_value(const Conjunction& schema);
   void add_shape(const Conjunction& parts, std::vector<Regex>& scalars, std::vector<NodeId>& nodes);

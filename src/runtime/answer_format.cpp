@@ -9,6 +9,8 @@ std::shared_ptr<const CompiledGrammar> compile(const GrammarCompiler& compiler, 
   switch (format.form) {
     case AnswerForm::kJsonSchema:
       return compiler.compile_json_schema_text(format.text);
+    case AnswerForm::kValuesInText:
+      return compiler.compile_json_schema_within_text(parse_ordered_json(format.text, "JSON schema"), format.frame);
     case AnswerForm::kRegex:
       return compiler.compile_regex(format.text);
     case AnswerForm::kEbnf:

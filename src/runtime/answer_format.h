@@ -11,11 +11,12 @@
 
 namespace edgewise {
 
-enum class AnswerForm { kJsonObject, kJsonSchema, kRegex, kEbnf };
+enum class AnswerForm { kJsonObject, kJsonSchema, kRegex, kEbnf, kValuesInText };
 
 struct AnswerFormat {
   AnswerForm form = AnswerForm::kJsonObject;
-  std::string text;  // the schema, expression or grammar; empty for kJsonObject
+  std::string text;    // the schema, expression or grammar; empty for kJsonObject
+  ValueFrame frame{};  // of kValuesInText, whose `text` is a JSON schema
   bool operator==(const AnswerFormat&) const = default;
 };
 

@@ -50,12 +50,12 @@ std::string call_schema(const std::vector<OrderedJson>& functions, ToolCallForm 
   return schema.dump();
 }
 
-const OrderedJson& function_of(const OrderedJson& tool, size_t index) {
+OrderedJson& check_function(OrderedJson& tool, size_t index) {
   const auto refuse = [&](const std::string& what) { usage_error("tools[{}]: {}", index, what); };
   if (!tool.is_object() || !tool.contains("type") || tool["type"] != "function")
     refuse("expected {\"type\": \"function\", \"function\": {...}}");
   if (!tool.contains("function") || !tool["function"].is_object()) refuse("function: expected an object");
-  const OrderedJson& function = tool["function"];
+  OrderedJson& function = tool["function"];
   if (!function.contains("name") || !function["name"].is_string() || function["name"].get<std::string>().empty())
     refuse("function: name: expected a string");
   static const std::set<std::string> kKnown = {"name", "description", "parameters", "strict"};
@@ -65,7 +65,49 @@ const OrderedJson& function_of(const OrderedJson& tool, size_t index) {
   return function;
 }
 
-bool is_strict(const OrderedJson& function) { return function.contains("strict") && function["strict"] == true; }
+bool present(const OrderedJson& body, const char* key) { return body.contains(key) && !body[key].is_null(); }
+
+struct Choice {
+  bool none = false;
+  bool required = false;
+  std::string function{};  // the only one that may be called
+};
+
+Choice read_choice(const OrderedJson& body) {
+  if (!present(body, "tool_choice") || body["tool_choice"] == "auto") return {};
+  const OrderedJson& choice = body["tool_choice"];
+  if (choice == "none") return {.none = true};
+  if (choice == "required") return {.required = true};
+  const bool named = choice.is_object() && choice.contains("type") && choice["type"] == "function" &&
+                     choice.contains("function") && choice["function"].is_object() &&
+                     choice["function"].contains("name") && choice["function"]["name"].is_string();
+  if (!named) {
+    usage_error(
+        "tool_choice: expected \"none\", \"auto\", \"required\" or {{\"type\": \"function\", \"function\": {{\"name\": "
+        "\"...\"}}}}");
+  }
+  return {.required = true, .function = choice["function"]["name"]};
+}
+
+// The functions that may be called, and the schema of their calls where they are held to one.
+void read_functions(ToolUse& use, const std::string& wanted) {
+  std::vector<OrderedJson> functions;
+  bool any_strict = false;
+  for (size_t i = 0; i < use.tools.size(); ++i) {
+    OrderedJson& function = check_function(use.tools[i], i);
+    const bool strict = function.contains("strict") && function["strict"] == true;
+    function.erase("strict");  // none of the model's business
+    if (!wanted.empty() && function["name"] != wanted) continue;
+    if (strict && use.form == ToolCallForm::kMistral && !use.required)
+      usage_error("tools[{}]: function: strict: this model needs \"tool_choice\": \"required\" for it", i);
+    any_strict |= strict;
+    use.names.push_back(function["name"]);
+    functions.push_back(function);
+    if (!strict && !use.required) functions.back()["parameters"] = OrderedJson{{"type", "object"}};
+  }
+  if (functions.empty()) usage_error("tool_choice: there is no tool \"{}\"", wanted);
+  if (use.required || any_strict) use.schema = call_schema(functions, use.form, use.one_call_only);
+}
 
 // What the template does not say for itself.
 std::string describe_tools(const OrderedJson& tools) {
@@ -101,44 +143,22 @@ void tell_in_words(OrderedJson& messages, const std::optional<ToolUse>& tools) {
 }  // namespace
 
 std::optional<ToolUse> read_tool_use(const OrderedJson& body, const Session& session) {
-  const auto present = [&](const char* key) { return body.contains(key) && !body[key].is_null(); };
-  const OrderedJson choice = present("tool_choice") ? body["tool_choice"] : OrderedJson("auto");
-  const bool named = choice.is_object();
-  if (!present("tools") || body["tools"].empty()) {
-    if (named || choice == "required") usage_error("tool_choice: needs \"tools\"");
+  const Choice choice = read_choice(body);
+  if (!present(body, "tools") || body["tools"].empty()) {
+    if (choice.required) usage_error("tool_choice: needs \"tools\"");
     return std::nullopt;
   }
   if (!body["tools"].is_array()) usage_error("tools: expected an array");
   if (body["tools"].size() > kMaxTools) usage_error("tools: expected at most {}", kMaxTools);
-  if (choice == "none") return std::nullopt;
-
-  ToolUse use;
-  use.tools = body["tools"];
-  use.one_call_only = present("parallel_tool_calls") && body["parallel_tool_calls"] == false;
+  if (choice.none) return std::nullopt;
   const auto form = tool_call_form(session.tool_template());
   if (!form) usage_error("tools: the form in which this model's chat template has functions called is not supported");
+  ToolUse use;
+  use.tools = body["tools"];
   use.form = *form;
-  use.required = named || choice == "required";
-  if (!use.required && choice != "auto")
-    usage_error("tool_choice: expected \"none\", \"auto\", \"required\" or a function");
-  std::string wanted;
-  if (named) {
-    const bool whole = choice.value("/type"_json_pointer, OrderedJson()) == "function" &&
-                       choice.value("/function/name"_json_pointer, OrderedJson()).is_string();
-    if (!whole) usage_error("tool_choice: expected {{\"type\": \"function\", \"function\": {{\"name\": \"...\"}}}}");
-    wanted = choice["function"]["name"];
-  }
-  std::vector<OrderedJson> functions;
-  for (size_t i = 0; i < use.tools.size(); ++i) {
-    const OrderedJson& function = function_of(use.tools[i], i);
-    if (named && function["name"] != wanted) continue;
-    if (is_strict(function) && !use.required)
-      usage_error("tools[{}]: function: strict: needs \"tool_choice\": \"required\" or a function", i);
-    use.names.push_back(function["name"]);
-    functions.push_back(function);
-  }
-  if (functions.empty()) usage_error("tool_choice: there is no tool \"{}\"", wanted);
-  if (use.required) use.schema = call_schema(functions, use.form, use.one_call_only);
+  use.required = choice.required;
+  use.one_call_only = present(body, "parallel_tool_calls") && body["parallel_tool_calls"] == false;
+  read_functions(use, choice.function);
   return use;
 }
 
@@ -158,7 +178,15 @@ std::vector<int32_t> encode_conversation(const Session& session, OrderedJson mes
 void apply_tool_use(const ToolUse& tools, const Session& session, Request& request) {
   if (tools.required) {
     request.grammar = session.grammar({AnswerForm::kJsonSchema, tools.schema});
-  } else if (const auto marker = session.tokenizer().token_to_id(tool_call_marker(tools.form))) {
+    return;
+  }
+  if (!tools.schema.empty()) {
+    const bool marked = tools.form == ToolCallForm::kHermes;
+    const ValueFrame frame{marked ? "<tool_call>" : "", marked ? "</tool_call>" : "",
+                           tools.form == ToolCallForm::kLlama3 ? ";" : ""};
+    request.grammar = session.grammar({AnswerForm::kValuesInText, tools.schema, frame});
+  }
+  if (const auto marker = session.tokenizer().token_to_id(tool_call_marker(tools.form))) {
     request.shown_tokens.push_back(*marker);
     if (const auto end = session.tokenizer().token_to_id("</tool_call>")) request.shown_tokens.push_back(*end);
   }

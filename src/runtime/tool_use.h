@@ -16,7 +16,7 @@ struct ToolUse {
   std::vector<std::string> names;  // functions that may be called
   ToolCallForm form = ToolCallForm::kJson;
   bool required = false;       // the reply is a call and nothing else
-  std::string schema;          // of the call, when required
+  std::string schema;          // of a call, when it is required or some function is strict
   bool one_call_only = false;  // further ones are dropped
 
   ToolCallParser parser() const { return {form, names, required}; }
