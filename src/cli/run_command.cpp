@@ -18,6 +18,7 @@ struct RunFlags {
   std::string model;
   std::string prompt;
   std::string system;
+  std::string lora;
   std::filesystem::path cache_dir = default_cache_dir();
   bool raw = false;
   bool quiet = false;
@@ -45,7 +46,8 @@ SamplingOptions sampling(const RunFlags& flags, const Session& session) {
 
 // Streams one answer to standard output and returns it.
 Completion answer(Session& session, const RunFlags& flags, std::vector<int32_t> prompt) {
-  const Request request{std::move(prompt), sampling(flags, session), flags.max_tokens, {}};
+  Request request{std::move(prompt), sampling(flags, session), flags.max_tokens, {}};
+  request.adapter = flags.lora;
   const Completion completion = session.generate(request, [](const Completion&, std::string_view text) {
     std::cout << text << std::flush;
     return !interrupted();
@@ -118,6 +120,7 @@ int chat(Session& session, const RunFlags& flags) {
 int run(const RunFlags& flags) {
   const auto engine = ensure_engine(flags.model, flags.cache_dir, flags.build.take());
   Session session(engine, {.threads = flags.threads, .draft_tokens = flags.prompt_lookup});
+  if (!flags.lora.empty()) load_adapter(session, flags.lora, flags.lora);
   if (!flags.prompt.empty()) return answer_once(session, flags, flags.prompt);
   if (::isatty(STDIN_FILENO) != 0) return chat(session, flags);
   std::string text((std::istreambuf_iterator<char>(std::cin)), std::istreambuf_iterator<char>());
@@ -135,6 +138,7 @@ void add_run(Commands& commands) {
   command.add_option("model", flags->model, "checkpoint, ONNX or engine directory, or a hub name")->required();
   command.add_option("prompt", flags->prompt, "the prompt; else standard input, else an interactive chat");
   add_flag(command, "system", flags->system, "system prompt");
+  add_flag(command, "lora", flags->lora, "directory of a PEFT adapter to answer with");
   add_flag(command, "max_tokens", flags->max_tokens, "longest answer");
   add_flag(command, "prompt_lookup", flags->prompt_lookup, kPromptLookupHelp);
   command.add_option(both_spellings("temperature"), flags->temperature,

@@ -19,6 +19,7 @@ struct Request {
   std::vector<std::string> stop;
   bool ignore_eos = false;  // an end token does not end the answer
   int priority = 0;         // higher ones go first
+  std::string adapter{};    // one that the session has; empty: none
   int pin_tokens = 0;       // keep so many tokens of the prompt in the cache for good
 };
 

@@ -3,7 +3,9 @@
 
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -48,6 +50,13 @@ class Session {
   // Ids of a text as it is, with the special tokens the tokenizer puts around it.
   std::vector<int32_t> encode_text(std::string_view text) const;
 
+  // Loads a PEFT adapter that requests may ask for by `name`, and returns how many modules it changes. Between steps.
+  // Throws Error(kUsage) for a name in use, Error naming what does not fit.
+  size_t add_adapter(const std::string& name, const std::filesystem::path& path);
+  // Throws Error(kUsage) when there is none of the name, Error(kBusy) while an answer under way uses it.
+  void remove_adapter(const std::string& name);
+  std::vector<std::string> adapter_names() const;
+
   // An answer that begin() puts under way. Throws Error(kUsage) for a request that can't be run. Safe from any thread.
   std::unique_ptr<Generation> prepare(const Request& request, ProgressCallback callback = {}) const;
   // Throws Error(kBusy) when too many wait. The generation must outlive its run; step() brings it on.
@@ -64,6 +73,7 @@ class Session {
 
  private:
   void check(const Request& request) const;
+  int32_t adapter_id(const std::string& name) const;
   void run(const std::vector<std::unique_ptr<Generation>>& generations);
   void read_generation_config(const std::filesystem::path& engine_dir);
 
@@ -77,6 +87,9 @@ class Session {
   int64_t vocabulary_ = 0;
   SamplingOptions recommended_;
   std::vector<int32_t> end_tokens_;
+  mutable std::mutex adapters_mutex_;  // guards the two below: prepare() may run beside add_adapter()
+  std::map<std::string, int32_t> adapters_;
+  int32_t last_adapter_ = 0;  // ids are never used twice: cached pages know theirs
 };
 
 }  // namespace edgewise
