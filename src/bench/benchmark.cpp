@@ -55,6 +55,7 @@ BenchPoint measure_point(Session& session, const BenchOptions& options, int batc
     request.prompt = make_prompt(options.input_length, session.vocabulary(), i);
     request.max_tokens = options.output_length;
     request.ignore_eos = true;
+    if (!options.adapters.empty()) request.adapter = options.adapters[static_cast<size_t>(i) % options.adapters.size()];
   }
   std::vector<double> ttft, itl, prefill, decode;
   for (int iteration = -options.warmup; iteration < options.iterations; ++iteration) {
@@ -83,6 +84,41 @@ BenchPoint measure_point(Session& session, const BenchOptions& options, int batc
   point.bytes_per_step = step_bytes(session, batch, options.input_length + options.output_length / 2.0);
   if (point.itl.median > 0) point.bandwidth_share = point.bytes_per_step / point.itl.median / bandwidth;
   return point;
+}
+
+AdapterCost load_adapters(Session& session, const BenchOptions& options) {
+  AdapterCost cost;
+  for (const auto& path : options.adapters) {
+    const auto start = Clock::now();
+    session.add_adapter(path.string(), path);
+    cost.load_seconds.push_back(seconds_since(start));
+  }
+  return cost;
+}
+
+// Requests that each take the next adapter (or the base), and pairs that take one twice: the second one's time.
+void measure_switching(Session& session, const BenchOptions& options, AdapterCost& cost) {
+  constexpr int kRounds = 100;
+  std::vector<std::string> names{""};
+  for (const auto& path : options.adapters) names.push_back(path.string());
+  Request request;
+  request.prompt = {1};
+  request.max_tokens = 1;
+  const auto seconds_of = [&](const std::string& name) {
+    request.adapter = name;
+    const auto start = Clock::now();
+    session.generate(std::vector{request});
+    return seconds_since(start);
+  };
+  std::vector<double> same, switched;
+  for (int round = 0; round < kRounds; ++round) {
+    for (const std::string& name : names) {
+      switched.push_back(seconds_of(name));
+      same.push_back(seconds_of(name));
+    }
+  }
+  cost.request_seconds = summarize(same).median;
+  cost.switched_seconds = summarize(switched).median;
 }
 
 }  // namespace
@@ -155,6 +191,8 @@ BenchResult run_benchmark(const std::filesystem::path& engine_dir, const BenchOp
       usage_error("{}: built for batches of 1 to {}, asked for {}", result.engine, info.max_batch_size, batch);
     }
   }
+  result.adapters = load_adapters(session, options);
+  if (!options.adapters.empty()) measure_switching(session, options, result.adapters);
   Progress progress("bench", static_cast<int64_t>(options.batch_sizes.size()) + 1, "points");
   // Peak memory belongs to the engine alone, so the bandwidth probe with its buffer runs last.
   std::vector<BenchPoint> points;

@@ -18,6 +18,7 @@ struct BenchOptions {
   int iterations = 5;
   int warmup = 1;
   int threads = 0;
+  std::vector<std::filesystem::path> adapters;  // PEFT directories; the sequences take them in turn
 };
 
 struct BenchPoint {
@@ -30,12 +31,20 @@ struct BenchPoint {
   double bandwidth_share = 0;  // bytes_per_step / median step time / bandwidth
 };
 
+// What adapters cost beside their arithmetic, which the points show.
+struct AdapterCost {
+  std::vector<double> load_seconds;  // of each, into the running session
+  double request_seconds = 0;        // of a request for one token with the adapter of the request before: median
+  double switched_seconds = 0;       // with another adapter than the request before
+};
+
 struct BenchResult {
   std::string engine;
   double load_seconds = 0;
   double bandwidth = 0;    // bytes a second that all threads together read, measured in this run
   size_t peak_memory = 0;  // bytes resident at most
   MemoryUse memory;
+  AdapterCost adapters;
   std::vector<BenchPoint> points;
 };
 

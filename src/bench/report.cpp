@@ -6,6 +6,11 @@
 
 namespace edgewise {
 
+static std::vector<double> in_ms(std::vector<double> seconds) {
+  for (double& value : seconds) value *= 1e3;
+  return seconds;
+}
+
 OrderedJson to_json(const BenchResult& r, const BenchOptions& options) {
   OrderedJson points = OrderedJson::array();
   for (const BenchPoint& p : r.points) {
@@ -17,6 +22,12 @@ OrderedJson to_json(const BenchResult& r, const BenchOptions& options) {
                       {"bytes_per_decode_step", p.bytes_per_step},
                       {"share_of_bandwidth", p.bandwidth_share}});
   }
+  OrderedJson adapters = nullptr;
+  if (!options.adapters.empty()) {
+    adapters = {{"load_seconds", r.adapters.load_seconds},
+                {"request_seconds", r.adapters.request_seconds},
+                {"switched_request_seconds", r.adapters.switched_seconds}};
+  }
   return {{"engine", r.engine},
           {"input_len", options.input_length},
           {"output_len", options.output_length},
@@ -26,6 +37,7 @@ OrderedJson to_json(const BenchResult& r, const BenchOptions& options) {
           {"peak_memory_bytes", r.peak_memory},
           {"weights_bytes", r.memory.weights},
           {"kv_cache_bytes", r.memory.kv_cache},
+          {"adapters", adapters},
           {"points", points}};
 }
 
@@ -51,6 +63,12 @@ std::string to_markdown(const std::vector<BenchResult>& results, const BenchOpti
     for (const BenchPoint& p : r.points)
       text += fmt::format("; batch {} reads {:.1f} MB a step", p.batch, p.bytes_per_step / 1e6);
     text += ".\n";
+    if (options.adapters.empty()) continue;
+    text += fmt::format(
+        "{}: adapters loaded in {:.1f} ms; a request for one token takes {:.3f} ms, {:.3f} ms with another adapter "
+        "than the one before.\n",
+        r.engine, fmt::join(in_ms(r.adapters.load_seconds), ", "), r.adapters.request_seconds * 1e3,
+        r.adapters.switched_seconds * 1e3);
   }
   return text;
 }

@@ -108,7 +108,8 @@ Adapter read_matrices(const SafetensorsFile& file) {
 }  // namespace
 
 Adapter read_adapter(const fs::path& path) {
-  const fs::path directory = fs::is_directory(path) ? path : path.parent_path();
+  const bool is_file = path.extension() == ".safetensors";
+  const fs::path directory = is_file ? path.parent_path() : path;
   if (!fs::exists(directory / "adapter_config.json")) {
     fail(ErrorKind::kIo, "{}: no adapter_config.json; expected a PEFT adapter, with adapter_model.safetensors",
          directory.string());
@@ -123,8 +124,7 @@ Adapter read_adapter(const fs::path& path) {
   const PatternedNumber alphas(config, in_order, "alpha");
   const bool square_root = config.boolean("use_rslora", false);  // arXiv:2312.03732
 
-  Adapter adapter =
-      read_matrices(SafetensorsFile::open(fs::is_directory(path) ? path / "adapter_model.safetensors" : path));
+  Adapter adapter = read_matrices(SafetensorsFile::open(is_file ? path : path / "adapter_model.safetensors"));
   for (auto& [module, weights] : adapter) {
     const auto rank = static_cast<double>(weights.a.dim(0));
     if (ranks.of(module) != rank) {

@@ -83,7 +83,8 @@ void Merger::check() const {
 }
 
 Tensor Merger::result(const std::string& name) const {
-  const std::string module = name.substr(0, name.rfind('.'));
+  constexpr std::string_view kWeight = ".weight";
+  const std::string module = name.ends_with(kWeight) ? name.substr(0, name.size() - kWeight.size()) : "";
   const auto found = adapter_.find(module);
   const Tensor base = checkpoint_.tensor(found == adapter_.end() ? name : source_of(module));
   return found == adapter_.end() ? base.cast(dtype_of(base)) : merged(base, found->second, dtype_of(base));
