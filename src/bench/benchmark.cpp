@@ -96,9 +96,9 @@ AdapterCost load_adapters(Session& session, const BenchOptions& options) {
   return cost;
 }
 
-// Requests that each take the next adapter (or the base), and pairs that take one twice: the second one's time.
+// Each in turn, and at once again: the first one follows another adapter, the second one the same.
 void measure_switching(Session& session, const BenchOptions& options, AdapterCost& cost) {
-  constexpr int kRounds = 100;
+  constexpr int kRounds = 200;
   std::vector<std::string> names{""};
   for (const auto& path : options.adapters) names.push_back(path.string());
   Request request;
@@ -106,19 +106,20 @@ void measure_switching(Session& session, const BenchOptions& options, AdapterCos
   request.max_tokens = 1;
   const auto seconds_of = [&](const std::string& name) {
     request.adapter = name;
-    const auto start = Clock::now();
-    session.generate(std::vector{request});
-    return seconds_since(start);
+    return session.generate(std::vector{request}).at(0).prefill_seconds;
   };
-  std::vector<double> same, switched;
+  std::vector<std::vector<double>> steps(names.size());
+  std::vector<double> switched, unswitched;
   for (int round = 0; round < kRounds; ++round) {
-    for (const std::string& name : names) {
-      switched.push_back(seconds_of(name));
-      same.push_back(seconds_of(name));
+    for (size_t i = 0; i < names.size(); ++i) {
+      switched.push_back(seconds_of(names[i]));
+      unswitched.push_back(seconds_of(names[i]));
+      steps[i].push_back(unswitched.back());
     }
   }
-  cost.request_seconds = summarize(same).median;
+  for (const auto& each : steps) cost.step_seconds.push_back(summarize(each).median);
   cost.switched_seconds = summarize(switched).median;
+  cost.unswitched_seconds = summarize(unswitched).median;
 }
 
 }  // namespace

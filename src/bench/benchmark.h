@@ -31,11 +31,12 @@ struct BenchPoint {
   double bandwidth_share = 0;  // bytes_per_step / median step time / bandwidth
 };
 
-// What adapters cost beside their arithmetic, which the points show.
+// What adapters cost, from requests for one token that run in turns: medians.
 struct AdapterCost {
-  std::vector<double> load_seconds;  // of each, into the running session
-  double request_seconds = 0;        // of a request for one token with the adapter of the request before: median
-  double switched_seconds = 0;       // with another adapter than the request before
+  std::vector<double> load_seconds;  // of each adapter, into the running session
+  std::vector<double> step_seconds;  // a step of the base, then of each adapter, after one with the same
+  double switched_seconds = 0;       // a step after one with another adapter, over all of them
+  double unswitched_seconds = 0;     // the same after one with the same
 };
 
 struct BenchResult {

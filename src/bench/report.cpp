@@ -25,8 +25,9 @@ OrderedJson to_json(const BenchResult& r, const BenchOptions& options) {
   OrderedJson adapters = nullptr;
   if (!options.adapters.empty()) {
     adapters = {{"load_seconds", r.adapters.load_seconds},
-                {"request_seconds", r.adapters.request_seconds},
-                {"switched_request_seconds", r.adapters.switched_seconds}};
+                {"step_seconds", r.adapters.step_seconds},
+                {"unswitched_step_seconds", r.adapters.unswitched_seconds},
+                {"switched_step_seconds", r.adapters.switched_seconds}};
   }
   return {{"engine", r.engine},
           {"input_len", options.input_length},
@@ -65,10 +66,11 @@ std::string to_markdown(const std::vector<BenchResult>& results, const BenchOpti
     text += ".\n";
     if (options.adapters.empty()) continue;
     text += fmt::format(
-        "{}: adapters loaded in {:.1f} ms; a request for one token takes {:.3f} ms, {:.3f} ms with another adapter "
-        "than the one before.\n",
-        r.engine, fmt::join(in_ms(r.adapters.load_seconds), ", "), r.adapters.request_seconds * 1e3,
-        r.adapters.switched_seconds * 1e3);
+        "{}: adapters loaded in {:.1f} ms; a step of one token takes {:.3f} ms without, {:.3f} ms with each; {:.3f} ms "
+        "after a step with the same adapter, {:.3f} ms after one with another.\n",
+        r.engine, fmt::join(in_ms(r.adapters.load_seconds), ", "), r.adapters.step_seconds.at(0) * 1e3,
+        fmt::join(in_ms({r.adapters.step_seconds.begin() + 1, r.adapters.step_seconds.end()}), ", "),
+        r.adapters.unswitched_seconds * 1e3, r.adapters.switched_seconds * 1e3);
   }
   return text;
 }
