@@ -163,6 +163,31 @@ TEST_F(AdapterTest, SurvivesDamagedFiles) {
   }
 }
 
+TEST_F(AdapterTest, FollowsChannelScales) {
+  const auto tensor = [](const Shape& shape, const std::vector<float>& v) {
+    return Tensor::from_floats(DType::kF32, shape, v);
+  };
+  const Adapter original = {{"m", {tensor({1, 3}, {1, 2, 3}), tensor({2, 1}, {8, 9}), 1}}};
+  const auto write_scales = [&](const std::string& name, const std::vector<float>& scales) {
+    SafetensorsWriter writer(directory_ / kChannelScalesFile);
+    const Tensor values = tensor({static_cast<int64_t>(scales.size())}, scales);
+    writer.declare(name, values.dtype(), values.shape());
+    writer.write(name, values);
+    writer.commit();
+  };
+  Adapter adapter = original;
+  write_scales("m.input", {2, 4, 8});
+  follow_channel_scales(directory_ / kChannelScalesFile, adapter);
+  EXPECT_EQ(adapter.at("m").a.to_floats(), (std::vector<float>{2, 8, 24}));
+  write_scales("m.output", {2, 3});
+  follow_channel_scales(directory_ / kChannelScalesFile, adapter);
+  EXPECT_EQ(adapter.at("m").b.to_floats(), (std::vector<float>{4, 3}));
+  for (const char* name : {"m.input", "m.output"}) {
+    write_scales(name, {1, 2, 3, 4});
+    EXPECT_THROW(follow_channel_scales(directory_ / kChannelScalesFile, adapter), Error) << name;
+  }
+}
+
 TEST_F(AdapterTest, MergedWeights) {
   const fs::path merged = directory_ / "merged";
   const MergeRequest request{kModels / "edge-tiny-16m", kUpper, merged, DType::kF32};

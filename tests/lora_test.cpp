@@ -14,6 +14,7 @@
 #include "models/families.h"
 #include "models/merge_adapter.h"
 #include "onnx/export.h"
+#include "quantize/quantize.h"
 #include "runtime/session.h"
 
 namespace edgewise {
@@ -91,7 +92,11 @@ std::vector<float> logits_of(const fs::path& engine_dir, const fs::path& adapter
   const int64_t vocabulary = engine.graph.value(engine.graph.outputs()[0]).shape[1];
   const auto executable = find_backend("cpu").load(
       engine.graph, {.max_tokens = 32, .max_rows = 32, .kv_pages = 1, .kv_dtype = engine.info.kv_dtype, .threads = 2});
-  if (!adapter.empty()) executable->add_adapter(1, read_adapter(adapter));
+  if (!adapter.empty()) {
+    Adapter weights = read_adapter(adapter);
+    if (fs::exists(engine_dir / kChannelScalesFile)) follow_channel_scales(engine_dir / kChannelScalesFile, weights);
+    executable->add_adapter(1, weights);
+  }
   SequenceRunner runner(*executable, vocabulary, 32, 40, adapter.empty() ? -1 : 1);
   std::vector<int32_t> prompt;
   for (int i = 0; i < 20; ++i) prompt.push_back(static_cast<int32_t>((i * 37 + 11) % vocabulary));
@@ -142,6 +147,21 @@ TEST(Lora, EqualsTheMergedCheckpointOfTheEmbeddedModel) {
     const double error = relative_error(with16, logits_of(engine_of(work / "m16", work / "e16", DType::kBF16), ""));
     EXPECT_LT(error, 1e-2);
   }
+}
+
+// SmoothQuant divides inputs by factors that it multiplies into weights; an adapter of the float model must follow.
+TEST(Lora, FollowsTheChannelsOfAQuantizedModel) {
+  const Workspace work;
+  const fs::path model = kSource / "models/edge-tiny-16m";
+  const fs::path adapter = kSource / "models/edge-tiny-16m-lora-shakespeare";
+  QuantizeRequest request{model, work / "q", scheme_from_name("int8_sq", 128), false, {}, {}};
+  request.calibration.samples = 6;
+  quantize_checkpoint(request);
+  const auto expected = logits_of(engine_of(model, work / "base", DType::kF32), adapter);
+  const fs::path engine = engine_of(work / "q", work / "e", DType::kF32);
+  EXPECT_LT(relative_error(logits_of(engine, adapter), expected), 0.1);
+  fs::remove(engine / kChannelScalesFile);
+  EXPECT_GT(relative_error(logits_of(engine, adapter), expected), 0.2);
 }
 
 class LoraSession : public testing::Test {

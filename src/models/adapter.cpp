@@ -137,4 +137,29 @@ Adapter read_adapter(const fs::path& path) {
   return adapter;
 }
 
+void follow_channel_scales(const fs::path& file, Adapter& adapter) {
+  const SafetensorsFile scales = SafetensorsFile::open(file);
+  const auto scaled = [&](const std::string& name, const Tensor& matrix, bool columns) {
+    if (!scales.contains(name)) return matrix;
+    const auto factors = scales.at(name).to_floats();
+    const auto width = static_cast<size_t>(matrix.dim(1));
+    auto values = matrix.to_floats();
+    if (factors.size() * (columns ? 1 : width) != (columns ? width : values.size())) {
+      bad_file("{}: {} has {} factors for a matrix {}", file.string(), name, factors.size(),
+               shape_text(matrix.shape()));
+    }
+    for (size_t i = 0; i < values.size(); ++i) {
+      if (columns)
+        values[i] *= factors[i % width];
+      else
+        values[i] /= factors[i / width];
+    }
+    return Tensor::from_floats(DType::kF32, matrix.shape(), values);
+  };
+  for (auto& [module, weights] : adapter) {
+    weights.a = scaled(module + ".input", weights.a, true);
+    weights.b = scaled(module + ".output", weights.b, false);
+  }
+}
+
 }  // namespace edgewise

@@ -13,4 +13,12 @@ namespace edgewise {
 // ...), and Error(kBadFile) for files that contradict themselves.
 Adapter read_adapter(const std::filesystem::path& path);
 
+// Quantizers that divide channels by factors and fold those into other weights (AWQ, SmoothQuant) leave the factors in
+// this file beside the model, a safetensors file: M.input f32 [K] and M.output f32 [n] of a module M. It is not called
+// *.safetensors since loaders take such files for weights.
+inline constexpr const char* kChannelScalesFile = "channel_scales.st";
+
+// Makes an adapter of the float model one of the quantized model: A takes the divided inputs, B gives divided outputs.
+void follow_channel_scales(const std::filesystem::path& file, Adapter& adapter);
+
 }  // namespace edgewise

@@ -35,7 +35,8 @@ std::unique_ptr<Engine> load_engine(const fs::path& engine_dir) {
 }  // namespace
 
 Session::Session(const fs::path& engine_dir, const SessionOptions& options)
-    : engine_(load_engine(engine_dir)),
+    : directory_(engine_dir),
+      engine_(load_engine(engine_dir)),
       tokenizer_(load_tokenizer(engine_dir)),
       chat_template_(load_chat_template(engine_dir)) {
   const EngineInfo& info = engine_->info;
@@ -105,7 +106,8 @@ std::vector<int32_t> Session::encode_text(std::string_view text) const { return 
 
 size_t Session::add_adapter(const std::string& name, const fs::path& path) {
   if (name.empty()) usage_error("adapter {}: it needs a name", path.string());
-  const Adapter adapter = read_adapter(path);
+  Adapter adapter = read_adapter(path);
+  if (fs::exists(directory_ / kChannelScalesFile)) follow_channel_scales(directory_ / kChannelScalesFile, adapter);
   const std::lock_guard lock(adapters_mutex_);
   if (adapters_.contains(name)) usage_error("adapter {}: there is one of that name already", name);
   try {

@@ -77,6 +77,7 @@ class Session {
   void run(const std::vector<std::unique_ptr<Generation>>& generations);
   void read_generation_config(const std::filesystem::path& engine_dir);
 
+  std::filesystem::path directory_;
   std::unique_ptr<Engine> engine_;
   Tokenizer tokenizer_;
   std::optional<LoadedChatTemplate> chat_template_;
