@@ -18,9 +18,9 @@ import time
 import numpy as np
 
 import prequantized_test
-from cli_support import CHECKPOINTS, MODEL, Checks, program_from_arguments, read_safetensors, write_safetensors
+from cli_support import CHECKPOINTS, MODEL, Checks, from_bf16, program_from_arguments, read_safetensors, write_safetensors
 
-COMMANDS = ["quantize", "export", "build", "run", "serve", "infer", "bench", "memory", "inspect", "verify", "eval", "tokenize", "template"]
+COMMANDS = ["quantize", "export", "merge", "build", "run", "serve", "infer", "bench", "memory", "inspect", "verify", "eval", "tokenize", "template"]
 SEEDS = 12
 COMPANIONS = ["generation_config.json", "tokenizer.json", "tokenizer_config.json"]
 
@@ -36,6 +36,16 @@ def cut_model(directory):
                       {name: t for name, t in tensors.items() if ".layers." not in name or ".layers.0." in name})
     for name in COMPANIONS:
         shutil.copy(MODEL / name, directory)
+    return directory
+
+
+def cut_adapter(directory):
+    """The first layer's part of the embedded adapter "upper"."""
+    source = MODEL.parent / f"{MODEL.name}-lora-upper"
+    directory.mkdir()
+    shutil.copyfile(source / "adapter_config.json", directory / "adapter_config.json")
+    tensors = read_safetensors(source / "adapter_model.safetensors")
+    write_safetensors(directory / "adapter_model.safetensors", {name: t for name, t in tensors.items() if ".layers.0." in name})
     return directory
 
 
@@ -143,7 +153,8 @@ class CliTest:
     def link_names(self):
         links = self.work / "bin"
         links.mkdir()
-        for name in ["llm_build", "llm_inference", "tensorrt-edgellm-quantize-llm", "tensorrt-edgellm-export-llm"]:
+        for name in ["llm_build", "llm_inference", "tensorrt-edgellm-quantize-llm", "tensorrt-edgellm-export-llm",
+                     "tensorrt-edgellm-merge-lora"]:
             (links / name).symlink_to(self.program.path)
         here = self.work / "links"
         here.mkdir()
@@ -235,6 +246,41 @@ class CliTest:
         self.checks.that(json.loads((self.work / "no.json").read_text()) == {"responses": []}, "no requests, no responses")
         path.write_text('{"requests": [{"messages": [{"role": "user", "content": "\\ud83d\\ude00 \\u0000"}]}]}')
         self.program(*run, path)
+
+    def adapters(self):
+        """Merged into a checkpoint as numpy merges; chosen by requests of a file; those that do not fit spoil their requests."""
+        program, work = self.program, self.work
+        lora, merged = cut_adapter(work / "lora"), work / "merged"
+        said = program.run("--model_dir", self.model, "--lora_dir", lora, "--output_dir", merged, "--dtype", "fp32",
+                           name=work / "bin" / "tensorrt-edgellm-merge-lora").stdout
+        self.checks.that("merged 4 modules" in said, said)
+        module = "model.layers.0.mlp.down_proj"
+        parts = read_safetensors(lora / "adapter_model.safetensors")
+        a, b = (parts[f"base_model.model.{module}.lora_{x}.weight"][1] for x in "AB")
+        expected = from_bf16(read_safetensors(self.model / "model.safetensors")[f"{module}.weight"][1]) + 4.0 * (b.astype(float) @ a)
+        found = read_safetensors(merged / "model.safetensors")[f"{module}.weight"]
+        self.checks.that(found[0] == "F32" and np.allclose(found[1], expected, rtol=1e-6, atol=1e-8), "W + scale B A")
+
+        ask = {"messages": [{"role": "user", "content": "Tell me about Paris"}], "temperature": 0, "max_generate_length": 12,
+               "ignore_eos": True}
+        whole = MODEL.parent / f"{MODEL.name}-lora-upper"
+        document = {"available_lora_weights": {"upper": str(lora), "whole": str(whole), "gone": str(work / "nowhere")},
+                    "requests": [ask, ask | {"lora_name": "upper"}, ask | {"lora_name": ""}, ask | {"lora_name": "whole"},
+                                 ask | {"lora_name": "gone"}, ask | {"lora_name": "other"}, ask | {"available_lora_weights": {}}]}
+        base, upper, empty, foreign, gone, other, inner = program.infer(self.engine, document, work)
+        self.checks.that(base["output_ids"] == empty["output_ids"] != upper["output_ids"], f"an adapter changes the answer: {upper}")
+        for what, response, mentions in [("modules the model lacks", foreign, ["model.layers.1.mlp.down_proj", "more"]),
+                                         ("no such directory", gone, ["nowhere"]), ("a name not listed", other, ["other"]),
+                                         ("weights in a request", inner, ["available_lora_weights"])]:
+            self.checks.that(all(m in response.get("error", "") for m in mentions), f"{what}: {response}")
+        run = ["run", self.engine, "--quiet", "--temperature", 0, "--max_tokens", 12]
+        texts = [program(*run, *flags, "Tell me about Paris") for flags in [[], ["--lora", lora]]]
+        self.checks.that(texts[0] != texts[1], f"run --lora: {texts}")
+        self.fails("run --lora with another model's", [*run, "--lora", whole, "Hi"], ["lora-upper", "model.layers.1"])
+        self.fails("a merge into a quantized base", ["merge", "--model_dir", work / "q8", "--lora_dir", lora, "--output_dir", work / "x"],
+                   ["quantized"])
+        self.fails("a merge of another model's", ["merge", "--model_dir", self.model, "--lora_dir", whole, "--output_dir", work / "x"],
+                   ["model.layers.1"])
 
     def prefix_cache(self):
         """A system prompt is computed once; a saved one stays though many others pass."""
@@ -500,7 +546,7 @@ class CliTest:
     def all(self):
         for part in [self.usage, self.pipeline, self.quantized_cache, self.link_names, self.requests, self.request_files,
                      self.prefix_cache,
-                     self.verify, self.text_goldens, self.damaged_files, self.damaged_column_order, self.killed, self.no_space,
+                     self.adapters, self.verify, self.text_goldens, self.damaged_files, self.damaged_column_order, self.killed, self.no_space,
                      self.interrupted, self.run_command]:
             with self.checks.part(part.__name__):
                 part()

@@ -18,6 +18,7 @@ import openai
 from cli_support import MODEL, Checks, program_from_arguments
 from server_support import KEY, Server
 
+LORA = {name: MODEL.parent / f"{MODEL.name}-lora-{name}" for name in ["upper", "shakespeare"]}
 QUESTION = [{"role": "user", "content": "Tell me about Paris"}]
 
 
@@ -29,7 +30,8 @@ class ServerTest:
         program("build", "--onnxDir", work / "onnx", "--engineDir", work / "engine", "--maxBatchSize", 4, "--maxInputLen", 512,
                 "--maxKVCacheCapacity", 1024, "--kvCachePolicy", "paged", "--optLevel", 0)
         self.engine = work / "engine"
-        self.server = Server(program, self.engine, "--max_waiting", 8, "--max_body_mb", 1)
+        self.server = Server(program, self.engine, "--max_waiting", 8, "--max_body_mb", 1, "--lora", f"upper={LORA['upper']}",
+                             "--lora", f"shakespeare={LORA['shakespeare']}")
         self.client = self.server.client
 
     def chat(self, **fields):
@@ -87,7 +89,7 @@ class ServerTest:
         self.checks.that(text == by_ids.choices[0].text, "streamed")
         back = self.server.post("/detokenize", {"tokens": ids})[1]["prompt"]
         self.checks.that(back == "Once upon a time", f"detokenize: {back!r}")
-        self.checks.that([m.id for m in self.client.models.list()] == ["tiny"], "models")
+        self.checks.that([m.id for m in self.client.models.list()] == ["tiny", "shakespeare", "upper"], "models")
 
     def refusals(self):
         self.rejected("unknown field", 400, ["wings"], extra_body={"wings": 2})
@@ -180,6 +182,23 @@ class ServerTest:
         details = [first.usage.prompt_tokens_details.cached_tokens, second.usage.prompt_tokens_details.cached_tokens]
         self.checks.that(details[1] >= 64, f"the system prompt comes from the cache: {details}")
 
+    def adapters(self):
+        """Two adapters and the base side by side, each as it answers alone."""
+        def ask(model):
+            answer = self.chat(model=model)
+            self.checks.that(answer.model == model, f"the reply names {answer.model}")
+            return answer.choices[0].message.content
+        models = ["tiny", "upper", "shakespeare"]
+        alone = {model: ask(model) for model in models}
+        self.checks.that(len(set(alone.values())) == 3 and alone["upper"] == alone["upper"].upper(), f"adapters change the answer: {alone}")
+        with concurrent.futures.ThreadPoolExecutor(6) as pool:
+            together = list(pool.map(ask, models * 2))
+        self.checks.that(together == [alone[model] for model in models * 2], f"mixed in a batch: {together}")
+        streamed = "".join(p.choices[0].delta.content or "" for p in self.chat(model="upper", stream=True))
+        self.checks.that(streamed == alone["upper"], f"streamed: {streamed!r}")
+        text = self.client.completions.create(model="shakespeare", prompt="Once upon a time", max_tokens=6, temperature=0)
+        self.checks.that(text.model == "shakespeare" and text.choices[0].text != "", f"{text}")
+
     def terminates(self):
         """SIGTERM lets answers under way end; new requests find nobody."""
         result = {}
@@ -202,10 +221,13 @@ class ServerTest:
         result = self.program.run("serve", self.engine, "--port", port)
         self.checks.that(result.returncode == 2 and str(port) in result.stderr, f"a taken port: {result.stderr}")
         self.checks.that(self.program.run("serve", self.engine, "--port", 70000).returncode == 2, "an impossible port")
+        for lora, mentions in [(f"{LORA['upper']}", "NAME=DIRECTORY"), ("x=/nowhere", "/nowhere"), (f"engine={LORA['upper']}", "engine")]:
+            result = self.program.run("serve", self.engine, "--port", 0, "--lora", lora)
+            self.checks.that(result.returncode == 2 and mentions in result.stderr, f"--lora {lora}: {result.stderr}")
 
     def all(self):
         for part in [self.chat_answers, self.sampling, self.completions, self.refusals, self.malformed_http, self.clients_that_leave,
-                     self.many_at_once, self.prefix_cache, self.starting, self.terminates]:
+                     self.many_at_once, self.prefix_cache, self.adapters, self.starting, self.terminates]:
             with self.checks.part(part.__name__):
                 part()
         self.server.process.kill()

@@ -12,6 +12,7 @@
 
 #include "base/tensor.h"
 #include "graph/graph.h"
+#include "graph/low_rank.h"
 
 namespace edgewise {
 
@@ -24,7 +25,7 @@ struct SequenceSlice {
   int32_t kv_length = 0;                // tokens in the cache before this step
   int32_t context_length = 0;           // tokens known of the sequence, prompt chunks still to come included
   std::span<const int32_t> page_table;  // covers kv_length + token_count tokens
-  int32_t adapter = -1;
+  int32_t adapter = -1;                 // one that add_adapter() made known
 };
 
 inline constexpr std::string_view kEmbeddingsInput = "inputs_embeds";
@@ -75,6 +76,9 @@ class Executable {
   // Seconds spent in each node since the last call, in the order of the graph; empty unless profiling is on.
   virtual void set_profiling(bool on) = 0;
   virtual std::vector<double> take_profile() = 0;
+  // Between steps; rows of sequences with this `id` get it from then on. Throws as bind_adapter() does.
+  virtual void add_adapter(int32_t id, const Adapter& adapter) = 0;
+  virtual void remove_adapter(int32_t id) = 0;
   // An empty function turns observation off. Observed steps are slow and may allocate.
   virtual void observe(NodeObserver observer) = 0;
 };

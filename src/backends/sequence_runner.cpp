@@ -7,8 +7,9 @@
 
 namespace edgewise {
 
-SequenceRunner::SequenceRunner(Executable& executable, int64_t vocabulary, int max_tokens, int max_length)
-    : executable_(executable), vocabulary_(vocabulary), max_tokens_(max_tokens) {
+SequenceRunner::SequenceRunner(Executable& executable, int64_t vocabulary, int max_tokens, int max_length,
+                               int32_t adapter)
+    : executable_(executable), vocabulary_(vocabulary), max_tokens_(max_tokens), adapter_(adapter) {
   pages_.resize(static_cast<size_t>((max_length + kPageTokens - 1) / kPageTokens));
   std::iota(pages_.begin(), pages_.end(), 0);
 }
@@ -27,7 +28,7 @@ std::vector<float> SequenceRunner::append(const std::vector<int32_t>& tokens, in
     for (int i = 0; i < n; ++i) {
       if (begin + i >= count - rows) wanted.push_back(i);
     }
-    const SequenceSlice sequence{0, n, length_, context, pages_, -1};
+    const SequenceSlice sequence{0, n, length_, context, pages_, adapter_};
     const auto out = std::span(logits).subspan(written, wanted.size() * static_cast<size_t>(vocabulary_));
     const StepOutcome outcome =
         executable_.run({std::span(tokens).subspan(static_cast<size_t>(begin), static_cast<size_t>(n)),

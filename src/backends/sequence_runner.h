@@ -10,7 +10,7 @@ namespace edgewise {
 class SequenceRunner {
  public:
   // Takes the pages 0, 1, ... of the executable; `max_tokens` and the vocabulary are those it was loaded with.
-  SequenceRunner(Executable& executable, int64_t vocabulary, int max_tokens, int max_length);
+  SequenceRunner(Executable& executable, int64_t vocabulary, int max_tokens, int max_length, int32_t adapter = -1);
 
   void reset() { length_ = 0; }
   int length() const { return length_; }
@@ -22,6 +22,7 @@ class SequenceRunner {
   Executable& executable_;
   int64_t vocabulary_;
   int max_tokens_;
+  int32_t adapter_;
   int length_ = 0;
   std::vector<int32_t> pages_;
 };

@@ -55,6 +55,7 @@ BenchPoint measure_point(Session& session, const BenchOptions& options, int batc
     request.prompt = make_prompt(options.input_length, session.vocabulary(), i);
     request.max_tokens = options.output_length;
     request.ignore_eos = true;
+    if (!options.adapters.empty()) request.adapter = options.adapters[static_cast<size_t>(i) % options.adapters.size()];
   }
   std::vector<double> ttft, itl, prefill, decode;
   for (int iteration = -options.warmup; iteration < options.iterations; ++iteration) {
@@ -83,6 +84,42 @@ BenchPoint measure_point(Session& session, const BenchOptions& options, int batc
   point.bytes_per_step = step_bytes(session, batch, options.input_length + options.output_length / 2.0);
   if (point.itl.median > 0) point.bandwidth_share = point.bytes_per_step / point.itl.median / bandwidth;
   return point;
+}
+
+AdapterCost load_adapters(Session& session, const BenchOptions& options) {
+  AdapterCost cost;
+  for (const auto& path : options.adapters) {
+    const auto start = Clock::now();
+    session.add_adapter(path.string(), path);
+    cost.load_seconds.push_back(seconds_since(start));
+  }
+  return cost;
+}
+
+// Each in turn, and at once again: the first one follows another adapter, the second one the same.
+void measure_switching(Session& session, const BenchOptions& options, AdapterCost& cost) {
+  constexpr int kRounds = 200;
+  std::vector<std::string> names{""};
+  for (const auto& path : options.adapters) names.push_back(path.string());
+  Request request;
+  request.prompt = {1};
+  request.max_tokens = 1;
+  const auto seconds_of = [&](const std::string& name) {
+    request.adapter = name;
+    return session.generate(std::vector{request}).at(0).prefill_seconds;
+  };
+  std::vector<std::vector<double>> steps(names.size());
+  std::vector<double> switched, unswitched;
+  for (int round = 0; round < kRounds; ++round) {
+    for (size_t i = 0; i < names.size(); ++i) {
+      switched.push_back(seconds_of(names[i]));
+      unswitched.push_back(seconds_of(names[i]));
+      steps[i].push_back(unswitched.back());
+    }
+  }
+  for (const auto& each : steps) cost.step_seconds.push_back(summarize(each).median);
+  cost.switched_seconds = summarize(switched).median;
+  cost.unswitched_seconds = summarize(unswitched).median;
 }
 
 }  // namespace
@@ -155,6 +192,8 @@ BenchResult run_benchmark(const std::filesystem::path& engine_dir, const BenchOp
       usage_error("{}: built for batches of 1 to {}, asked for {}", result.engine, info.max_batch_size, batch);
     }
   }
+  result.adapters = load_adapters(session, options);
+  if (!options.adapters.empty()) measure_switching(session, options, result.adapters);
   Progress progress("bench", static_cast<int64_t>(options.batch_sizes.size()) + 1, "points");
   // Peak memory belongs to the engine alone, so the bandwidth probe with its buffer runs last.
   std::vector<BenchPoint> points;

@@ -18,6 +18,7 @@ struct BenchOptions {
   int iterations = 5;
   int warmup = 1;
   int threads = 0;
+  std::vector<std::filesystem::path> adapters;  // PEFT directories; the sequences take them in turn
 };
 
 struct BenchPoint {
@@ -30,12 +31,21 @@ struct BenchPoint {
   double bandwidth_share = 0;  // bytes_per_step / median step time / bandwidth
 };
 
+// What adapters cost, from requests for one token that run in turns: medians.
+struct AdapterCost {
+  std::vector<double> load_seconds;  // of each adapter, into the running session
+  std::vector<double> step_seconds;  // a step of the base, then of each adapter, after one with the same
+  double switched_seconds = 0;       // a step after one with another adapter, over all of them
+  double unswitched_seconds = 0;     // the same after one with the same
+};
+
 struct BenchResult {
   std::string engine;
   double load_seconds = 0;
   double bandwidth = 0;    // bytes a second that all threads together read, measured in this run
   size_t peak_memory = 0;  // bytes resident at most
   MemoryUse memory;
+  AdapterCost adapters;
   std::vector<BenchPoint> points;
 };
 

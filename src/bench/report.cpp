@@ -6,6 +6,11 @@
 
 namespace edgewise {
 
+static std::vector<double> in_ms(std::vector<double> seconds) {
+  for (double& value : seconds) value *= 1e3;
+  return seconds;
+}
+
 OrderedJson to_json(const BenchResult& r, const BenchOptions& options) {
   OrderedJson points = OrderedJson::array();
   for (const BenchPoint& p : r.points) {
@@ -17,6 +22,13 @@ OrderedJson to_json(const BenchResult& r, const BenchOptions& options) {
                       {"bytes_per_decode_step", p.bytes_per_step},
                       {"share_of_bandwidth", p.bandwidth_share}});
   }
+  OrderedJson adapters = nullptr;
+  if (!options.adapters.empty()) {
+    adapters = {{"load_seconds", r.adapters.load_seconds},
+                {"step_seconds", r.adapters.step_seconds},
+                {"unswitched_step_seconds", r.adapters.unswitched_seconds},
+                {"switched_step_seconds", r.adapters.switched_seconds}};
+  }
   return {{"engine", r.engine},
           {"input_len", options.input_length},
           {"output_len", options.output_length},
@@ -26,6 +38,7 @@ OrderedJson to_json(const BenchResult& r, const BenchOptions& options) {
           {"peak_memory_bytes", r.peak_memory},
           {"weights_bytes", r.memory.weights},
           {"kv_cache_bytes", r.memory.kv_cache},
+          {"adapters", adapters},
           {"points", points}};
 }
 
@@ -51,6 +64,13 @@ std::string to_markdown(const std::vector<BenchResult>& results, const BenchOpti
     for (const BenchPoint& p : r.points)
       text += fmt::format("; batch {} reads {:.1f} MB a step", p.batch, p.bytes_per_step / 1e6);
     text += ".\n";
+    if (options.adapters.empty()) continue;
+    text += fmt::format(
+        "{}: adapters loaded in {:.1f} ms; a step of one token takes {:.3f} ms without, {:.3f} ms with each; {:.3f} ms "
+        "after a step with the same adapter, {:.3f} ms after one with another.\n",
+        r.engine, fmt::join(in_ms(r.adapters.load_seconds), ", "), r.adapters.step_seconds.at(0) * 1e3,
+        fmt::join(in_ms({r.adapters.step_seconds.begin() + 1, r.adapters.step_seconds.end()}), ", "),
+        r.adapters.unswitched_seconds * 1e3, r.adapters.switched_seconds * 1e3);
   }
   return text;
 }

@@ -51,6 +51,7 @@ void add_bench(Commands& commands) {
   add_flag(command, "iterations", o.iterations, "measured runs");
   add_flag(command, "warmup", o.warmup, "runs beforehand that do not count");
   add_flag(command, "threads", o.threads, "CPU threads (0: all cores)");
+  add_flag(command, "lora", o.adapters, "directories of PEFT adapters, which the sequences take in turn");
   add_flag(command, "output_dir", flags->output_dir, "where to write JSON, the Markdown table and SVG charts");
   commands.on_run(command, [flags] { return bench(*flags); });
 }

@@ -38,15 +38,29 @@ OrderedJson profile_document(const Session& session, const std::vector<double>& 
   return {{"total_ms", total * 1e3}, {"ms_by_operator", by_kind}, {"nodes", list}};
 }
 
+// An adapter that does not load spoils the requests that ask for it.
+void load_adapters(Session& session, RequestFile& file) {
+  for (const auto& [name, path] : file.adapters) {
+    try {
+      load_adapter(session, name, path);
+    } catch (const Error& error) {
+      for (FileRequest& entry : file.requests) {
+        if (entry.request.adapter == name && entry.error.empty()) entry.error = error.what();
+      }
+    }
+  }
+}
+
 int infer(const InferFlags& flags) {
   if (flags.dump_profile && flags.profile.empty()) usage_error("--dumpProfile needs --profileOutputFile");
   Session session(flags.engine,
                   {.threads = flags.threads, .draft_tokens = flags.prompt_lookup, .profile = flags.dump_profile});
-  const RequestFile file = parse_request_file(read_text_file(flags.input), flags.input.string(), session);
+  RequestFile file = parse_request_file(read_text_file(flags.input), flags.input.string(), session);
   if (file.batch_size > session.info().max_batch_size) {
     fmt::print(stderr, "note: batch_size {} is above the engine's {}; requests beyond it wait for a slot\n",
                file.batch_size, session.info().max_batch_size);
   }
+  load_adapters(session, file);
   std::vector<Request> requests;
   for (const FileRequest& entry : file.requests) {
     if (entry.error.empty()) requests.push_back(entry.request);

@@ -18,7 +18,8 @@ std::vector<std::string> arguments(int argc, char** argv) {
   static const std::map<std::string, std::string> kLinks = {{"llm_build", "build"},
                                                             {"llm_inference", "infer"},
                                                             {"tensorrt-edgellm-quantize-llm", "quantize"},
-                                                            {"tensorrt-edgellm-export-llm", "export"}};
+                                                            {"tensorrt-edgellm-export-llm", "export"},
+                                                            {"tensorrt-edgellm-merge-lora", "merge"}};
   std::vector<std::string> result;
   const auto link = kLinks.find(std::filesystem::path(argc > 0 ? argv[0] : "").filename().string());
   if (link != kLinks.end()) result.push_back(link->second);
@@ -46,6 +47,7 @@ int main(int argc, char** argv) {
   edgewise::Commands commands(app);
   edgewise::add_quantize(commands);
   edgewise::add_export(commands);
+  edgewise::add_merge(commands);
   edgewise::add_build(commands);
   edgewise::add_run(commands);
   edgewise::add_serve(commands);

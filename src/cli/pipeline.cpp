@@ -76,6 +76,13 @@ static fs::path engine_from_recipe(const fs::path& file, const fs::path& cache_d
   return ensure_engine(model, cache_dir, options, recipe.string("dtype", ""));
 }
 
+void load_adapter(Session& session, const std::string& name, const fs::path& path) {
+  const auto start = std::chrono::steady_clock::now();
+  const size_t modules = session.add_adapter(name, path);
+  fmt::print(stderr, "adapter {}: {} modules matched, loaded in {:.0f} ms\n", name, modules,
+             seconds_since(start) * 1e3);
+}
+
 fs::path default_cache_dir() {
   if (const char* cache = std::getenv("XDG_CACHE_HOME"); cache != nullptr && *cache != '\0')
     return fs::path(cache) / "edgewise";

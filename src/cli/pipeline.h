@@ -5,6 +5,7 @@
 #include <string>
 
 #include "compiler/build.h"
+#include "runtime/session.h"
 
 namespace edgewise {
 
@@ -26,6 +27,9 @@ DType parse_float_dtype(const std::string& name, DType fallback);
 // to standard error.
 std::filesystem::path ensure_engine(const std::filesystem::path& source, const std::filesystem::path& cache_dir,
                                     const BuildOptions& options, const std::string& dtype = "");
+
+// Loads a PEFT adapter and says on standard error how many modules it changes.
+void load_adapter(Session& session, const std::string& name, const std::filesystem::path& path);
 
 // $XDG_CACHE_HOME/edgewise or ~/.cache/edgewise.
 std::filesystem::path default_cache_dir();

@@ -30,8 +30,8 @@ const std::set<std::string> kRequestFields = {"messages", "system_prompt", "lora
 
 void check_fields(const JsonView& object, bool is_request) {
   for (const auto& [key, value] : object.value().items()) {
-    const bool known =
-        kFileFields.contains(key) ? key != "requests" || !is_request : is_request && kRequestFields.contains(key);
+    const bool known = kFileFields.contains(key) ? !is_request || (key != "requests" && key != "available_lora_weights")
+                                                 : is_request && kRequestFields.contains(key);
     if (!known) usage_error("{}: the field \"{}\" is not supported", object.where(), key);
   }
 }
@@ -58,6 +58,16 @@ int system_prompt_tokens(const Session& session, const OrderedJson& messages, co
   return static_cast<int>(end - prompt.begin());
 }
 
+// {"name": "directory of a PEFT adapter"}
+std::map<std::string, std::filesystem::path> read_adapters(const JsonView& file) {
+  std::map<std::string, std::filesystem::path> result;
+  if (!file.has("available_lora_weights")) return result;
+  const JsonView adapters = file.at("available_lora_weights");
+  if (!adapters.value().is_object()) file.reject("available_lora_weights", "an object of names and paths");
+  for (const auto& entry : adapters.value().items()) result[entry.key()] = adapters.string(entry.key());
+  return result;
+}
+
 // `ordered` is the object once more, with its fields in the order of the file.
 Request read_request(const JsonView& file, const JsonView& object, const OrderedJson& ordered_file,
                      const OrderedJson& ordered, const Session& session) {
@@ -72,8 +82,9 @@ Request read_request(const JsonView& file, const JsonView& object, const Ordered
   request.ignore_eos = object.boolean("ignore_eos", file.boolean("ignore_eos", false));
   if (const auto format = read_response_format(object.has("response_format") ? ordered : ordered_file))
     request.grammar = session.grammar(*format);
-  if (object.has("lora_name") && !object.string("lora_name").empty()) {
-    usage_error("lora_name \"{}\": this engine has no adapter of that name", object.string("lora_name"));
+  request.adapter = object.string("lora_name", "");
+  if (!request.adapter.empty() && !read_adapters(file).contains(request.adapter)) {
+    usage_error("lora_name \"{}\": available_lora_weights has no adapter of that name", request.adapter);
   }
   const OrderedJson messages = read_messages(object);
   if (messages.empty()) usage_error("the prompt is empty");
@@ -113,6 +124,7 @@ RequestFile parse_request_file(const std::string& text, const std::string& sourc
   RequestFile result;
   result.batch_size =
       static_cast<int>(std::clamp<int64_t>(file.integer("batch_size", session.info().max_batch_size), 1, 1 << 20));
+  result.adapters = read_adapters(file);
   const Json& requests = document.at("requests");
   for (size_t i = 0; i < requests.size(); ++i) {
     FileRequest entry;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,8 @@ struct FileRequest {
 
 struct RequestFile {
   int batch_size = 1;
+  std::map<std::string, std::filesystem::path>
+      adapters;  // available_lora_weights: to be loaded before the requests run
   std::vector<FileRequest> requests;
 };
 

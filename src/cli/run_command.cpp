@@ -19,6 +19,7 @@ struct RunFlags {
   std::string model;
   std::string prompt;
   std::string system;
+  std::string lora;
   std::filesystem::path cache_dir = default_cache_dir();
   bool raw = false;
   bool quiet = false;
@@ -61,6 +62,7 @@ Completion answer(Session& session, const RunFlags& flags, std::vector<int32_t> 
   request.sampling = sampling(flags, session);
   request.max_tokens = flags.max_tokens;
   if (const auto format = answer_format(flags)) request.grammar = session.grammar(*format);
+  request.adapter = flags.lora;
   const Completion completion = session.generate(request, [](const Completion&, std::string_view text) {
     std::cout << text << std::flush;
     return !interrupted();
@@ -133,6 +135,7 @@ int chat(Session& session, const RunFlags& flags) {
 int run(const RunFlags& flags) {
   const auto engine = ensure_engine(flags.model, flags.cache_dir, flags.build.take());
   Session session(engine, {.threads = flags.threads, .draft_tokens = flags.prompt_lookup});
+  if (!flags.lora.empty()) load_adapter(session, flags.lora, flags.lora);
   if (!flags.prompt.empty()) return answer_once(session, flags, flags.prompt);
   if (::isatty(STDIN_FILENO) != 0) return chat(session, flags);
   std::string text((std::istreambuf_iterator<char>(std::cin)), std::istreambuf_iterator<char>());
@@ -150,6 +153,7 @@ void add_run(Commands& commands) {
   command.add_option("model", flags->model, "checkpoint, ONNX or engine directory, or a hub name")->required();
   command.add_option("prompt", flags->prompt, "the prompt; else standard input, else an interactive chat");
   add_flag(command, "system", flags->system, "system prompt");
+  add_flag(command, "lora", flags->lora, "directory of a PEFT adapter to answer with");
   add_flag(command, "max_tokens", flags->max_tokens, "longest answer");
   add_flag(command, "prompt_lookup", flags->prompt_lookup, kPromptLookupHelp);
   command.add_option(both_spellings("temperature"), flags->temperature,

@@ -19,12 +19,23 @@ struct ServeFlags {
   int reply_timeout = 600;
   int grace = 30;
   int prompt_lookup = 0;
+  std::vector<std::string> adapters;
 };
 
 // "out/engine/" is served as "engine".
 std::string last_name(std::string path) {
   while (path.size() > 1 && path.back() == '/') path.pop_back();
   return std::filesystem::path(path).filename().string();
+}
+
+void load_adapters(Session& session, const ServeFlags& flags) {
+  for (const std::string& adapter : flags.adapters) {
+    const size_t equals = adapter.find('=');
+    if (equals == std::string::npos) usage_error("--lora {}: expected NAME=DIRECTORY", adapter);
+    const std::string name = adapter.substr(0, equals);
+    if (name == flags.options.model) usage_error("--lora {}: the model itself is called {}", adapter, name);
+    load_adapter(session, name, adapter.substr(equals + 1));
+  }
 }
 
 int serve(ServeFlags& flags) {
@@ -41,6 +52,7 @@ int serve(ServeFlags& flags) {
   options.grace = std::chrono::seconds(flags.grace);
   const auto engine = ensure_engine(flags.model, flags.cache_dir, flags.build.take());
   Session session(engine, {.threads = flags.threads, .draft_tokens = flags.prompt_lookup, .protect_decoding = true});
+  load_adapters(session, flags);
   ApiServer server(session, options);
   if (options.host != "127.0.0.1" && options.host != "localhost" && options.host != "::1" && options.api_key.empty()) {
     fmt::print(stderr, "warning: anyone who reaches {} may use this server; --api_key asks for a key\n", options.host);
@@ -63,6 +75,8 @@ void add_serve(Commands& commands) {
   add_flag(command, "host", flags->options.host, "address to listen on; only this machine unless told");
   add_flag(command, "port", flags->options.port, "0: any free one");
   add_flag(command, "model_name", flags->options.model, "what clients call the model (default: the directory's name)");
+  command.add_option("--lora", flags->adapters, "NAME=DIRECTORY of a PEFT adapter, served as a model of that name")
+      ->allow_extra_args(false);
   add_flag(command, "api_key", flags->options.api_key, "key that clients must send (also from EDGEWISE_API_KEY)");
   add_flag(command, "max_waiting", flags->options.max_waiting, "requests in the queue; more are refused with 429");
   add_flag(command, "max_connections", flags->options.http.max_open_replies,

@@ -2,6 +2,7 @@
 #include <map>
 
 #include "compiler/passes.h"
+#include "graph/low_rank.h"
 
 namespace edgewise {
 namespace {
@@ -35,15 +36,18 @@ int merge_linears(Graph& graph) {
     std::vector<ValueId> inputs{x};
     std::vector<ValueId> old_outputs;
     std::string name;
+    std::string modules;
     for (const NodeId id : group) {
       const Node& node = graph.nodes()[static_cast<size_t>(id)];
       inputs.insert(inputs.end(), node.inputs.begin() + 1, node.inputs.end());
       old_outputs.push_back(node.outputs[0]);
       const size_t last = node.name.rfind('.') + 1;  // npos + 1 is 0
       name += name.empty() ? node.name : "+" + node.name.substr(last);
+      modules += (modules.empty() ? "" : " ") + node.name;
     }
-    const Attributes attributes = graph.nodes()[static_cast<size_t>(group[0])].attributes;
-    const auto outputs = graph.add_node(Op::kLinear, name, std::move(inputs), attributes);
+    Attributes attributes = graph.nodes()[static_cast<size_t>(group[0])].attributes;
+    attributes[kModulesAttribute] = modules;
+    const auto outputs = graph.add_node(Op::kLinear, name, std::move(inputs), std::move(attributes));
     for (size_t i = 0; i < outputs.size(); ++i) graph.replace_uses(old_outputs[i], outputs[i]);
     ++merged;
   }

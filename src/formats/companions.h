@@ -1,4 +1,4 @@
-// The files that travel beside a model through every stage: config, tokenizer, chat template.
+// The files that travel beside a model through every stage: config, tokenizer, chat template, channel scales.
 #pragma once
 
 #include <filesystem>

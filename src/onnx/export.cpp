@@ -1,6 +1,7 @@
 #include "onnx/export.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/error.h"
 #include "base/progress.h"
@@ -222,9 +223,14 @@ void Exporter::linear(const Node& node) {
   const bool biased = node.inputs[4] != kNone;
   const bool casts = product != activation;
   if (casts) x = cast(x, product, node.name + ".cast");
-  std::string y = writer_.add_node("MatMul", biased || casts ? node.name + ".product" : out(node), {x, w});
-  if (casts) y = cast(y, activation, biased ? node.name + ".uncast" : out(node));
-  if (biased) writer_.add_node("Add", out(node), {y, weight(node, 4)});
+  // The product has the module's path as its name, by which adapters find it.
+  std::string y = biased || casts ? node.name + ".product" : out(node);
+  writer_.add_node("MatMul", node.name, {x, w}, {y}, {});
+  if (casts) {
+    const std::string product_name = std::exchange(y, biased ? node.name + ".uncast" : out(node));
+    writer_.add_node("Cast", node.name + ".uncast", {product_name}, {y}, {{"to", int64_t{onnx_type(activation)}}});
+  }
+  if (biased) writer_.add_node("Add", node.name + ".biased", {y, weight(node, 4)}, {out(node)}, {});
 }
 
 void Exporter::norm(const Node& node) {

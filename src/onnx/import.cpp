@@ -164,7 +164,9 @@ void Importer::matmul(const OnnxNode& node) {
   }
   const Shape& shape = graph_.value(inputs[1]).shape;
   if (shape.size() != 2) refuse(node, "the second operand must be a matrix");
-  set(node, graph_.add(Op::kLinear, name_of(node), std::move(inputs), std::move(attributes)));
+  // Adapters find a Linear by its node's name.
+  const std::string name = node.name().empty() ? name_of(node) : node.name();
+  set(node, graph_.add(Op::kLinear, name, std::move(inputs), std::move(attributes)));
 }
 
 void Importer::add(const OnnxNode& node) {

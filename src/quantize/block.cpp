@@ -71,6 +71,7 @@ void QuantizedBlock::scale_rows(ValueId linear_output, const std::vector<float>&
   const NodeId id = graph_.value(linear_output).producer;
   FloatMatrix& weight = weights_.at(id);
   const Node& node = graph_.nodes()[static_cast<size_t>(id)];
+  output_scales_[node.name] = s;
   for (int64_t i = 0; i < weight.rows; ++i) {
     for (float& value : weight.row(i)) value /= s[static_cast<size_t>(i)];
   }
@@ -81,7 +82,10 @@ void QuantizedBlock::scale_rows(ValueId linear_output, const std::vector<float>&
 }
 
 void QuantizedBlock::fold(ValueId input, const std::vector<float>& s) {
-  for (const NodeId reader : readers_.at(input)) weights_.at(reader) = scale_columns(weights_.at(reader), s);
+  for (const NodeId reader : readers_.at(input)) {
+    weights_.at(reader) = scale_columns(weights_.at(reader), s);
+    input_scales_[graph_.nodes()[static_cast<size_t>(reader)].name] = s;
+  }
   const Node& node = graph_.nodes()[static_cast<size_t>(graph_.value(input).producer)];
   if (node.op == Op::kMul) return scale_rows(node.inputs[1], s);
   if (node.op == Op::kAttention) {

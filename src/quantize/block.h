@@ -28,6 +28,9 @@ class QuantizedBlock {
     double relative_error = 0;  // of the output, squared; 0 without statistics
   };
   std::vector<Result>& results() { return results_; }
+  // By what a Linear's inputs and outputs were divided; absent where they were not. Adapters must follow.
+  const std::map<std::string, std::vector<float>>& input_scales() const { return input_scales_; }
+  const std::map<std::string, std::vector<float>>& output_scales() const { return output_scales_; }
 
  private:
   bool can_fold(ValueId input) const;
@@ -41,6 +44,8 @@ class QuantizedBlock {
   std::map<ValueId, std::vector<NodeId>> readers_;  // Linears by the activation they read
   std::vector<int> uses_;
   std::vector<Result> results_;
+  std::map<std::string, std::vector<float>> input_scales_;
+  std::map<std::string, std::vector<float>> output_scales_;
 };
 
 }  // namespace edgewise

@@ -1,5 +1,6 @@
 #include "quantize/quantize.h"
 
+#include <algorithm>
 #include <cmath>
 #include <set>
 
@@ -7,6 +8,7 @@
 #include "base/output_file.h"
 #include "base/progress.h"
 #include "formats/companions.h"
+#include "models/adapter.h"
 #include "models/families.h"
 #include "quantize/block.h"
 
@@ -29,6 +31,7 @@ class CheckpointQuantizer {
   bool wanted(const Node& node) const;
   void quantize_blocks();
   void keep(QuantizedBlock& block);
+  void write_channel_scales(const fs::path& directory) const;
   void keep_kv_scales(const std::map<int64_t, KvRange>& ranges);
   std::string module_of(const std::string& name) const;
   Tensor original(const std::string& name) const;
@@ -43,6 +46,8 @@ class CheckpointQuantizer {
   // By checkpoint module: its tensors; a fused module's parts follow each other.
   std::map<std::string, std::vector<WeightCodes>> codes_;
   std::map<std::string, Tensor> kv_scales_;  // by tensor name
+  // By module and ".input" or ".output": what its columns were divided by, ones where they were not.
+  std::map<std::string, std::vector<float>> channel_scales_;
 };
 
 void CheckpointQuantizer::check() const {
@@ -74,7 +79,16 @@ void CheckpointQuantizer::keep(QuantizedBlock& block) {
   for (QuantizedBlock::Result& result : block.results()) {
     report_.output_error += std::sqrt(std::max(result.relative_error, 0.0));
     ++report_.linears;
-    codes_[module_of(result.name)].push_back(std::move(result.codes));
+    const std::string module = module_of(result.name);
+    const auto scales = [&](const auto& by_name, int64_t count) {
+      const auto found = by_name.find(result.name);
+      return found != by_name.end() ? found->second : std::vector<float>(static_cast<size_t>(count), 1.0f);
+    };
+    channel_scales_[module + ".input"] = scales(block.input_scales(), result.codes.k);
+    const auto outputs = scales(block.output_scales(), result.codes.n);
+    auto& joined = channel_scales_[module + ".output"];
+    joined.insert(joined.end(), outputs.begin(), outputs.end());
+    codes_[module].push_back(std::move(result.codes));
   }
 }
 
@@ -140,6 +154,21 @@ Json CheckpointQuantizer::config() const {
   return result;
 }
 
+// Beside the checkpoint, for adapters that were made for the float one.
+void CheckpointQuantizer::write_channel_scales(const fs::path& directory) const {
+  const auto is_one = [](float scale) { return scale == 1.0f; };
+  std::map<std::string, Tensor> tensors;
+  for (const auto& [name, scales] : channel_scales_) {
+    if (!std::ranges::all_of(scales, is_one))
+      tensors[name] = Tensor::from_floats(DType::kF32, {static_cast<int64_t>(scales.size())}, scales);
+  }
+  if (tensors.empty()) return;
+  SafetensorsWriter writer(directory / kChannelScalesFile);
+  for (const auto& [name, tensor] : tensors) writer.declare(name, tensor.dtype(), tensor.shape());
+  for (const auto& [name, tensor] : tensors) writer.write(name, tensor);
+  writer.commit();
+}
+
 void CheckpointQuantizer::write() {
   OutputDirectory out(request_.output_dir, "config.json");
   const DType dtype = checkpoint_.dtype();
@@ -176,6 +205,7 @@ void CheckpointQuantizer::write() {
   });
   for_each_tensor([&](const std::string& name, const Tensor& tensor) { writer.write(name, tensor); });
   writer.commit();
+  write_channel_scales(out.path());
   copy_companions(request_.model_dir, out.path());
   write_text_file(out.path() / "config.json", config().dump(2) + "\n");
   out.commit();

@@ -19,6 +19,7 @@ struct Request {
   std::vector<std::string> stop;
   std::vector<int32_t> shown_tokens;               // special ones that are part of the text all the same
   bool ignore_eos = false;                         // an end token does not end the answer
+  std::string adapter;                             // one that the session has; empty: none
   int priority = 0;                                // higher ones go first
   std::shared_ptr<const CompiledGrammar> grammar;  // what the answer must be; none: any text
   int pin_tokens = 0;                              // keep so many tokens of the prompt in the cache for good

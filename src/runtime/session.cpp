@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/progress.h"
+#include "models/adapter.h"
 
 namespace edgewise {
 namespace fs = std::filesystem;
@@ -34,7 +35,8 @@ std::unique_ptr<Engine> load_engine(const fs::path& engine_dir) {
 }  // namespace
 
 Session::Session(const fs::path& engine_dir, const SessionOptions& options)
-    : engine_(load_engine(engine_dir)),
+    : directory_(engine_dir),
+      engine_(load_engine(engine_dir)),
       tokenizer_(load_tokenizer(engine_dir)),
       chat_template_(load_chat_template(engine_dir)),
       tool_template_(load_chat_template(engine_dir, "tool_use")) {
@@ -111,6 +113,46 @@ std::vector<int32_t> Session::encode_chat(const OrderedJson& messages, const Ord
 
 std::vector<int32_t> Session::encode_text(std::string_view text) const { return tokenizer_.encode(text, true); }
 
+size_t Session::add_adapter(const std::string& name, const fs::path& path) {
+  if (name.empty()) usage_error("adapter {}: it needs a name", path.string());
+  Adapter adapter = read_adapter(path);
+  if (fs::exists(directory_ / kChannelScalesFile)) follow_channel_scales(directory_ / kChannelScalesFile, adapter);
+  const std::lock_guard lock(adapters_mutex_);
+  if (adapters_.contains(name)) usage_error("adapter {}: there is one of that name already", name);
+  try {
+    executable_->add_adapter(last_adapter_ + 1, adapter);
+  } catch (const Error& error) {
+    throw Error(error.kind(), fmt::format("{}: {}", path.string(), error.what()));
+  }
+  adapters_[name] = ++last_adapter_;
+  return adapter.size();
+}
+
+void Session::remove_adapter(const std::string& name) {
+  const int32_t id = adapter_id(name);
+  for (Generation* generation : active_) {
+    if (generation->sequence().adapter == id) fail(ErrorKind::kBusy, "adapter {}: an answer under way uses it", name);
+  }
+  const std::lock_guard lock(adapters_mutex_);
+  executable_->remove_adapter(id);
+  adapters_.erase(name);
+}
+
+std::vector<std::string> Session::adapter_names() const {
+  const std::lock_guard lock(adapters_mutex_);
+  std::vector<std::string> names;
+  for (const auto& [name, id] : adapters_) names.push_back(name);
+  return names;
+}
+
+int32_t Session::adapter_id(const std::string& name) const {
+  if (name.empty()) return -1;
+  const std::lock_guard lock(adapters_mutex_);
+  const auto found = adapters_.find(name);
+  if (found == adapters_.end()) usage_error("adapter {}: none of that name is loaded", name);
+  return found->second;
+}
+
 void Session::check(const Request& request) const {
   if (request.prompt.empty()) usage_error("the prompt is empty");
   const auto length = static_cast<int>(request.prompt.size());
@@ -139,11 +181,16 @@ std::unique_ptr<Generation> Session::prepare(const Request& request, ProgressCal
   check(request);
   check_internal(!request.grammar || request.grammar->vocabulary_size() == vocabulary_, "a grammar of another model");
   const int room = info().kv_capacity - static_cast<int>(request.prompt.size());
-  return std::make_unique<Generation>(request, std::min(request.max_tokens, room), vocabulary_, tokenizer_,
-                                      std::move(callback));
+  auto generation = std::make_unique<Generation>(request, std::min(request.max_tokens, room), vocabulary_, tokenizer_,
+                                                 std::move(callback));
+  generation->sequence().adapter = adapter_id(request.adapter);
+  return generation;
 }
 
 void Session::begin(Generation& generation) {
+  const int32_t adapter = generation.sequence().adapter;
+  const auto is_its = [&](const auto& entry) { return entry.second == adapter; };
+  if (adapter >= 0 && std::ranges::none_of(adapters_, is_its)) usage_error("the request's adapter was unloaded");
   if (!scheduler_->submit(generation.sequence())) {
     fail(ErrorKind::kBusy, "{} requests wait already; try again later", scheduler_->waiting());
   }

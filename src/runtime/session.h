@@ -3,7 +3,9 @@
 
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -54,6 +56,12 @@ class Session {
 
   // What constrains an answer to the format. Throws Error(kUsage) saying where the format is wrong.
   std::shared_ptr<const CompiledGrammar> grammar(const AnswerFormat& format) const { return grammars_->get(format); }
+  // Loads a PEFT adapter that requests may ask for by `name`, and returns how many modules it changes. Between steps.
+  // Throws Error(kUsage) for a name in use, Error naming what does not fit.
+  size_t add_adapter(const std::string& name, const std::filesystem::path& path);
+  // Throws Error(kUsage) when there is none of the name, Error(kBusy) while an answer under way uses it.
+  void remove_adapter(const std::string& name);
+  std::vector<std::string> adapter_names() const;
 
   // An answer that begin() puts under way. Throws Error(kUsage) for a request that can't be run. Safe from any thread.
   std::unique_ptr<Generation> prepare(const Request& request, ProgressCallback callback = {}) const;
@@ -71,9 +79,11 @@ class Session {
 
  private:
   void check(const Request& request) const;
+  int32_t adapter_id(const std::string& name) const;
   void run(const std::vector<std::unique_ptr<Generation>>& generations);
   void read_generation_config(const std::filesystem::path& engine_dir);
 
+  std::filesystem::path directory_;
   std::unique_ptr<Engine> engine_;
   Tokenizer tokenizer_;
   std::optional<LoadedChatTemplate> chat_template_;
@@ -86,6 +96,9 @@ class Session {
   SamplingOptions recommended_;
   std::vector<int32_t> end_tokens_;
   std::unique_ptr<GrammarCache> grammars_;
+  mutable std::mutex adapters_mutex_;  // guards the two below: prepare() may run beside add_adapter()
+  std::map<std::string, int32_t> adapters_;
+  int32_t last_adapter_ = 0;  // ids are never used twice: cached pages know theirs
 };
 
 }  // namespace edgewise

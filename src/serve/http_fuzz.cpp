@@ -25,14 +25,15 @@ int connect_to(int port) {
 edgewise::HttpServer& server() {
   using namespace edgewise;
   static HttpServer& server = *[] {
-    auto made = std::make_unique<HttpServer>("127.0.0.1", 0, HttpLimits{}, [](const HttpRequest& request, const auto& reply) {
-      if (request.path != "/stream") {
-        return reply->send(200, "text/plain", request.method + request.path + request.authorization + request.body);
-      }
-      reply->begin("text/plain");
-      reply->write(request.body);
-      reply->end();
-    });
+    auto made =
+        std::make_unique<HttpServer>("127.0.0.1", 0, HttpLimits{}, [](const HttpRequest& request, const auto& reply) {
+          if (request.path != "/stream") {
+            return reply->send(200, "text/plain", request.method + request.path + request.authorization + request.body);
+          }
+          reply->begin("text/plain");
+          reply->write(request.body);
+          reply->end();
+        });
     std::thread([&server = *made] { server.run(std::chrono::seconds(0)); }).detach();
     return made.release();
   }();

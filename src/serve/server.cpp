@@ -1,5 +1,6 @@
 #include "serve/server.h"
 
+#include <algorithm>
 #include <atomic>
 #include <ctime>
 #include <random>
@@ -96,12 +97,15 @@ bool ApiServer::authorized(const HttpRequest& request) const {
 
 void ApiServer::answer(ApiKind kind, const HttpRequest& request, const std::shared_ptr<HttpReply>& reply) {
   ApiCall call = parse_api_call(kind, request.body, session_);
-  if (!call.model.empty() && call.model != options_.model) {
+  const auto names = model_names();
+  if (call.model.empty()) call.model = options_.model;
+  if (std::ranges::find(names, call.model) == names.end()) {
     return reply->send(404, kJson,
-                       error_body(fmt::format("model \"{}\": this server has \"{}\"", call.model, options_.model),
+                       error_body(fmt::format("model \"{}\": this server has {}", call.model, fmt::join(names, ", ")),
                                   "invalid_request_error"));
   }
-  ReplyHead head{fresh_id(kind), options_.model, static_cast<int64_t>(std::time(nullptr))};
+  for (Request& each : call.requests) each.adapter = call.model == options_.model ? "" : call.model;
+  ReplyHead head{fresh_id(kind), call.model, static_cast<int64_t>(std::time(nullptr))};
   const auto shared = std::make_shared<Answer>(std::move(call), std::move(head), reply, session_.tokenizer(), metrics_);
   std::vector<Service::Ticket> tickets;
   try {
@@ -119,13 +123,24 @@ void ApiServer::answer(ApiKind kind, const HttpRequest& request, const std::shar
   });
 }
 
+// The model, then its adapters.
+std::vector<std::string> ApiServer::model_names() const {
+  auto names = session_.adapter_names();
+  names.insert(names.begin(), options_.model);
+  return names;
+}
+
 std::string ApiServer::models() const {
-  const OrderedJson model = {{"id", options_.model},
-                             {"object", "model"},
-                             {"created", 0},
-                             {"owned_by", "edgewise"},
-                             {"max_model_len", session_.info().kv_capacity}};
-  return OrderedJson{{"object", "list"}, {"data", OrderedJson::array({model})}}.dump();
+  OrderedJson list = OrderedJson::array();
+  for (const std::string& name : model_names()) {
+    list.push_back({{"id", name},
+                    {"object", "model"},
+                    {"created", 0},
+                    {"owned_by", "edgewise"},
+                    {"max_model_len", session_.info().kv_capacity}});
+    if (name != options_.model) list.back()["parent"] = options_.model;
+  }
+  return OrderedJson{{"object", "list"}, {"data", list}}.dump();
 }
 
 // {"prompt" or "text": "...", "add_special_tokens": true} -> {"count", "tokens"}

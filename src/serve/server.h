@@ -33,6 +33,7 @@ class ApiServer {
   void route(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply);
   bool authorized(const HttpRequest& request) const;
   void answer(ApiKind kind, const HttpRequest& request, const std::shared_ptr<HttpReply>& reply);
+  std::vector<std::string> model_names() const;
   std::string models() const;
   std::string tokenize(const std::string& body) const;
   std::string detokenize(const std::string& body) const;

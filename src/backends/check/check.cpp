@@ -48,6 +48,14 @@ class CheckExecutable final : public Executable {
   MemoryUse memory() const override { return tested_->memory(); }
   void set_profiling(bool on) override { tested_->set_profiling(on); }
   std::vector<double> take_profile() override { return tested_->take_profile(); }
+  void add_adapter(int32_t id, const Adapter& adapter) override {
+    reference_->add_adapter(id, adapter);
+    tested_->add_adapter(id, adapter);
+  }
+  void remove_adapter(int32_t id) override {
+    reference_->remove_adapter(id);
+    tested_->remove_adapter(id);
+  }
   void observe(NodeObserver observer) override { outer_ = std::move(observer); }
 
  private:

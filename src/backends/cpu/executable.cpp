@@ -43,7 +43,11 @@ std::unique_ptr<CpuOp> make_op(const BuildContext& context, const Node& node) {
 }
 
 CpuExecutable::CpuExecutable(const Graph& graph, const LoadOptions& options, Isa isa)
-    : graph_(graph), options_(options), pool_(options.threads), values_(graph.values().size(), nullptr) {
+    : graph_(graph),
+      options_(options),
+      pool_(options.threads),
+      adapters_(graph, options, isa, pool_.size()),
+      values_(graph.values().size(), nullptr) {
   BuildContext context;
   context.graph = &graph;
   context.options = &options_;
@@ -79,6 +83,7 @@ void CpuExecutable::build(const BuildContext& context) {
     step.op = make_op(context, node);
     step.of_rows = !node.outputs.empty() && graph_.value(node.outputs[0]).shape[0] == kRows;
     step.op->of_rows = step.of_rows;
+    step.op->node = steps_.size();
     workspace = std::max(workspace, step.op->workspace());
     steps_.push_back(std::move(step));
   }
@@ -111,6 +116,7 @@ StepOutcome CpuExecutable::run(const StepInput& input, std::span<float> logits) 
   const Shape& shape = graph_.value(output).shape;
   const size_t count = static_cast<size_t>(shape[0] == kRows ? rows : tokens) * static_cast<size_t>(shape[1]);
   if (logits.size() < count) return StepOutcome::kTooLarge;
+  if (!adapters_.begin_step(input)) return StepOutcome::kDeviceFault;
   float* const home = values_[static_cast<size_t>(output)];
   values_[static_cast<size_t>(output)] = logits.data();  // the last operator writes them in place
   // Read in place: no operator writes to a graph input.
@@ -122,6 +128,7 @@ StepOutcome CpuExecutable::run(const StepInput& input, std::span<float> logits) 
   context.values = values_.data();
   context.workspace = workspace_->data();
   context.pool = &pool_;
+  if (adapters_.any()) context.adapters = &adapters_;
   failed_ = false;
   pool_.run([&](int worker) { run_nodes(context, worker); });
   values_[static_cast<size_t>(output)] = home;
@@ -176,6 +183,7 @@ MemoryUse CpuExecutable::memory() const {
   MemoryUse use;
   for (const Step& step : steps_) use.weights += step.op->weight_bytes();
   for (const auto& [layer, pages] : layers_) use.kv_cache += pages.first->size();
+  use.weights += adapters_.bytes();
   use.activations = arena_->size();
   use.workspace = workspace_->size();
   return use;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "backends/backend.h"
+#include "backends/cpu/low_rank.h"
 #include "backends/cpu/ops.h"
 #include "base/thread_pool.h"
 
@@ -33,6 +34,8 @@ class CpuExecutable final : public Executable {
   MemoryUse memory() const override;
   void set_profiling(bool on) override { profiling_ = on; }
   std::vector<double> take_profile() override;
+  void add_adapter(int32_t id, const Adapter& adapter) override { adapters_.add(id, adapter); }
+  void remove_adapter(int32_t id) override { adapters_.remove(id); }
   void observe(NodeObserver observer) override { observer_ = std::move(observer); }
 
  private:
@@ -51,6 +54,7 @@ class CpuExecutable final : public Executable {
   const Graph& graph_;
   LoadOptions options_;
   ThreadPool pool_;
+  AdapterSet adapters_;
   std::vector<Step> steps_;
   std::vector<float*> values_;  // by value id; into the arena
   ValueId embeddings_ = kNone;  // the graph's input of activations, where it has one

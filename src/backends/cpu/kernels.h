@@ -30,6 +30,7 @@ struct LinearCall {
   const PackedFormat* format = nullptr;
   const std::byte* weights = nullptr;  // of the matrix
   const float* bias = nullptr;         // [n] or null
+  int64_t bias_stride = 0;             // float encodings: from a token's bias to the next one's; `out` itself may be it
   const float* x = nullptr;            // float encodings
   int64_t x_stride = 0;
   QuantizedRows quantized;  // integer encodings

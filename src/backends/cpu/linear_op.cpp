@@ -1,6 +1,7 @@
 // kLinear.
 #include <algorithm>
 
+#include "backends/cpu/low_rank.h"
 #include "backends/cpu/packed_matrix.h"
 #include "base/error.h"
 
@@ -42,16 +43,23 @@ class LinearOp final : public CpuOp {
     const int count = context.count(of_rows);
     if (count == 0) return;
     const float* x = context.values[x_];
+    const AdapterSet* adapters = context.adapters;
+    if (adapters != nullptr && !adapters->touches(node, of_rows)) adapters = nullptr;
     QuantizedRows rows;
-    if (integer_ != nullptr && count == 1) {
-      // Every worker rounds the row for itself: less work than meeting at a barrier.
-      std::byte* own = context.workspace + one_.bytes() * static_cast<size_t>(worker);
-      rows = one_.at(own, 0);
-      kernels_.quantize_row(*integer_, x, 0, integer_->groups, rows);
-    } else if (integer_ != nullptr) {
-      quantize_share(kernels_, *integer_, x, k_, count, many_, context.workspace, worker, workers);
+    if (count == 1) {
+      // Every worker prepares the row for itself: less work than meeting at a barrier.
+      if (adapters != nullptr) adapters->multiply_a(node, of_rows, x, k_, {0, 1}, worker);
+      if (integer_ != nullptr) {
+        rows = one_.at(context.workspace + one_.bytes() * static_cast<size_t>(worker), 0);
+        kernels_.quantize_row(*integer_, x, 0, integer_->groups, rows);
+      }
+    } else if (adapters != nullptr || integer_ != nullptr) {
+      if (adapters != nullptr) adapters->multiply_a(node, of_rows, x, k_, share_of(count, worker, workers), 0);
+      if (integer_ != nullptr) {
+        quantize_share(kernels_, *integer_, x, k_, count, many_, context.workspace, worker, workers);
+        rows = many_.at(context.workspace, 0);
+      }
       context.pool->barrier();
-      rows = many_.at(context.workspace, 0);
     }
     // Panels are dealt out; where there are too few for all workers, tokens too.
     int across = 1;
@@ -60,6 +68,7 @@ class LinearOp final : public CpuOp {
     const Range tokens = share_of(count, worker % across, across);
     const Range panels = share_of(panels_, worker / across, workers / across, 2);
     run_share(context, tokens, panels, rows, count);
+    if (adapters != nullptr) add_low_rank(context, tokens, panels, count == 1 ? worker : 0);
   }
 
  private:
@@ -92,6 +101,18 @@ class LinearOp final : public CpuOp {
       call.panel_begin = begin;
       call.panel_end = end;
       matrix.kernel(walk)(call);
+    }
+  }
+
+  // On the part of the outputs that run_share() has just written.
+  void add_low_rank(const StepContext& context, Range tokens, Range panels, int64_t slot) const noexcept {
+    int64_t first = 0;
+    for (size_t i = 0; i < matrices_.size(); ++i) {
+      const PackedFormat& format = matrices_[i].format;
+      const Range share{std::max<int64_t>(panels.begin - first, 0), std::min(panels.end - first, format.panels)};
+      first += format.panels;
+      if (share.begin >= share.end) continue;
+      context.adapters->add_b(node, of_rows, i, tokens, share, slot, context.values[outputs_[i]], format.n);
     }
   }
 

@@ -13,6 +13,8 @@
 
 namespace edgewise::cpu {
 
+class AdapterSet;
+
 // One step, as every operator sees it. Activations are float32, row-major.
 struct StepContext {
   const StepInput* input = nullptr;
@@ -21,6 +23,7 @@ struct StepContext {
   float* const* values = nullptr;  // by value id
   std::byte* workspace = nullptr;
   ThreadPool* pool = nullptr;
+  const AdapterSet* adapters = nullptr;  // null when no row has one
 
   int count(bool of_rows) const { return of_rows ? rows : tokens; }
 };
@@ -52,6 +55,7 @@ class CpuOp {
   // Bytes of constants it reads.
   virtual size_t weight_bytes() const { return 0; }
   bool of_rows = false;  // its rows are those that need logits
+  size_t node = 0;       // its place in the graph
 };
 
 std::unique_ptr<CpuOp> make_op(const BuildContext& context, const Node& node);

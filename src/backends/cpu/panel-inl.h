@@ -66,14 +66,15 @@ HWY_INLINE void store_part(const LinearCall& call, int64_t panel, int token, int
   if (known <= 0) return;
   if (format.global_scale != 1.0f) value = hn::Mul(value, hn::Set(d, format.global_scale));
   float* out = call.out + token * call.out_stride + row;
+  const float* bias = call.bias == nullptr ? nullptr : call.bias + token * call.bias_stride + row;
   if (HWY_LIKELY(known >= kLanes)) {
-    if (call.bias != nullptr) value = hn::Add(value, hn::LoadU(d, call.bias + row));
+    if (bias != nullptr) value = hn::Add(value, hn::LoadU(d, bias));
     hn::StoreU(value, d, out);
     return;
   }
   alignas(64) float values[kLanes];
   hn::Store(value, d, values);
-  for (int64_t i = 0; i < known; ++i) out[i] = values[i] + (call.bias != nullptr ? call.bias[row + i] : 0.0f);
+  for (int64_t i = 0; i < known; ++i) out[i] = values[i] + (bias != nullptr ? bias[i] : 0.0f);
 }
 
 }  // namespace

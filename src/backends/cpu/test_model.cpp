@@ -172,6 +172,7 @@ StepMaker::StepMaker(int sequences, int length, int64_t vocabulary, uint32_t see
     page_tables_.emplace_back(pages.begin() + s * each, pages.begin() + (s + 1) * each);
   }
   done_.assign(static_cast<size_t>(sequences), 0);
+  adapters_.assign(static_cast<size_t>(sequences), -1);
 }
 
 const StepInput& StepMaker::next(const std::vector<Feed>& feeds) {
@@ -187,6 +188,7 @@ const StepInput& StepMaker::next(const std::vector<Feed>& feeds) {
     slice.kv_length = done_[s];
     slice.context_length = static_cast<int32_t>(tokens_[s].size()) - (s == 1 ? 300 : 0);
     slice.page_table = page_tables_[s];
+    slice.adapter = adapters_[s];
     slices_.push_back(slice);
     for (int i = 0; i < feed.count; ++i, ++done_[s]) {
       step_rows_.push_back(static_cast<int32_t>(step_tokens_.size()));

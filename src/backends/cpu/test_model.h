@@ -44,11 +44,13 @@ class StepMaker {
   // The next `count` tokens of each sequence named; logits for all of them. Valid until the next call.
   const StepInput& next(const std::vector<Feed>& feeds);
   int pages() const { return pages_; }
+  void use_adapter(int sequence, int32_t id) { adapters_[static_cast<size_t>(sequence)] = id; }
 
  private:
   std::vector<std::vector<int32_t>> tokens_;
   std::vector<std::vector<int32_t>> page_tables_;
   std::vector<int> done_;
+  std::vector<int32_t> adapters_;
   int pages_ = 0;
   std::vector<int32_t> step_tokens_, step_positions_, step_rows_;
   std::vector<SequenceSlice> slices_;

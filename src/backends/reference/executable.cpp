@@ -134,7 +134,7 @@ StepOutcome ReferenceExecutable::run(const StepInput& input, std::span<float> lo
   }
 }
 
-void ReferenceExecutable::run_linear(const Node& node) {
+void ReferenceExecutable::run_linear(const Node& node, const StepInput& input) {
   Matrix x = matrix(node.inputs[0]);
   std::vector<float> rounded;
   if (node.text("activation") == "int8") {
@@ -145,6 +145,23 @@ void ReferenceExecutable::run_linear(const Node& node) {
   for (size_t part = 0; part < node.outputs.size(); ++part) {
     const WeightRows weight(graph_, node, 1 + part * 4);
     linear(pool_, x, weight, floats(node, 4 + part * 4), matrix(node.outputs[part]));
+  }
+  if (!adapters_.empty()) add_low_rank(node, input);
+}
+
+void ReferenceExecutable::add_low_rank(const Node& node, const StepInput& input) {
+  const Matrix x = matrix(node.inputs[0]);
+  const bool of_rows = graph_.value(node.outputs[0]).shape[0] == kRows;
+  const auto index = static_cast<size_t>(&node - graph_.nodes().data());
+  for (const SequenceSlice& sequence : input.sequences) {
+    if (sequence.adapter < 0) continue;
+    for (const BoundLowRank& part : adapters_.at(sequence.adapter).at(index)) {
+      for (int64_t row = 0; row < x.rows; ++row) {
+        const int64_t token = of_rows ? input.logits_rows[static_cast<size_t>(row)] : row;
+        if (token < sequence.first_token || token >= sequence.first_token + sequence.token_count) continue;
+        low_rank_row(x.row(row), part.weights, matrix(node.outputs[part.output]).row(row));
+      }
+    }
   }
 }
 
@@ -232,7 +249,7 @@ void ReferenceExecutable::run_node(const Node& node, const StepInput& input) {
     case Op::kEmbedding:
       return embedding(WeightRows(graph_, node, 1), input.tokens, matrix(node.outputs[0]));
     case Op::kLinear:
-      return run_linear(node);
+      return run_linear(node, input);
     case Op::kRmsNorm:
       return rms_norm(matrix(node.inputs[0]), floats(node, 1), node.number("epsilon"), matrix(node.outputs[0]));
     case Op::kLayerNorm:

@@ -43,11 +43,14 @@ class ReferenceExecutable final : public Executable {
   MemoryUse memory() const override;
   void set_profiling(bool on) override { profiling_ = on; }
   std::vector<double> take_profile() override;
+  void add_adapter(int32_t id, const Adapter& adapter) override { adapters_[id] = bind_adapter(graph_, adapter); }
+  void remove_adapter(int32_t id) override { adapters_.erase(id); }
   void observe(NodeObserver observer) override { observer_ = std::move(observer); }
 
  private:
   void run_node(const Node& node, const StepInput& input);
-  void run_linear(const Node& node);
+  void run_linear(const Node& node, const StepInput& input);
+  void add_low_rank(const Node& node, const StepInput& input);
   void run_moe(const Node& node);
   void run_attention(const Node& node, const StepInput& input);
   void run_rotary_table(const Node& node, const StepInput& input);
@@ -63,6 +66,7 @@ class ReferenceExecutable final : public Executable {
   std::vector<int64_t> rows_;
   size_t tokens_ = 0;  // of the step under way
   std::map<int64_t, LayerCache> caches_;
+  std::map<int32_t, std::vector<std::vector<BoundLowRank>>> adapters_;  // by id, by node
   NodeObserver observer_;
   bool profiling_ = false;
   std::vector<double> profile_;

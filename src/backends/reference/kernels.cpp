@@ -42,6 +42,19 @@ void linear(ThreadPool& pool, Matrix x, const WeightRows& weight, std::span<cons
   });
 }
 
+void low_rank_row(std::span<const float> x, const LowRank& weights, std::span<float> out) {
+  const auto a = weights.a.to_floats();
+  const auto b = weights.b.to_floats();
+  const size_t rank = a.size() / x.size();
+  std::vector<float> hidden;
+  for (size_t r = 0; r < rank; ++r) {
+    hidden.push_back(static_cast<float>(dot(x, std::span(a).subspan(r * x.size(), x.size()))));
+  }
+  for (size_t j = 0; j < out.size(); ++j) {
+    out[j] += static_cast<float>(double{weights.scale} * dot(hidden, std::span(b).subspan(j * rank, rank)));
+  }
+}
+
 void round_rows_to_int8(Matrix x) {
   for (int64_t i = 0; i < x.rows; ++i) {
     float largest = 0;

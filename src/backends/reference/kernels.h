@@ -23,6 +23,8 @@ struct Matrix {
 
 // out = x * weight^T + bias; bias may be empty. Rows of the weight are shared out over the pool.
 void linear(ThreadPool& pool, Matrix x, const WeightRows& weight, std::span<const float> bias, Matrix out);
+// out += scale * B (A x), one row.
+void low_rank_row(std::span<const float> x, const LowRank& weights, std::span<float> out);
 // Rounds each row to 127 steps of its largest magnitude and back.
 void round_rows_to_int8(Matrix x);
 

@@ -1,0 +1,251 @@
+// Adapters from a checkpoint's names to an engine's operators, through every stage; and in a session.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <fstream>
+#include <random>
+
+#include "backends/sequence_runner.h"
+#include "base/error.h"
+#include "compiler/build.h"
+#include "formats/companions.h"
+#include "models/adapter.h"
+#include "models/families.h"
+#include "models/merge_adapter.h"
+#include "onnx/export.h"
+#include "quantize/quantize.h"
+#include "runtime/session.h"
+
+namespace edgewise {
+namespace {
+namespace fs = std::filesystem;
+
+const fs::path kSource = EDGEWISE_SOURCE_DIR;
+
+class Workspace {
+ public:
+  Workspace() : path_(fs::temp_directory_path() / ("edgewise-lora-" + std::to_string(::getpid()))) {
+    fs::remove_all(path_);
+    fs::create_directories(path_);
+  }
+  ~Workspace() { fs::remove_all(path_); }
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+  fs::path operator/(const std::string& name) const { return path_ / name; }
+
+ private:
+  fs::path path_;
+};
+
+fs::path engine_of(const fs::path& model, const fs::path& work, DType dtype, int batch = 1) {
+  const Checkpoint checkpoint = Checkpoint::open(model);
+  const DecoderSpec spec = describe_model(checkpoint.config(), checkpoint.config_path());
+  fs::create_directories(work / "onnx");
+  export_onnx(build_decoder(spec, checkpoint, {dtype}), work / "onnx", {});
+  copy_companions(model, work / "onnx");
+  BuildOptions options;
+  options.max_batch_size = batch;
+  options.max_input_length = 128;
+  options.kv_capacity = 192;
+  options.kv_dtype = dtype;
+  options.opt_level = 0;
+  build_engine(work / "onnx", work / "engine", options);
+  return work / "engine";
+}
+
+// A random adapter of every matrix in the checkpoint's layers, experts aside, and of the head.
+void write_adapter(const fs::path& model, const fs::path& directory) {
+  const Checkpoint checkpoint = Checkpoint::open(model);
+  std::map<std::string, Tensor> tensors;
+  Json ranks = Json::object();
+  std::mt19937 random(5);
+  std::uniform_real_distribution<float> uniform(-0.1f, 0.1f);
+  for (const std::string& name : checkpoint.tensor_names()) {
+    const Shape shape = checkpoint.tensor(name).shape();
+    const bool head = name.ends_with("lm_head.weight") || name.ends_with("embed_out.weight");
+    if (shape.size() != 2 || (name.find(".layers.") == std::string::npos && !head) ||
+        name.find("experts.") != std::string::npos)
+      continue;
+    const std::string module = name.substr(0, name.rfind('.'));
+    const auto rank = static_cast<int64_t>(random() % 9 + 1);
+    ranks[module] = rank;
+    for (const auto& [part, part_shape] : {std::pair{"A", Shape{rank, shape[1]}}, {"B", Shape{shape[0], rank}}}) {
+      std::vector<float> values(static_cast<size_t>(element_count(part_shape)));
+      for (float& value : values) value = uniform(random);
+      tensors["base_model.model." + module + ".lora_" + part + ".weight"] =
+          Tensor::from_floats(DType::kF32, part_shape, values);
+    }
+  }
+  fs::create_directories(directory);
+  std::ofstream(directory / "adapter_config.json")
+      << Json{{"peft_type", "LORA"}, {"r", 1}, {"lora_alpha", 8}, {"rank_pattern", ranks}};
+  SafetensorsWriter writer(directory / "adapter_model.safetensors");
+  for (const auto& [name, tensor] : tensors) writer.declare(name, tensor.dtype(), tensor.shape());
+  for (const auto& [name, tensor] : tensors) writer.write(name, tensor);
+  writer.commit();
+}
+
+// Logits of a prompt and of three tokens behind it.
+std::vector<float> logits_of(const fs::path& engine_dir, const fs::path& adapter) {
+  const Engine engine = read_engine(engine_dir / kEngineFileName);
+  const int64_t vocabulary = engine.graph.value(engine.graph.outputs()[0]).shape[1];
+  const auto executable = find_backend("cpu").load(
+      engine.graph, {.max_tokens = 32, .max_rows = 32, .kv_pages = 1, .kv_dtype = engine.info.kv_dtype, .threads = 2});
+  if (!adapter.empty()) {
+    Adapter weights = read_adapter(adapter);
+    if (fs::exists(engine_dir / kChannelScalesFile)) follow_channel_scales(engine_dir / kChannelScalesFile, weights);
+    executable->add_adapter(1, weights);
+  }
+  SequenceRunner runner(*executable, vocabulary, 32, 40, adapter.empty() ? -1 : 1);
+  std::vector<int32_t> prompt;
+  for (int i = 0; i < 20; ++i) prompt.push_back(static_cast<int32_t>((i * 37 + 11) % vocabulary));
+  std::vector<float> result = runner.append(prompt, 20);
+  for (const int32_t token : {5, 77, 9}) {
+    const auto logits = runner.append({token});
+    result.insert(result.end(), logits.begin(), logits.end());
+  }
+  return result;
+}
+
+double relative_error(const std::vector<float>& a, const std::vector<float>& b) {
+  double difference = 0, size = 1e-30;
+  for (size_t i = 0; i < a.size(); ++i) {
+    difference += (double{a[i]} - b[i]) * (double{a[i]} - b[i]);
+    size += double{b[i]} * b[i];
+  }
+  return std::sqrt(difference / size);
+}
+
+// Fused matrices, biases, tied and capped heads, mixtures: the engine with the adapter is the merged checkpoint's.
+TEST(Lora, EqualsTheMergedCheckpointInEveryFamily) {
+  for (const auto& entry : fs::directory_iterator(kSource / "tests/data/checkpoints")) {
+    const fs::path model = entry.path();
+    if (Checkpoint::open(model).config().contains("quantization_config")) continue;
+    SCOPED_TRACE(model.filename());
+    const Workspace work;
+    write_adapter(model, work / "adapter");
+    merge_adapter({model, work / "adapter", work / "merged", DType::kF32});
+    const fs::path base = engine_of(model, work / "base", DType::kF32);
+    const auto with = logits_of(base, work / "adapter");
+    EXPECT_LT(relative_error(with, logits_of(engine_of(work / "merged", work / "m", DType::kF32), "")), 1e-5);
+    EXPECT_GT(relative_error(with, logits_of(base, "")), 0.05);
+  }
+}
+
+TEST(Lora, EqualsTheMergedCheckpointOfTheEmbeddedModel) {
+  const fs::path model = kSource / "models/edge-tiny-16m";
+  for (const std::string name : {"upper", "shakespeare"}) {
+    const Workspace work;
+    const fs::path adapter = kSource / ("models/edge-tiny-16m-lora-" + name);
+    merge_adapter({model, adapter, work / "m32", DType::kF32});
+    const auto with = logits_of(engine_of(model, work / "b32", DType::kF32), adapter);
+    EXPECT_LT(relative_error(with, logits_of(engine_of(work / "m32", work / "e32", DType::kF32), "")), 1e-5);
+    // The merged checkpoint rounds its weights to bfloat16, the adapter stays apart: that much they may differ.
+    merge_adapter({model, adapter, work / "m16", {}});
+    const auto with16 = logits_of(engine_of(model, work / "b16", DType::kBF16), adapter);
+    const double error = relative_error(with16, logits_of(engine_of(work / "m16", work / "e16", DType::kBF16), ""));
+    EXPECT_LT(error, 1e-2);
+  }
+}
+
+// SmoothQuant divides inputs by factors that it multiplies into weights; an adapter of the float model must follow.
+TEST(Lora, FollowsTheChannelsOfAQuantizedModel) {
+  const Workspace work;
+  const fs::path model = kSource / "models/edge-tiny-16m";
+  const fs::path adapter = kSource / "models/edge-tiny-16m-lora-shakespeare";
+  QuantizeRequest request{model, work / "q", scheme_from_name("int8_sq", 128), false, {}, {}};
+  request.calibration.samples = 6;
+  quantize_checkpoint(request);
+  const auto expected = logits_of(engine_of(model, work / "base", DType::kF32), adapter);
+  const fs::path engine = engine_of(work / "q", work / "e", DType::kF32);
+  EXPECT_LT(relative_error(logits_of(engine, adapter), expected), 0.1);
+  fs::remove(engine / kChannelScalesFile);
+  EXPECT_GT(relative_error(logits_of(engine, adapter), expected), 0.2);
+}
+
+class LoraSession : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    work_ = std::make_unique<Workspace>();
+    engine_ = engine_of(kSource / "models/edge-tiny-16m", *work_ / "session", DType::kBF16, 3);
+  }
+  static void TearDownTestSuite() { work_.reset(); }
+
+  void load(const std::string& name, size_t modules) {
+    EXPECT_EQ(session_.add_adapter(name, kSource / ("models/edge-tiny-16m-lora-" + name)), modules);
+  }
+  Request request(const std::string& adapter) const {
+    Request request;
+    request.prompt = session_.encode_chat({{{"role", "user"}, {"content", "Tell me about Paris"}}});
+    request.max_tokens = 40;
+    request.adapter = adapter;
+    return request;
+  }
+
+  static inline std::unique_ptr<Workspace> work_;
+  static inline fs::path engine_;
+  Session session_{engine_, {.threads = 2}};
+};
+
+TEST_F(LoraSession, MixedInABatchEachAnswersAsAlone) {
+  load("upper", 32);
+  load("shakespeare", 56);
+  EXPECT_EQ(session_.adapter_names(), (std::vector<std::string>{"shakespeare", "upper"}));
+  std::vector<std::vector<int32_t>> alone;
+  for (const char* name : {"", "upper", "shakespeare"}) alone.push_back(session_.generate(request(name)).tokens);
+  EXPECT_NE(alone[0], alone[1]);
+  EXPECT_NE(alone[0], alone[2]);
+  EXPECT_NE(alone[1], alone[2]);
+  Session fresh(engine_, {.threads = 2});
+  EXPECT_EQ(fresh.generate(request("")).tokens, alone[0]);
+  const auto together = session_.generate({request("upper"), request(""), request("shakespeare"), request("upper")});
+  EXPECT_EQ(together[0].tokens, alone[1]);
+  EXPECT_EQ(together[1].tokens, alone[0]);
+  EXPECT_EQ(together[2].tokens, alone[2]);
+  EXPECT_EQ(together[3].tokens, alone[1]);
+  const std::string upper = together[0].text;
+  EXPECT_TRUE(std::ranges::none_of(upper, [](char c) { return c >= 'a' && c <= 'z'; })) << upper;
+}
+
+TEST_F(LoraSession, LeavesWhenIdle) {
+  load("upper", 32);
+  const auto first = session_.generate(request("upper"));
+  const auto generation = session_.prepare(request("upper"));
+  session_.begin(*generation);
+  session_.step();
+  try {
+    session_.remove_adapter("upper");
+    ADD_FAILURE() << "an adapter left while it was used";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kBusy);
+  }
+  session_.cancel(*generation);
+  const auto late = session_.prepare(request("upper"));
+  session_.remove_adapter("upper");
+  EXPECT_THROW(session_.begin(*late), Error);
+  EXPECT_THROW(session_.remove_adapter("upper"), Error);
+  EXPECT_THROW(session_.prepare(request("upper")), Error);
+  // The same name with other weights: nothing cached of the first answers for it.
+  EXPECT_EQ(session_.add_adapter("upper", kSource / "models/edge-tiny-16m-lora-shakespeare"), 56u);
+  const auto second = session_.generate(request("upper"));
+  EXPECT_EQ(second.cached_tokens, 0);
+  EXPECT_NE(second.tokens, first.tokens);
+}
+
+TEST_F(LoraSession, RefusesWhatDoesNotFit) {
+  load("upper", 32);
+  EXPECT_THROW(load("upper", 32), Error);
+  EXPECT_THROW(session_.add_adapter("", kSource / "models/edge-tiny-16m-lora-upper"), Error);
+  write_adapter(kSource / "tests/data/checkpoints/qwen3", *work_ / "other");
+  try {
+    session_.add_adapter("other", *work_ / "other");
+    ADD_FAILURE() << "an adapter of another model was taken";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("other: adapter:"), std::string::npos) << error.what();
+  }
+  EXPECT_EQ(session_.adapter_names(), std::vector<std::string>{"upper"});
+}
+
+}  // namespace
+}  // namespace edgewise
