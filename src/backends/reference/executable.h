@@ -39,7 +39,8 @@ class ReferenceExecutable final : public Executable {
  public:
   ReferenceExecutable(const Graph& graph, const LoadOptions& options);
 
-  StepOutcome run(const StepInput& input, std::span<float> logits) noexcept override;
+  using Executable::run;
+  StepOutcome run(const StepInput& input, StepOutputs outputs) noexcept override;
   MemoryUse memory() const override;
   void set_profiling(bool on) override { profiling_ = on; }
   std::vector<double> take_profile() override;
