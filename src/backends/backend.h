@@ -27,9 +27,6 @@ struct SequenceSlice {
   int32_t adapter = -1;
 };
 
-// The graph input of activations: of graphs that go on from another one's, such as a draft head or a piece of a model.
-inline constexpr std::string_view kHiddenInput = "hidden_states";
-
 struct StepInput {
   std::span<const int32_t> tokens;     // [N]
   std::span<const int32_t> positions;  // [N]

@@ -4,8 +4,9 @@ namespace edgewise {
 namespace fs = std::filesystem;
 
 void copy_companions(const fs::path& from, const fs::path& to) {
-  for (const char* name : {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-                           "special_tokens_map.json", "chat_template.jinja", "chat_template.json"}) {
+  for (const char* name :
+       {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+        "chat_template.jinja", "chat_template.json", kDraftVocabularyFile}) {
     if (fs::exists(from / name)) fs::copy_file(from / name, to / name, fs::copy_options::overwrite_existing);
   }
 }

@@ -264,6 +264,16 @@ void ReferenceExecutable::run_node(const Node& node, const StepInput& input) {
       }
       return;
     }
+    case Op::kConcat: {
+      const Matrix out = matrix(node.outputs[0]);
+      int64_t column = 0;
+      for (const ValueId id : node.inputs) {
+        const Matrix x = matrix(id);
+        for (int64_t i = 0; i < x.rows; ++i) std::copy(x.row(i).begin(), x.row(i).end(), out.row(i).begin() + column);
+        column += x.columns;
+      }
+      return;
+    }
     case Op::kRoute:
       return route(matrix(node.inputs[0]), node, matrix(node.outputs[0]));
     case Op::kMoe:
