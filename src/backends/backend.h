@@ -1,6 +1,7 @@
 // What the compiler, the runtime and the quantizer ask of a backend. Only src/backends/<name>/ knows more.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -15,9 +16,15 @@
 
 namespace edgewise {
 
-inline constexpr int kPageTokens = 64;  // tokens in a page of the KV cache
+inline constexpr int kPageTokens = 64;      // tokens in a page of the KV cache
+inline constexpr int kMostTreeTokens = 64;  // bits of a row's mask
 
-// One sequence's share of a step: rows [first_token, first_token + token_count).
+// One sequence's share of a step: rows [first_token, first_token + token_count), whose keys and values go to the cache
+// slots from kv_length on.
+//
+// Rows are a chain, each behind the one before it, unless `tree` says otherwise: then a row sees the slots before
+// tree_begin, which is at most kv_length, and slot tree_begin + b for each bit b of its mask, its own among them. Those
+// are its ancestors in ascending order, and the row computes bit for bit what it would at the end of the chain of them.
 struct SequenceSlice {
   int32_t first_token = 0;
   int32_t token_count = 0;
@@ -25,6 +32,13 @@ struct SequenceSlice {
   int32_t context_length = 0;           // tokens known of the sequence, prompt chunks still to come included
   std::span<const int32_t> page_table;  // covers kv_length + token_count tokens
   int32_t adapter = -1;
+  int32_t tree_begin = 0;
+  std::span<const uint64_t> tree = {};  // [token_count] masks, or empty
+
+  // How many tokens a row has before it; also its entry in StepInput::positions.
+  int32_t position(int32_t row) const {
+    return tree.empty() ? kv_length + row : tree_begin + std::popcount(tree[static_cast<size_t>(row)]) - 1;
+  }
 };
 
 struct StepInput {
@@ -38,6 +52,14 @@ struct StepInput {
   size_t count(int64_t columns) const {
     return columns > 0 ? hidden.size() / static_cast<size_t>(columns) : tokens.size();
   }
+};
+
+// A token's keys and values in all layers, from one slot of the cache to another one.
+struct SlotCopy {
+  int32_t from_page = 0;
+  int32_t from_slot = 0;
+  int32_t to_page = 0;
+  int32_t to_slot = 0;
 };
 
 enum class StepOutcome { kDone, kTooLarge, kOutOfMemory, kDeviceFault };
@@ -76,6 +98,8 @@ class Executable {
   StepOutcome run(const StepInput& input, std::span<float> first) noexcept {
     return run(input, StepOutputs(&first, 1));
   }
+  // Copies exactly, in order.
+  virtual void copy_slots(std::span<const SlotCopy> copies) noexcept = 0;
   virtual MemoryUse memory() const = 0;
   // Seconds spent in each node since the last call, in the order of the graph; empty unless profiling is on.
   virtual void set_profiling(bool on) = 0;

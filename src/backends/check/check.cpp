@@ -46,6 +46,10 @@ class CheckExecutable final : public Executable {
     const StepOutcome tested = tested_->run(input, outputs);
     return different_ ? StepOutcome::kDeviceFault : tested;
   }
+  void copy_slots(std::span<const SlotCopy> copies) noexcept override {
+    reference_->copy_slots(copies);
+    tested_->copy_slots(copies);
+  }
   MemoryUse memory() const override { return tested_->memory(); }
   void set_profiling(bool on) override { tested_->set_profiling(on); }
   std::vector<double> take_profile() override { return tested_->take_profile(); }

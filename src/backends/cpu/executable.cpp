@@ -63,13 +63,14 @@ KvPages CpuExecutable::pages_of(const Node& node) {
   const KvLayout layout = KvLayout::make(options_.kv_dtype, static_cast<int>(node.integer("kv_heads")),
                                          static_cast<int>(node.integer("head_dim")));
   const auto pages = static_cast<size_t>(options_.kv_pages);
-  auto& [memory, kv] = layers_[layer];
+  LayerPages& kv = layers_[layer];
   const size_t keys = layout.key_page_bytes() * pages;
-  if (memory == nullptr) {
-    memory = std::make_unique<PageMemory>(keys + layout.value_page_bytes() * pages);
-    kv = {memory->data(), memory->data() + keys};
+  if (kv.memory == nullptr) {
+    kv.memory = std::make_unique<PageMemory>(keys + layout.value_page_bytes() * pages);
+    kv.layout = layout;
+    kv.pages = {kv.memory->data(), kv.memory->data() + keys};
   }
-  return kv;
+  return kv.pages;
 }
 
 void CpuExecutable::build(const BuildContext& context) {
@@ -180,10 +181,21 @@ void CpuExecutable::report(size_t index, const StepContext& context) {
   }
 }
 
+void CpuExecutable::copy_slots(std::span<const SlotCopy> copies) noexcept {
+  for (const auto& [layer, kv] : layers_) {
+    for (const SlotCopy& copy : copies) {
+      for (int head = 0; head < kv.layout.kv_heads; ++head) {
+        copy_slot(kv.layout, kv.pages.head(kv.layout, copy.from_page, head), copy.from_slot,
+                  kv.pages.head(kv.layout, copy.to_page, head), copy.to_slot);
+      }
+    }
+  }
+}
+
 MemoryUse CpuExecutable::memory() const {
   MemoryUse use;
   for (const Step& step : steps_) use.weights += step.op->weight_bytes();
-  for (const auto& [layer, pages] : layers_) use.kv_cache += pages.first->size();
+  for (const auto& [layer, pages] : layers_) use.kv_cache += pages.memory->size();
   use.activations = arena_->size();
   use.workspace = workspace_->size();
   return use;

@@ -31,6 +31,7 @@ class CpuExecutable final : public Executable {
   CpuExecutable(const Graph& graph, const LoadOptions& options, Isa isa);
   using Executable::run;
   StepOutcome run(const StepInput& input, StepOutputs outputs) noexcept override;
+  void copy_slots(std::span<const SlotCopy> copies) noexcept override;
   MemoryUse memory() const override;
   void set_profiling(bool on) override { profiling_ = on; }
   std::vector<double> take_profile() override;
@@ -41,6 +42,12 @@ class CpuExecutable final : public Executable {
   struct Step {
     std::unique_ptr<CpuOp> op;
     bool of_rows = false;
+  };
+
+  struct LayerPages {
+    std::unique_ptr<PageMemory> memory;
+    KvLayout layout;
+    KvPages pages;
   };
 
   void build(const BuildContext& context);
@@ -60,7 +67,7 @@ class CpuExecutable final : public Executable {
   int64_t hidden_columns_ = 0;
   std::unique_ptr<PageMemory> arena_;
   std::unique_ptr<PageMemory> workspace_;
-  std::map<int64_t, std::pair<std::unique_ptr<PageMemory>, KvPages>> layers_;
+  std::map<int64_t, LayerPages> layers_;
   std::vector<double> profile_;
   bool profiling_ = false;
   bool failed_ = false;  // an observer threw

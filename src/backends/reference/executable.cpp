@@ -11,21 +11,32 @@
 namespace edgewise::reference {
 namespace {
 
-// A sequence's history in one layer, by position.
-class SequenceKv final : public KvReader {
+// What one row of a sequence sees in one layer, by position.
+class RowKv final : public KvReader {
  public:
-  SequenceKv(const LayerCache& cache, std::span<const int32_t> pages) : cache_(cache), pages_(pages) {}
+  RowKv(const LayerCache& cache, const SequenceSlice& sequence, int32_t row)
+      : cache_(cache), pages_(sequence.page_table), tree_begin_(sequence.position(row) + 1) {
+    if (sequence.tree.empty()) return;
+    tree_begin_ = sequence.tree_begin;
+    for (uint64_t mask = sequence.tree[static_cast<size_t>(row)]; mask != 0; mask &= mask - 1)
+      ancestors_.push_back(tree_begin_ + std::countr_zero(mask));
+  }
   std::span<const float> key(int64_t position, int64_t head) const override {
-    return cache_.key(page(position), position % kPageTokens, head);
+    return cache_.key(page(position), slot(position) % kPageTokens, head);
   }
   std::span<const float> value(int64_t position, int64_t head) const override {
-    return cache_.value(page(position), position % kPageTokens, head);
+    return cache_.value(page(position), slot(position) % kPageTokens, head);
   }
 
  private:
-  int32_t page(int64_t position) const { return pages_[static_cast<size_t>(position / kPageTokens)]; }
+  int64_t slot(int64_t position) const {
+    return position < tree_begin_ ? position : ancestors_.at(static_cast<size_t>(position - tree_begin_));
+  }
+  int32_t page(int64_t position) const { return pages_[static_cast<size_t>(slot(position) / kPageTokens)]; }
   const LayerCache& cache_;
   std::span<const int32_t> pages_;
+  int64_t tree_begin_;
+  std::vector<int64_t> ancestors_;  // slots
 };
 
 // The columns a gather names are weights: a file may hold any.
@@ -67,6 +78,14 @@ void LayerCache::store(int32_t page, int64_t slot, std::span<const float> k, std
     };
     round(k, keys_);
     round(v, values_);
+  }
+}
+
+void LayerCache::copy(const SlotCopy& copy) {
+  for (int64_t head = 0; head < heads_; ++head) {
+    const auto from = static_cast<std::ptrdiff_t>(offset(copy.from_page, copy.from_slot, head));
+    const auto to = static_cast<std::ptrdiff_t>(offset(copy.to_page, copy.to_slot, head));
+    for (auto* pages : {&keys_, &values_}) std::copy_n(pages->begin() + from, head_dim_, pages->begin() + to);
   }
 }
 
@@ -180,16 +199,15 @@ void ReferenceExecutable::run_attention(const Node& node, const StepInput& input
   LayerCache& cache = caches_.at(node.integer("layer"));
   for (const SequenceSlice& sequence : input.sequences) {
     for (int32_t i = 0; i < sequence.token_count; ++i) {
-      const int64_t position = sequence.kv_length + i;
+      const int64_t slot = sequence.kv_length + i;
       const int64_t row = sequence.first_token + i;
-      cache.store(sequence.page_table[static_cast<size_t>(position / kPageTokens)], position % kPageTokens, k.row(row),
+      cache.store(sequence.page_table[static_cast<size_t>(slot / kPageTokens)], slot % kPageTokens, k.row(row),
                   v.row(row));
     }
-    const SequenceKv kv(cache, sequence.page_table);
     pool_.run([&](int worker) {
       for (int32_t i = worker; i < sequence.token_count; i += pool_.size()) {
         const int64_t row = sequence.first_token + i;
-        attention_row(node, q.row(row), sequence.kv_length + i, kv, out.row(row));
+        attention_row(node, q.row(row), sequence.position(i), RowKv(cache, sequence, i), out.row(row));
       }
     });
   }
@@ -289,6 +307,12 @@ void ReferenceExecutable::run_node(const Node& node, const StepInput& input) {
     }
     default:
       return run_elementwise(node);
+  }
+}
+
+void ReferenceExecutable::copy_slots(std::span<const SlotCopy> copies) noexcept {
+  for (auto& [layer, cache] : caches_) {
+    for (const SlotCopy& copy : copies) cache.copy(copy);
   }
 }
 
