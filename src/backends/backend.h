@@ -16,6 +16,8 @@
 
 namespace edgewise {
 
+class ThreadPool;
+
 inline constexpr int kPageTokens = 64;      // tokens in a page of the KV cache
 inline constexpr int kMostTreeTokens = 64;  // bits of a row's mask
 
@@ -73,6 +75,8 @@ struct LoadOptions {
   int kv_pages = 32;      // of kPageTokens tokens, shared by all sequences
   DType kv_dtype = DType::kBF16;
   int threads = 0;  // 0: as many as the process may use
+  // Workers shared with other executables, of which one runs at a time; null: own ones.
+  std::shared_ptr<ThreadPool> pool = nullptr;
 };
 
 struct MemoryUse {

@@ -17,9 +17,10 @@ struct Request {
   SamplingOptions sampling;
   int max_tokens = 256;  // cut to what the cache has room for
   std::vector<std::string> stop;
-  bool ignore_eos = false;  // an end token does not end the answer
-  int priority = 0;         // higher ones go first
-  int pin_tokens = 0;       // keep so many tokens of the prompt in the cache for good
+  bool ignore_eos = false;           // an end token does not end the answer
+  int priority = 0;                  // higher ones go first
+  int pin_tokens = 0;                // keep so many tokens of the prompt in the cache for good
+  bool disable_spec_decode = false;  // no guessing ahead
 };
 
 struct CompletionToken {
@@ -39,6 +40,8 @@ struct Completion {
   int preemptions = 0;
   int drafted_tokens = 0;             // tried ahead of the model
   int accepted_tokens = 0;            // of those, what the model said too
+  int verifications = 0;              // steps that tried some
+  bool gave_up_drafting = false;      // it did not pay
   std::vector<double> token_seconds;  // when each token was there, since admission
   double queue_seconds = 0;           // from submission to admission
   double prefill_seconds = 0;         // from admission to the first token

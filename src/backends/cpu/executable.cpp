@@ -43,7 +43,11 @@ std::unique_ptr<CpuOp> make_op(const BuildContext& context, const Node& node) {
 }
 
 CpuExecutable::CpuExecutable(const Graph& graph, const LoadOptions& options, Isa isa)
-    : graph_(graph), options_(options), pool_(options.threads), values_(graph.values().size(), nullptr) {
+    : graph_(graph),
+      options_(options),
+      shared_pool_(options.pool ? options.pool : std::make_shared<ThreadPool>(options.threads)),
+      pool_(*shared_pool_),
+      values_(graph.values().size(), nullptr) {
   BuildContext context;
   context.graph = &graph;
   context.options = &options_;

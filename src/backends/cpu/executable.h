@@ -59,7 +59,8 @@ class CpuExecutable final : public Executable {
 
   const Graph& graph_;
   LoadOptions options_;
-  ThreadPool pool_;
+  std::shared_ptr<ThreadPool> shared_pool_;
+  ThreadPool& pool_;
   std::vector<Step> steps_;
   std::vector<float*> values_;  // by value id; into the arena
   std::vector<float*> homes_;   // of the outputs; into the arena
