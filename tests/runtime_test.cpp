@@ -6,6 +6,7 @@
 #include "backends/backend.h"
 #include "backends/cpu/allocation_count.h"
 #include "models/families.h"
+#include "runtime/prompt_lookup.h"
 #include "runtime/scheduler.h"
 
 namespace edgewise {
@@ -144,13 +145,14 @@ TEST_F(RuntimeTest, DraftsChangeTheSpeedOnly) {
   for (const SamplingOptions& sampling : {SamplingOptions{}, sampled}) {
     const auto expected = run(5, 64, prompts, sampling);
     auto l = limits(5, 64);
-    l.draft_tokens = 5;
+    l.weigh_drafts = false;
     const auto executable = find_backend("cpu").load(graph_, {.max_tokens = l.max_step_tokens,
                                                               .max_sequences = l.max_sequences,
                                                               .max_rows = l.max_sequences * 6,
                                                               .kv_pages = l.kv_pages,
                                                               .threads = 2});
-    Scheduler scheduler(*executable, l, {});
+    PromptLookup lookup(5);
+    Scheduler scheduler(*executable, l, {}, &lookup);
     std::vector<std::unique_ptr<Sequence>> sequences;
     for (const auto& ids : prompts) {
       sequences.push_back(std::make_unique<Sequence>(ids, sampling, 20, vocabulary_));
@@ -168,11 +170,11 @@ TEST_F(RuntimeTest, DraftsChangeTheSpeedOnly) {
 }
 
 TEST(PromptLookup, FindsTheLatestLongestMatch) {
-  std::vector<int32_t> draft;
   const auto look_up = [&](const std::vector<int32_t>& tokens, int most) {
-    draft.clear();
+    DraftTree draft;
     look_up_draft(tokens, most, draft);
-    return draft;
+    EXPECT_TRUE(draft.is_chain());
+    return draft.tokens;
   };
   EXPECT_EQ(look_up({1, 2, 3, 4, 1, 2}, 3), (std::vector<int32_t>{3, 4, 1}));
   EXPECT_EQ(look_up({1, 2, 9, 1, 2, 7, 1, 2}, 1), (std::vector<int32_t>{7}));
@@ -182,14 +184,31 @@ TEST(PromptLookup, FindsTheLatestLongestMatch) {
   EXPECT_EQ(look_up({}, 4), (std::vector<int32_t>{}));
 }
 
-TEST(PromptLookup, GivesUpWhenDraftsAreWrong) {
-  DraftGauge gauge;
-  EXPECT_TRUE(gauge.pays());
-  for (int i = 0; i < 20; ++i) gauge.note(5, 0);
-  EXPECT_FALSE(gauge.pays());
-  DraftGauge good;
-  for (int i = 0; i < 20; ++i) good.note(5, 3);
-  EXPECT_TRUE(good.pays());
+TEST(Speculation, LearnsFromWhatWasAccepted) {
+  Acceptance acceptance;
+  EXPECT_NEAR(acceptance.tokens(), 3, 1e-9);
+  for (int i = 0; i < 100; ++i) acceptance.note(0);
+  EXPECT_LT(acceptance.tokens(), 1.5);
+  for (int i = 0; i < 100; ++i) acceptance.note(5);
+  EXPECT_GT(acceptance.tokens(), 5);
+}
+
+TEST(Speculation, EstimatesTimesOfStepsItHasNotSeen) {
+  StepTimes times;
+  EXPECT_EQ(times.seconds(4), 0);
+  times.note(1, 0.090);
+  EXPECT_FALSE(times.knows(1));  // may have been a bad moment
+  times.note(1, 0.010);
+  EXPECT_TRUE(times.knows(1));
+  EXPECT_FALSE(times.knows(2));
+  EXPECT_EQ(times.seconds(8), 0.010);  // worth a try
+  for (int i = 0; i < 2; ++i) times.note(9, 0.018);
+  EXPECT_NEAR(times.seconds(5), 0.014, 1e-9);
+  EXPECT_NEAR(times.seconds(40), 0.018, 1e-9);
+  times.note(9, 0.5);
+  EXPECT_LT(times.seconds(9), 0.019);
+  for (int i = 0; i < 50; ++i) times.note(1, 0.020);
+  EXPECT_NEAR(times.seconds(1), 0.020, 1e-9);
 }
 
 TEST_F(RuntimeTest, SequencesDrivenOutAreComputedAgain) {

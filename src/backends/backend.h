@@ -1,6 +1,7 @@
 // What the compiler, the runtime and the quantizer ask of a backend. Only src/backends/<name>/ knows more.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -16,9 +17,17 @@
 
 namespace edgewise {
 
-inline constexpr int kPageTokens = 64;  // tokens in a page of the KV cache
+class ThreadPool;
 
-// One sequence's share of a step: rows [first_token, first_token + token_count).
+inline constexpr int kPageTokens = 64;      // tokens in a page of the KV cache
+inline constexpr int kMostTreeTokens = 64;  // bits of a row's mask
+
+// One sequence's share of a step: rows [first_token, first_token + token_count), whose keys and values go to the cache
+// slots from kv_length on.
+//
+// Rows are a chain, each behind the one before it, unless `tree` says otherwise: then a row sees the slots before
+// tree_begin, which is at most kv_length, and slot tree_begin + b for each bit b of its mask, its own among them. Those
+// are its ancestors in ascending order, and the row computes bit for bit what it would at the end of the chain of them.
 struct SequenceSlice {
   int32_t first_token = 0;
   int32_t token_count = 0;
@@ -26,21 +35,34 @@ struct SequenceSlice {
   int32_t context_length = 0;           // tokens known of the sequence, prompt chunks still to come included
   std::span<const int32_t> page_table;  // covers kv_length + token_count tokens
   int32_t adapter = -1;                 // one that add_adapter() made known
-};
+  int32_t tree_begin = 0;
+  std::span<const uint64_t> tree = {};  // [token_count] masks, or empty
 
-inline constexpr std::string_view kEmbeddingsInput = "inputs_embeds";
+  // How many tokens a row has before it; also its entry in StepInput::positions.
+  int32_t position(int32_t row) const {
+    return tree.empty() ? kv_length + row : tree_begin + std::popcount(tree[static_cast<size_t>(row)]) - 1;
+  }
+};
 
 struct StepInput {
   std::span<const int32_t> tokens;     // [N]
   std::span<const int32_t> positions;  // [N]
-  std::span<const float> embeddings;   // [N, hidden], for graphs with the input "inputs_embeds" instead of tokens
+  std::span<const float> hidden;       // [N, columns], for graphs with the input "hidden_states"
   std::span<const SequenceSlice> sequences;
   std::span<const int32_t> logits_rows;  // [R], ascending
 
-  // N; `columns` of the embeddings, 0 when the graph starts from tokens.
+  // N; `columns` of the hidden states, 0 when the graph starts from tokens.
   size_t count(int64_t columns) const {
-    return columns > 0 ? embeddings.size() / static_cast<size_t>(columns) : tokens.size();
+    return columns > 0 ? hidden.size() / static_cast<size_t>(columns) : tokens.size();
   }
+};
+
+// A token's keys and values in all layers, from one slot of the cache to another one.
+struct SlotCopy {
+  int32_t from_page = 0;
+  int32_t from_slot = 0;
+  int32_t to_page = 0;
+  int32_t to_slot = 0;
 };
 
 enum class StepOutcome { kDone, kTooLarge, kOutOfMemory, kDeviceFault };
@@ -54,6 +76,8 @@ struct LoadOptions {
   int kv_pages = 32;      // of kPageTokens tokens, shared by all sequences
   DType kv_dtype = DType::kBF16;
   int threads = 0;  // 0: as many as the process may use
+  // Workers shared with other executables, of which one runs at a time; null: own ones.
+  std::shared_ptr<ThreadPool> pool = nullptr;
 };
 
 struct MemoryUse {
@@ -66,12 +90,21 @@ struct MemoryUse {
 // Called after a node ran, with its outputs as float32 [rows, columns]. For `check`, calibration and debugging.
 using NodeObserver = std::function<void(const Node& node, std::span<const Tensor> outputs)>;
 
+// Where a step's results go: one buffer for each output of the graph, in their order, float32 [rows, columns]. An
+// output whose buffer is empty or missing is not written.
+using StepOutputs = std::span<const std::span<float>>;
+
 // A loaded engine. Holds the KV pages; which page belongs to whom is the runtime's business.
 class Executable {
  public:
   virtual ~Executable() = default;
-  // Runs one step and writes the graph's output, float32 logits [R, vocabulary]. Allocates nothing.
-  virtual StepOutcome run(const StepInput& input, std::span<float> logits) noexcept = 0;
+  // Runs one step; the first output are the logits [R, vocabulary]. Allocates nothing.
+  virtual StepOutcome run(const StepInput& input, StepOutputs outputs) noexcept = 0;
+  StepOutcome run(const StepInput& input, std::span<float> first) noexcept {
+    return run(input, StepOutputs(&first, 1));
+  }
+  // Copies exactly, in order.
+  virtual void copy_slots(std::span<const SlotCopy> copies) noexcept = 0;
   virtual MemoryUse memory() const = 0;
   // Seconds spent in each node since the last call, in the order of the graph; empty unless profiling is on.
   virtual void set_profiling(bool on) = 0;

@@ -14,11 +14,12 @@ SequenceRunner::SequenceRunner(Executable& executable, int64_t vocabulary, int m
   std::iota(pages_.begin(), pages_.end(), 0);
 }
 
-std::vector<float> SequenceRunner::append(const std::vector<int32_t>& tokens, int rows) {
+std::vector<float> SequenceRunner::append(const std::vector<int32_t>& tokens, int rows, std::span<const float> hidden) {
   const auto count = static_cast<int>(tokens.size());
   check_internal(static_cast<size_t>(length_ + count) <= pages_.size() * kPageTokens, "sequence longer than its pages");
   std::vector<float> logits(static_cast<size_t>(rows * vocabulary_));
   const int context = length_ + count;
+  const size_t columns = count == 0 ? 0 : hidden.size() / tokens.size();
   size_t written = 0;
   for (int begin = 0; begin < count;) {
     const int n = std::min(max_tokens_, count - begin);
@@ -33,7 +34,7 @@ std::vector<float> SequenceRunner::append(const std::vector<int32_t>& tokens, in
     const StepOutcome outcome =
         executable_.run({std::span(tokens).subspan(static_cast<size_t>(begin), static_cast<size_t>(n)),
                          positions,
-                         {},
+                         hidden.subspan(static_cast<size_t>(begin) * columns, static_cast<size_t>(n) * columns),
                          {&sequence, 1},
                          wanted},
                         out);

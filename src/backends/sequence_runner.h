@@ -16,7 +16,8 @@ class SequenceRunner {
   int length() const { return length_; }
   // Appends tokens, in chunks of max_tokens, and returns logits [rows, vocabulary] of the last `rows` of them, where
   // rows <= max_rows of the executable. Throws Error(kInternal) when a step fails.
-  std::vector<float> append(const std::vector<int32_t>& tokens, int rows = 1);
+  // `hidden` [tokens, columns] is for graphs that take hidden states.
+  std::vector<float> append(const std::vector<int32_t>& tokens, int rows = 1, std::span<const float> hidden = {});
 
  private:
   Executable& executable_;

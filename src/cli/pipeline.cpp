@@ -12,6 +12,7 @@
 #include "cli/recipe.h"
 #include "formats/companions.h"
 #include "hub/hub.h"
+#include "models/eagle.h"
 #include "models/families.h"
 #include "onnx/export.h"
 
@@ -34,6 +35,14 @@ uint64_t fingerprint(const fs::path& directory) {
   std::string text = fs::weakly_canonical(directory).string();
   for (const auto& [name, state] : files) text += fmt::format("\n{} {}", name, state);
   return XXH3_64bits(text.data(), text.size());
+}
+
+void write_vocabulary_map(const Tensor& map, const fs::path& file) {
+  if (map.empty()) return;
+  SafetensorsWriter writer(file);
+  writer.declare("d2t", map.dtype(), map.shape());
+  writer.write("d2t", map);
+  writer.commit();
 }
 
 }  // namespace
@@ -103,9 +112,16 @@ void export_model(const ExportRequest& request) {
   const Checkpoint checkpoint = Checkpoint::open(request.model_dir);
   const DecoderSpec spec = describe_model(checkpoint.config(), checkpoint.config_path());
   const DType dtype = request.oracle ? DType::kF32 : parse_float_dtype(request.dtype, checkpoint.dtype());
-  const Graph graph = build_decoder(spec, checkpoint, {dtype});
-  OutputDirectory out(request.output_dir, "model.onnx");
-  export_onnx(graph, out.path(), {request.oracle});
+  DecoderOptions options{dtype};
+  OutputDirectory out(request.output_dir, kModelFile);
+  if (!request.draft_model_dir.empty()) {
+    const Checkpoint draft = Checkpoint::open(request.draft_model_dir);
+    const EagleHead head = describe_eagle(draft, spec, checkpoint);
+    options.hidden_layers = {head.hidden_layers.begin(), head.hidden_layers.end()};
+    export_onnx(build_eagle(head, draft, dtype), out.path(), {request.oracle, kDraftFile});
+    write_vocabulary_map(head.draft_to_target, out.path() / kDraftVocabularyFile);
+  }
+  export_onnx(build_decoder(spec, checkpoint, options), out.path(), {request.oracle});
   copy_companions(request.model_dir, out.path());
   out.commit();
 }
@@ -115,13 +131,13 @@ fs::path ensure_engine(const fs::path& source, const fs::path& cache_dir, const 
   if (source.extension() == ".yaml") return engine_from_recipe(source, cache_dir, options);
   if (fs::exists(source / kEngineFileName)) return source;
   fs::path onnx = source;
-  if (!fs::exists(source / "model.onnx")) {
+  if (!fs::exists(source / kModelFile)) {
     const fs::path model = resolve_model(source.string());
     onnx = cache_dir / fmt::format("{}-{:016x}{}-onnx", model.filename().string(), fingerprint(model), dtype);
-    if (!fs::exists(onnx / "model.onnx")) {
+    if (!fs::exists(onnx / kModelFile)) {
       const auto start = std::chrono::steady_clock::now();
       fs::create_directories(cache_dir);
-      export_model({model, onnx, dtype, false});
+      export_model({model, {}, onnx, dtype, false});
       fmt::print(stderr, "export  {:6.1f} s  {} -> {}\n", seconds_since(start), model.string(), onnx.string());
     }
   }

@@ -11,6 +11,7 @@ namespace edgewise {
 
 struct ExportRequest {
   std::filesystem::path model_dir;
+  std::filesystem::path draft_model_dir;  // an EAGLE-3 head of the model; empty: none
   std::filesystem::path output_dir;
   std::string dtype;  // fp32, fp16, bf16; empty: the checkpoint's
   bool oracle = false;

@@ -8,6 +8,7 @@
 #include "base/progress.h"
 #include "cli/build_flags.h"
 #include "cli/command.h"
+#include "cli/eagle_flags.h"
 #include "cli/pipeline.h"
 #include "runtime/session.h"
 
@@ -16,6 +17,7 @@ namespace {
 
 struct RunFlags {
   int prompt_lookup = 0;
+  EagleFlags eagle;
   std::string model;
   std::string prompt;
   std::string system;
@@ -77,8 +79,11 @@ void print_speed(const Completion& c) {
   fmt::print(stderr, "[{} prompt tokens, first token after {:.0f} ms; {} tokens, {:.0f} tokens/s; {}]\n",
              c.prompt_tokens, c.prefill_seconds * 1e3, c.tokens.size(),
              c.decode_seconds > 0 ? decoded / c.decode_seconds : 0.0, finish_reason_name(c.finish));
-  if (c.drafted_tokens > 0)
-    fmt::print(stderr, "[{} of {} tokens tried ahead were right]\n", c.accepted_tokens, c.drafted_tokens);
+  if (c.drafted_tokens > 0) {
+    fmt::print(stderr, "[{} of {} tokens tried ahead were right: {:.2f} tokens a verification]\n", c.accepted_tokens,
+               c.drafted_tokens, 1 + static_cast<double>(c.accepted_tokens) / c.verifications);
+  }
+  if (c.gave_up_drafting) fmt::print(stderr, "warning: trying tokens ahead did not pay here and was switched off\n");
 }
 
 int answer_once(Session& session, const RunFlags& flags, const std::string& prompt) {
@@ -134,7 +139,9 @@ int chat(Session& session, const RunFlags& flags) {
 
 int run(const RunFlags& flags) {
   const auto engine = ensure_engine(flags.model, flags.cache_dir, flags.build.take());
-  Session session(engine, {.threads = flags.threads, .draft_tokens = flags.prompt_lookup});
+  Session session(engine, {.threads = flags.threads,
+                           .draft_tokens = flags.prompt_lookup,
+                           .eagle = flags.eagle.if_there(engine, flags.prompt_lookup > 0)});
   if (!flags.lora.empty()) load_adapter(session, flags.lora, flags.lora);
   if (!flags.prompt.empty()) return answer_once(session, flags, flags.prompt);
   if (::isatty(STDIN_FILENO) != 0) return chat(session, flags);
@@ -156,6 +163,7 @@ void add_run(Commands& commands) {
   add_flag(command, "lora", flags->lora, "directory of a PEFT adapter to answer with");
   add_flag(command, "max_tokens", flags->max_tokens, "longest answer");
   add_flag(command, "prompt_lookup", flags->prompt_lookup, kPromptLookupHelp);
+  add_eagle_flags(command, flags->eagle, EagleDefault::kOn);
   command.add_option(both_spellings("temperature"), flags->temperature,
                      "0 is greedy (default: the model's recommendation)");
   command.add_option(both_spellings("top_p"), flags->top_p, "nucleus sampling");

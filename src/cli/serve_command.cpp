@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "cli/build_flags.h"
 #include "cli/command.h"
+#include "cli/eagle_flags.h"
 #include "cli/pipeline.h"
 #include "serve/server.h"
 
@@ -20,6 +21,7 @@ struct ServeFlags {
   int grace = 30;
   int prompt_lookup = 0;
   std::vector<std::string> adapters;
+  EagleFlags eagle;
 };
 
 // "out/engine/" is served as "engine".
@@ -51,7 +53,10 @@ int serve(ServeFlags& flags) {
   options.http.reply_timeout = std::chrono::seconds(flags.reply_timeout);
   options.grace = std::chrono::seconds(flags.grace);
   const auto engine = ensure_engine(flags.model, flags.cache_dir, flags.build.take());
-  Session session(engine, {.threads = flags.threads, .draft_tokens = flags.prompt_lookup, .protect_decoding = true});
+  Session session(engine, {.threads = flags.threads,
+                           .draft_tokens = flags.prompt_lookup,
+                           .eagle = flags.eagle.if_there(engine, flags.prompt_lookup > 0),
+                           .protect_decoding = true});
   load_adapters(session, flags);
   ApiServer server(session, options);
   if (options.host != "127.0.0.1" && options.host != "localhost" && options.host != "::1" && options.api_key.empty()) {
@@ -86,6 +91,7 @@ void add_serve(Commands& commands) {
   add_flag(command, "grace", flags->grace, "seconds for answers under way when the server is told to end");
   add_flag(command, "cache_dir", flags->cache_dir, "where exported and built stages are kept");
   add_flag(command, "prompt_lookup", flags->prompt_lookup, kPromptLookupHelp);
+  add_eagle_flags(command, flags->eagle, EagleDefault::kOn);
   add_flag(command, "threads", flags->threads, "CPU threads (0: all cores)");
   add_build_flags(command, flags->build);
   commands.on_run(command, [flags] { return serve(*flags); });

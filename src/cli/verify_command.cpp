@@ -37,7 +37,7 @@ class TemporaryDirectory {
 int verify(const VerifyFlags& flags) {
   const TemporaryDirectory work;
   const DType dtype = parse_float_dtype(flags.dtype, DType::kF32);
-  export_model({resolve_model(flags.model), work.path() / "onnx", flags.dtype, false});
+  export_model({resolve_model(flags.model), {}, work.path() / "onnx", flags.dtype, false});
   BuildOptions options;
   options.device = flags.backend;
   options.kv_dtype = dtype;

@@ -18,8 +18,12 @@ std::vector<float> first_logits(const Graph& graph, const Backend& backend, DTyp
   SequenceRunner runner(*executable, vocabulary, kPromptTokens, kPromptTokens + 1);
   std::vector<int32_t> tokens;
   for (int i = 0; i < kPromptTokens - 1; ++i) tokens.push_back(static_cast<int32_t>((i * 7919 + 11) % vocabulary));
-  auto logits = runner.append(tokens);                                        // a prefill
-  const auto next = runner.append({static_cast<int32_t>(101 % vocabulary)});  // and a decode step on its cache
+  const ValueId input = graph.find_value(kHiddenInput);
+  std::vector<float> hidden(input == kNone ? 0 : static_cast<size_t>(kPromptTokens * graph.value(input).shape.at(1)));
+  for (size_t i = 0; i < hidden.size(); ++i) hidden[i] = std::sin(static_cast<float>(i));  // any numbers
+  const size_t prompt = hidden.size() / kPromptTokens * tokens.size();
+  auto logits = runner.append(tokens, 1, std::span(hidden).first(prompt));  // a prefill, and a decode step on its cache
+  const auto next = runner.append({static_cast<int32_t>(101 % vocabulary)}, 1, std::span(hidden).subspan(prompt));
   logits.insert(logits.end(), next.begin(), next.end());
   return logits;
 }

@@ -2,6 +2,7 @@
 
 #include <xxhash.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/error.h"
@@ -178,7 +179,12 @@ Engine Reader::read() const {
   for (const int32_t input : *stored.inputs()) {
     if (input < 0 || static_cast<size_t>(input) >= ids.size()) reject("an input is out of range");
     const auto& v = *values.Get(static_cast<flatbuffers::uoffset_t>(input));
-    ids[static_cast<size_t>(input)] = engine.graph.add_input(v.name()->str(), DType::kI32, shape_of(v));
+    const auto dtype = static_cast<DType>(v.dtype());
+    const Shape shape = shape_of(v);
+    const bool tokens = dtype == DType::kI32 && shape == Shape{kTokens};
+    const bool hidden = is_float(dtype) && shape.size() == 2 && shape[0] == kTokens && shape[1] > 0;
+    if (!tokens && !hidden) reject("an input that is neither tokens nor hidden states");
+    ids[static_cast<size_t>(input)] = engine.graph.add_input(v.name()->str(), dtype, shape);
   }
   for (flatbuffers::uoffset_t i = 0; i < values.size(); ++i) {
     const auto& v = *values.Get(i);
@@ -205,9 +211,15 @@ Engine Reader::read() const {
   }
   for (const int32_t output : *stored.outputs()) {
     if (id_of(output) == kNone) reject("an output is never made");
+    const Shape& shape = engine.graph.value(id_of(output)).shape;
+    if (shape.size() != 2 || shape[0] >= 0 || std::ranges::count(engine.graph.outputs(), id_of(output)) > 0) {
+      reject("an output that is no activation, or there twice");
+    }
     engine.graph.mark_output(id_of(output));
   }
-  if (engine.graph.outputs().size() != 1) reject("expected one output, the logits");
+  if (engine.graph.outputs().empty() || engine.graph.outputs().size() > 2) {
+    reject("expected the logits as output, and perhaps hidden states");
+  }
   return engine;
 }
 

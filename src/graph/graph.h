@@ -25,6 +25,9 @@ inline constexpr ValueId kNone = -1;  // an optional input left out
 inline constexpr int64_t kTokens = -1;
 inline constexpr int64_t kRows = -2;
 
+// The graph input of activations: of graphs that go on from another one's, such as a draft head or a piece of a model.
+inline constexpr std::string_view kHiddenInput = "hidden_states";
+
 using Attribute = std::variant<int64_t, double, std::string, std::vector<int64_t>>;
 using Attributes = std::map<std::string, Attribute>;
 

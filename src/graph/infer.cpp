@@ -218,6 +218,15 @@ std::vector<ValueType> Checker::infer() const {
       require_inputs(2);
       require(in(1).dtype == DType::kI32 && in(1).shape.size() == 1, "expects an i32 index");
       return {with_columns(in(1).shape[0])};
+    case Op::kConcat: {
+      require(!node_.inputs.empty(), "takes at least one input");
+      int64_t columns = 0;
+      for (size_t i = 0; i < node_.inputs.size(); ++i) {
+        require(activation(i)[0] == activation(0)[0], "operands must have the same rows");
+        columns += activation(i)[1];
+      }
+      return {with_columns(columns)};
+    }
     case Op::kRoute:
       require_inputs(1);
       require(node_.integer("top_k") > 0 && node_.integer("top_k") <= activation(0)[1], "top_k out of range");

@@ -7,9 +7,9 @@ namespace {
 
 // In the order of the enum.
 constexpr std::array<std::string_view, kOpCount> kNames = {
-    "embedding", "linear",       "rms_norm",       "layer_norm", "rotary_table", "rotary",      "attention", "add",
-    "mul",       "scale",        "silu",           "gelu",       "relu",         "square",      "softcap",   "swiglu",
-    "geglu",     "add_rms_norm", "gather_columns", "route",      "moe",          "select_rows",
+    "embedding", "linear",       "rms_norm",       "layer_norm", "rotary_table", "rotary", "attention",   "add",
+    "mul",       "scale",        "silu",           "gelu",       "relu",         "square", "softcap",     "swiglu",
+    "geglu",     "add_rms_norm", "gather_columns", "concat",     "route",        "moe",    "select_rows",
 };
 
 }  // namespace

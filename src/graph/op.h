@@ -39,6 +39,7 @@ enum class Op : uint8_t {
   kGeGlu,          // (gate, up) -> gelu(gate) * up: fused
   kAddRmsNorm,     // (a, b, weight) -> a + b, rms_norm(a + b): fused
   kGatherColumns,  // (x, index i32[K]) -> x[:, index]
+  kConcat,         // (x, y, ...) -> their columns side by side
   // (router logits [N, E]) -> routing weights f32[N, E], zero but for the top_k; normalize=1 makes them sum to 1;
   // softmax="before" over all experts or "after" over the chosen ones
   kRoute,

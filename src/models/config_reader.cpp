@@ -26,6 +26,7 @@ const std::set<std::string> kWithoutInfluence = {
     "attention_probs_dropout_prob",
     "eos_token_id",
     "gradient_checkpointing",
+    "greedy_match_per_step",
     "id2label",
     "label2id",
     "initializer_range",

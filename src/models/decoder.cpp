@@ -1,58 +1,17 @@
-#include "models/decoder.h"
+#include "models/decoder_builder.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/error.h"
+#include "models/eagle.h"
 
 namespace edgewise {
-namespace {
-
-// Builds one graph; each method adds one module and returns its output.
-class DecoderBuilder {
- public:
-  DecoderBuilder(const DecoderSpec& spec, const Checkpoint& checkpoint, const DecoderOptions& options)
-      : spec_(spec), checkpoint_(checkpoint), options_(options) {}
-
-  Graph build();
-
- private:
-  struct Rotation {
-    ValueId cos;
-    ValueId sin;
-  };
-
-  ValueId layer(ValueId x, size_t index);
-  ValueId attention(ValueId x, size_t index);
-  std::vector<ValueId> project_qkv(ValueId x, const std::string& prefix);
-  ValueId mlp(ValueId x, const std::string& prefix);
-  ValueId experts(ValueId x, const std::string& prefix);
-  ValueId activate(ValueId x, const std::string& name);
-  ValueId logits(ValueId x, ValueId table);
-  ValueId rotate(ValueId x, int rotary, int64_t heads, const std::string& name);
-  ValueId norm(ValueId x, const std::string& module, int64_t columns);
-  ValueId optional_norm(ValueId x, const std::string& prefix, const std::string& module, int64_t columns);
-  ValueId residual(ValueId x, ValueId block, const std::string& name);
-  ValueId scaled(ValueId x, double factor, const std::string& name);
-  ValueId linear(ValueId x, const std::string& module, int64_t n);
-  ValueId linear(ValueId x, const LinearWeight& weight, const std::string& module, ValueId bias);
-  ValueId bias(const std::string& module, int64_t first, int64_t last, int64_t n);
-  ValueId constant(const std::string& name, const LazyTensor& tensor);
-  LazyTensor float_weight(const LazyTensor& tensor) const;
-  LazyTensor stack_experts(const std::string& prefix, const std::string& module, int64_t n, int64_t k) const;
-  int64_t columns(ValueId x) const { return graph_.value(x).shape.at(1); }
-
-  const DecoderSpec& spec_;
-  const Checkpoint& checkpoint_;
-  DecoderOptions options_;
-  Graph graph_;
-  std::vector<Rotation> rotations_;
-};
 
 ValueId DecoderBuilder::constant(const std::string& name, const LazyTensor& tensor) {
   return tensor ? graph_.add_constant(name, tensor.dtype, tensor.shape, tensor.load) : kNone;
 }
 
-// Float weights take the graph's dtype; quantized payloads stay as they are.
 LazyTensor DecoderBuilder::float_weight(const LazyTensor& tensor) const {
   return tensor && is_float(tensor.dtype) && bit_width(tensor.dtype) >= 16 ? lazy_cast(tensor, options_.dtype) : tensor;
 }
@@ -143,9 +102,8 @@ std::vector<ValueId> DecoderBuilder::project_qkv(ValueId x, const std::string& p
   return result;
 }
 
-ValueId DecoderBuilder::attention(ValueId x, size_t index) {
+ValueId DecoderBuilder::attention(ValueId x, size_t index, const std::string& prefix) {
   const LayerSpec& layer = spec_.layers[index];
-  const std::string prefix = fmt::format("{}{}.", spec_.layer_prefix, index);
   auto qkv = project_qkv(x, prefix);
   // The weight's length says whether a norm runs over each head or over all columns.
   const auto head_norm = [&](ValueId v, const std::string& module) {
@@ -242,14 +200,23 @@ ValueId DecoderBuilder::layer(ValueId x, size_t index) {
     return spec_.layers[index].experts ? experts(v, prefix) : mlp(v, prefix);
   };
   const ValueId normed = optional_norm(x, prefix, spec_.attention_norm, spec_.hidden);
-  const ValueId attended = optional_norm(attention(normed, index), prefix, spec_.attention_out_norm, spec_.hidden);
+  const ValueId attended =
+      optional_norm(attention(normed, index, prefix), prefix, spec_.attention_out_norm, spec_.hidden);
   const ValueId after = residual(x, attended, prefix + "attention_residual");
   // In parallel blocks the MLP reads x: through its own norm, or sharing attention's.
   const bool shared_norm = spec_.parallel_residual && spec_.mlp_norm.empty();
   const ValueId mlp_in =
       shared_norm ? normed : optional_norm(spec_.parallel_residual ? x : after, prefix, spec_.mlp_norm, spec_.hidden);
   const ValueId fed = optional_norm(feed_forward(mlp_in), prefix, spec_.mlp_out_norm, spec_.hidden);
-  return residual(after, fed, prefix + "mlp_residual");
+  return residual(after, fed, layer_output(index, prefix));
+}
+
+// What a layer puts out is the input of the next one, which a draft head may ask for.
+std::string DecoderBuilder::layer_output(size_t index, const std::string& prefix) const {
+  const auto& wanted = options_.hidden_layers;
+  const auto found = std::find(wanted.begin(), wanted.end(), static_cast<int64_t>(index) + 1);
+  if (found == wanted.end()) return prefix + "mlp_residual";
+  return std::string(kHiddenOutputs.at(static_cast<size_t>(found - wanted.begin())));
 }
 
 ValueId DecoderBuilder::logits(ValueId x, ValueId table) {
@@ -269,37 +236,49 @@ ValueId DecoderBuilder::logits(ValueId x, ValueId table) {
   return result;
 }
 
-Graph DecoderBuilder::build() {
-  graph_.name = "decoder";
-  const ValueId tokens = graph_.add_input("input_ids", DType::kI32, {kTokens});
+void DecoderBuilder::begin(const std::string& name) {
+  graph_.name = name;
+  tokens_ = graph_.add_input("input_ids", DType::kI32, {kTokens});
   const ValueId positions = graph_.add_input("position_ids", DType::kI32, {kTokens});
   for (const RotaryFrequencies& rotary : spec_.rotary) {
-    const std::string name = fmt::format("rotary.{}", rotations_.size());
+    const std::string table = fmt::format("rotary.{}", rotations_.size());
     const auto size = static_cast<int64_t>(rotary.inv_freq.size());
     std::vector<ValueId> inputs{
-        positions, graph_.add_constant(name + ".inv_freq", Tensor::from_floats(DType::kF32, {size}, rotary.inv_freq))};
+        positions, graph_.add_constant(table + ".inv_freq", Tensor::from_floats(DType::kF32, {size}, rotary.inv_freq))};
     Attributes attributes{{"scale", rotary.scale}};
     if (!rotary.long_inv_freq.empty()) {
-      inputs.push_back(
-          graph_.add_constant(name + ".long_inv_freq", Tensor::from_floats(DType::kF32, {size}, rotary.long_inv_freq)));
+      inputs.push_back(graph_.add_constant(table + ".long_inv_freq",
+                                           Tensor::from_floats(DType::kF32, {size}, rotary.long_inv_freq)));
       attributes["long_scale"] = rotary.long_scale;
       attributes["threshold"] = rotary.threshold;
     }
-    const auto outputs = graph_.add_node(Op::kRotaryTable, name, std::move(inputs), std::move(attributes));
+    const auto outputs = graph_.add_node(Op::kRotaryTable, table, std::move(inputs), std::move(attributes));
     rotations_.push_back({outputs[0], outputs[1]});
   }
-  const Tensor embedding = checkpoint_.tensor(spec_.embedding + ".weight", {spec_.vocabulary, spec_.hidden});
-  const ValueId table = constant(spec_.embedding + ".weight", float_weight(lazy(embedding)));
-  ValueId x = graph_.add(Op::kEmbedding, spec_.embedding, {tokens, table});
-  x = scaled(x, spec_.embedding_scale, "embedding_scaled");
-  for (size_t index = 0; index < spec_.layers.size(); ++index) x = layer(x, index);
-  graph_.mark_output(logits(x, table));
+}
+
+ValueId DecoderBuilder::embed(ValueId table) {
+  const ValueId x = graph_.add(Op::kEmbedding, spec_.embedding, {tokens_, table});
+  return scaled(x, spec_.embedding_scale, "embedding_scaled");
+}
+
+Graph DecoderBuilder::finish() {
   graph_.compact();
   verify_graph(graph_);
   return std::move(graph_);
 }
 
-}  // namespace
+Graph DecoderBuilder::build() {
+  begin("decoder");
+  const Tensor embedding = checkpoint_.tensor(spec_.embedding + ".weight", {spec_.vocabulary, spec_.hidden});
+  const ValueId table = constant(spec_.embedding + ".weight", float_weight(lazy(embedding)));
+  ValueId x = embed(table);
+  for (size_t index = 0; index < spec_.layers.size(); ++index) x = layer(x, index);
+  graph_.mark_output(logits(x, table));
+  for (size_t i = 0; i < options_.hidden_layers.size(); ++i)
+    graph_.mark_output(graph_.find_value(kHiddenOutputs.at(i)));
+  return finish();
+}
 
 Graph build_decoder(const DecoderSpec& spec, const Checkpoint& checkpoint, const DecoderOptions& options) {
   return DecoderBuilder(spec, checkpoint, options).build();

@@ -81,6 +81,9 @@ struct DecoderSpec {
 
 struct DecoderOptions {
   DType dtype = DType::kBF16;  // of float weights and activations
+  // The inputs of these layers become graph outputs behind the logits, named kHiddenOutputs (eagle.h): for a draft
+  // head.
+  std::vector<int64_t> hidden_layers = {};
 };
 
 // Throws Error(kBadFile) naming a tensor that is missing or has another shape than the config says.

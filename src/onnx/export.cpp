@@ -50,7 +50,7 @@ Tensor transpose(const Tensor& tensor) {
 class Exporter {
  public:
   Exporter(const Graph& graph, const std::filesystem::path& directory, const ExportOptions& options)
-      : graph_(graph), writer_(directory), options_(options) {}
+      : graph_(graph), writer_(directory / options.file), options_(options) {}
 
   void run();
 
@@ -113,9 +113,13 @@ class Exporter {
 void Exporter::declare_interface() {
   writer_.add_input("input_ids", DType::kI64, {"batch", "sequence"});
   writer_.add_input("position_ids", DType::kI64, {"batch", "sequence"});
-  const ValueId logits = graph_.outputs().at(0);
-  writer_.add_output("logits", graph_.value(logits).dtype,
-                     {"batch", "sequence", std::to_string(graph_.value(logits).shape.at(1))});
+  const auto dims = [&](ValueId id) {
+    return std::vector<std::string>{"batch", "sequence", std::to_string(graph_.value(id).shape.at(1))};
+  };
+  for (const ValueId id : graph_.inputs()) {
+    if (is_float(graph_.value(id).dtype)) writer_.add_input(graph_.value(id).name, graph_.value(id).dtype, dims(id));
+  }
+  for (const ValueId id : graph_.outputs()) writer_.add_output(onnx_name(id), graph_.value(id).dtype, dims(id));
   for (const Node& node : graph_.nodes()) {
     if (node.op != Op::kAttention) continue;
     const auto layer = node.integer("layer");
@@ -421,6 +425,12 @@ void Exporter::lower(const Node& node) {
     case Op::kGatherColumns:
       writer_.add_node("Gather", out(node), {in(node, 0), weight(node, 1)}, {{"axis", int64_t{-1}}});
       return;
+    case Op::kConcat: {
+      Names parts;
+      for (size_t i = 0; i < node.inputs.size(); ++i) parts.push_back(in(node, i));
+      writer_.add_node("Concat", out(node), parts, {{"axis", int64_t{-1}}});
+      return;
+    }
     case Op::kRoute:
       return route(node);
     case Op::kMoe:

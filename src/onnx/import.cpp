@@ -1,5 +1,6 @@
 #include "onnx/import.h"
 
+#include <algorithm>
 #include <cmath>
 #include <set>
 
@@ -18,6 +19,8 @@ const std::set<std::string, std::less<>> kInner = {
     "Sin",   "Softmax",   "Squeeze",        "Sub",         "Tanh",
     "TopK",  "Transpose", "Unsqueeze",      "Where",
 };
+
+constexpr int64_t kMostColumns = int64_t{1} << 24;
 
 class Importer {
  public:
@@ -47,6 +50,8 @@ class Importer {
   ValueId constant(const std::string& name);
   ValueId cast_constant(const std::string& name, DType dtype);
 
+  void add_hidden_inputs();
+  void mark_outputs();
   void lower(const OnnxNode& node);
   void gather(const OnnxNode& node);
   void matmul(const OnnxNode& node);
@@ -54,6 +59,7 @@ class Importer {
   bool multiply(const OnnxNode& node);
   bool int8_rounding(const OnnxNode& node);
   bool softcap(const OnnxNode& node);
+  void concat(const OnnxNode& node);
   void norm(const OnnxNode& node);
   void reshape(const OnnxNode& node);
   void rotary(const OnnxNode& node);
@@ -236,6 +242,14 @@ bool Importer::multiply(const OnnxNode& node) {
     set(node, graph_.add(Op::kMul, name_of(node), {x, constant(operand)}));
   }
   return true;
+}
+
+void Importer::concat(const OnnxNode& node) {
+  const int64_t axis = int_attribute(node, "axis", 0);
+  if (axis != -1 && axis != 2) refuse(node, "only columns are put side by side");
+  std::vector<ValueId> parts;
+  for (int i = 0; i < node.input_size(); ++i) parts.push_back(need(node, i));
+  set(node, graph_.add(Op::kConcat, name_of(node), std::move(parts)));
 }
 
 void Importer::norm(const OnnxNode& node) {
@@ -467,6 +481,7 @@ void Importer::lower(const OnnxNode& node) {
   if (op == "Mul") return static_cast<void>(multiply(node));
   if (op == "RMSNormalization" || op == "LayerNormalization") return norm(node);
   if (op == "Reshape") return reshape(node);
+  if (op == "Concat") return concat(node);
   if (op == "RotaryEmbedding") return rotary(node);
   if (op == "Attention") return attention(node);
   if (op == "Gelu") return unary(node, Op::kGelu, {{"approximate", string_attribute(node, "approximate", "none")}});
@@ -483,6 +498,36 @@ void Importer::lower(const OnnxNode& node) {
   if (!kInner.contains(op)) refuse(node, "the operator is not supported");
 }
 
+// Hidden states of another graph, [batch, sequence, columns]: what a draft head starts from.
+void Importer::add_hidden_inputs() {
+  for (const auto& input : file_.graph().input()) {
+    const auto& type = input.type().tensor_type();
+    if (type.shape().dim_size() != 3) continue;
+    const int64_t columns = type.shape().dim(2).dim_value();
+    if (columns < 1 || columns > kMostColumns) {
+      unsupported("{}: the input {} must have a known number of columns", file_.source(), input.name());
+    }
+    const DType dtype = dtype_from_onnx(type.elem_type(), file_.source() + ": " + input.name());
+    activations_[input.name()] = {graph_.add_input(input.name(), dtype, {kTokens, columns}), 0};
+  }
+}
+
+// The logits first, then the other activations that the file puts out.
+void Importer::mark_outputs() {
+  const Activation* logits = find("logits");
+  if (logits == nullptr) {
+    const OnnxNode* producer = index_.producer("logits");
+    if (producer != nullptr) refuse(*producer, "the logits are not made by a form that Edgewise lowers");
+    bad_file("{}: expected an output named logits", file_.source());
+  }
+  graph_.mark_output(logits->id);
+  for (const auto& output : file_.graph().output()) {
+    const Activation* found = find(output.name());
+    if (found == nullptr || std::ranges::count(graph_.outputs(), found->id) > 0) continue;
+    graph_.mark_output(found->id);
+  }
+}
+
 Graph Importer::run() {
   graph_.name = "decoder";
   if (!index_.is_input("input_ids") || !index_.is_input("position_ids")) {
@@ -490,6 +535,7 @@ Graph Importer::run() {
   }
   tokens_ = graph_.add_input("input_ids", DType::kI32, {kTokens});
   positions_ = graph_.add_input("position_ids", DType::kI32, {kTokens});
+  add_hidden_inputs();
   // Shape errors found while nodes are added are the file's fault, not ours.
   try {
     for (const OnnxNode& node : file_.graph().node()) lower(node);
@@ -499,13 +545,7 @@ Graph Importer::run() {
   } catch (const std::out_of_range&) {
     bad_file("{}: a constant has too few dimensions", file_.source());
   }
-  const Activation* logits = find("logits");
-  if (logits == nullptr) {
-    const OnnxNode* producer = index_.producer("logits");
-    if (producer != nullptr) refuse(*producer, "the logits are not made by a form that Edgewise lowers");
-    bad_file("{}: expected an output named logits", file_.source());
-  }
-  graph_.mark_output(logits->id);
+  mark_outputs();
   graph_.compact();
   verify_graph(graph_);
   return std::move(graph_);

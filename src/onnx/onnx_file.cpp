@@ -65,7 +65,7 @@ DType dtype_from_onnx(int type, const std::string& what) {
   return it->dtype;
 }
 
-OnnxWriter::OnnxWriter(const fs::path& directory) : directory_(directory), data_(directory / "model.onnx.data") {
+OnnxWriter::OnnxWriter(const fs::path& file) : file_(file), data_(file.string() + ".data") {
   model_.set_ir_version(kOnnxIrVersion);
   model_.set_producer_name("edgewise");
   auto& opset = *model_.add_opset_import();
@@ -100,7 +100,7 @@ std::string OnnxWriter::add_initializer(const std::string& name, const Tensor& t
     pair.set_key(key);
     pair.set_value(value);
   };
-  add("location", "model.onnx.data");
+  add("location", file_.filename().string() + ".data");
   add("offset", std::to_string(data_.position()));
   add("length", std::to_string(bytes.size()));
   entry.set_data_location(1);
@@ -152,8 +152,9 @@ void OnnxWriter::set_metadata(const std::string& key, const std::string& value) 
 void OnnxWriter::commit() {
   data_.commit();
   std::string bytes;
-  if (!model_.SerializeToString(&bytes)) fail(ErrorKind::kInternal, "model.onnx would be larger than 2 GiB");
-  write_text_file(directory_ / "model.onnx", bytes);
+  if (!model_.SerializeToString(&bytes))
+    fail(ErrorKind::kInternal, "{} would be larger than 2 GiB", file_.filename().string());
+  write_text_file(file_, bytes);
 }
 
 OnnxFile OnnxFile::open(const fs::path& path) { return parse(MappedFile::open(path)->bytes(), path); }

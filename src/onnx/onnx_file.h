@@ -23,8 +23,8 @@ DType dtype_from_onnx(int type, const std::string& what);
 // Builds a model node by node and streams its weights to the external data file.
 class OnnxWriter {
  public:
-  // Writes DIRECTORY/model.onnx and DIRECTORY/model.onnx.data.
-  explicit OnnxWriter(const std::filesystem::path& directory);
+  // Writes the file and, beside it, FILE.data.
+  explicit OnnxWriter(const std::filesystem::path& file);
 
   void add_input(const std::string& name, DType dtype, const std::vector<std::string>& dims);
   void add_output(const std::string& name, DType dtype, const std::vector<std::string>& dims);
@@ -40,7 +40,7 @@ class OnnxWriter {
   void commit();
 
  private:
-  std::filesystem::path directory_;
+  std::filesystem::path file_;
   OutputFile data_;
   onnx_file::Model model_;
   std::map<std::string, bool> names_;

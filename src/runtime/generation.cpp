@@ -20,7 +20,8 @@ Generation::Generation(const Request& request, int max_tokens, int64_t vocabular
       submitted_(std::chrono::steady_clock::now()) {
   sequence_.ignore_end = request.ignore_eos;
   sequence_.priority = request.priority;
-  sequence_.speculate = !with_logprobs_;  // a sampler reports the log probabilities of its last token only
+  sequence_.speculate = !request.disable_spec_decode &&
+                        !with_logprobs_;  // a sampler reports the log probabilities of its last token only
   sequence_.pin_tokens = request.pin_tokens;
   if (request.grammar) sequence_.constraint = std::make_unique<TokenConstraint>(request.grammar);
   completion_.prompt_tokens = sequence_.prompt_length;
@@ -70,6 +71,8 @@ void Generation::finish(StepOutcome outcome) {
   completion_.preemptions = sequence_.preemptions;
   completion_.drafted_tokens = sequence_.drafted;
   completion_.accepted_tokens = sequence_.accepted;
+  completion_.verifications = sequence_.verifications;
+  completion_.gave_up_drafting = sequence_.gave_up && sequence_.verifications > 0;
   if (sequence_.generated() > 0) {
     completion_.queue_seconds = seconds_between(submitted_, sequence_.admitted);
     completion_.prefill_seconds = seconds_between(sequence_.admitted, sequence_.first_token);

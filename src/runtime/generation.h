@@ -23,6 +23,7 @@ struct Request {
   int priority = 0;                                // higher ones go first
   std::shared_ptr<const CompiledGrammar> grammar;  // what the answer must be; none: any text
   int pin_tokens = 0;                              // keep so many tokens of the prompt in the cache for good
+  bool disable_spec_decode = false;                // no guessing ahead
 };
 
 struct CompletionToken {
@@ -42,6 +43,8 @@ struct Completion {
   int preemptions = 0;
   int drafted_tokens = 0;             // tried ahead of the model
   int accepted_tokens = 0;            // of those, what the model said too
+  int verifications = 0;              // steps that tried some
+  bool gave_up_drafting = false;      // it did not pay
   std::vector<double> token_seconds;  // when each token was there, since admission
   double queue_seconds = 0;           // from submission to admission
   double prefill_seconds = 0;         // from admission to the first token

@@ -3,19 +3,16 @@
 // prompt.
 #pragma once
 
-#include <cstdint>
-#include <span>
-#include <vector>
+#include "runtime/sequence.h"
 
 namespace edgewise {
 
-inline constexpr int kMostDraftTokens = 64;
 inline constexpr int kLongestNgram = 4;
 inline constexpr int kShortestNgram = 2;
 
-// Up to `most` tokens that followed the latest earlier occurrence of the longest known suffix of `tokens`, appended to
-// `draft`, which has the capacity.
-inline void look_up_draft(std::span<const int32_t> tokens, int most, std::vector<int32_t>& draft) noexcept {
+// Up to `most` tokens that followed the latest earlier occurrence of the longest known suffix of `tokens`, as a chain
+// appended to `draft`, which has the capacity.
+inline void look_up_draft(std::span<const int32_t> tokens, int most, DraftTree& draft) noexcept {
   const auto length = static_cast<int>(tokens.size());
   for (int n = kLongestNgram; n >= kShortestNgram; --n) {
     for (int end = length - 1; end >= n; --end) {  // the occurrence ends before `end`
@@ -23,27 +20,25 @@ inline void look_up_draft(std::span<const int32_t> tokens, int most, std::vector
       for (int i = 1; i <= n && same; ++i)
         same = tokens[static_cast<size_t>(end - i)] == tokens[static_cast<size_t>(length - i)];
       if (!same) continue;
-      for (int i = end; i < length && static_cast<int>(draft.size()) < most; ++i)
-        draft.push_back(tokens[static_cast<size_t>(i)]);
+      for (int i = end; i < length && draft.size() < most; ++i)
+        draft.add(tokens[static_cast<size_t>(i)], draft.size() - 1);
       return;
     }
   }
 }
 
-// Whether drafting pays for one sequence: stops after enough drafts of which too few were right.
-class DraftGauge {
+class PromptLookup final : public Drafter {
  public:
-  void note(int drafted, int accepted) {
-    drafted_ = 0.9 * drafted_ + drafted;
-    accepted_ = 0.9 * accepted_ + accepted;
+  explicit PromptLookup(int tokens) : tokens_(tokens) {}
+  int tokens(int depth) const override { return depth; }
+  int max_depth() const override { return tokens_; }
+  void draft(std::span<const DraftRequest> requests) noexcept override {
+    for (const DraftRequest& request : requests)
+      look_up_draft(request.sequence->tokens, request.depth, request.sequence->draft);
   }
-  bool pays() const { return drafted_ < kTrial || accepted_ > kLeastShare * drafted_; }
 
  private:
-  static constexpr double kTrial = 24;         // drafted tokens before the first verdict
-  static constexpr double kLeastShare = 0.15;  // of them that must be right
-  double drafted_ = 0;
-  double accepted_ = 0;
+  int tokens_;
 };
 
 }  // namespace edgewise

@@ -16,18 +16,24 @@ void insert_in_order(std::vector<Sequence*>& list, Sequence& sequence) {
   list.insert(std::upper_bound(list.begin(), list.end(), &sequence, goes_first), &sequence);
 }
 
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
 }  // namespace
 
-Scheduler::Scheduler(Executable& executable, const SchedulerLimits& limits, std::vector<int32_t> end_tokens)
+Scheduler::Scheduler(Executable& executable, const SchedulerLimits& limits, std::vector<int32_t> end_tokens,
+                     Drafter* drafter)
     : executable_(executable),
       limits_(limits),
       end_tokens_(std::move(end_tokens)),
+      drafter_(drafter),
       cache_(limits.kv_pages, limits.share_prefixes),
       budget_(limits.max_step_tokens),
-      masks_(limits.max_sequences) {
+      mask_worker_(limits.max_sequences) {
   check_internal(limits.kv_pages * kPageTokens >= limits.kv_capacity, "the cache must hold a sequence");
   const auto sequences = static_cast<size_t>(limits.max_sequences);
-  const size_t rows = sequences * static_cast<size_t>(limits.draft_tokens + 1);
+  const size_t rows = sequences * static_cast<size_t>(most_drafted() + 1);
   const auto step_tokens = static_cast<size_t>(limits.max_step_tokens);
   running_.reserve(sequences);
   tokens_.reserve(step_tokens);
@@ -36,6 +42,12 @@ Scheduler::Scheduler(Executable& executable, const SchedulerLimits& limits, std:
   sliced_.reserve(sequences);
   rows_.reserve(rows);
   first_rows_.reserve(sequences);
+  masks_.reserve(rows);
+  path_.reserve(kMostTreeTokens);
+  copies_.reserve(kMostTreeTokens);
+  kept_.reserve(step_tokens);
+  kept_begin_.reserve(sequences);
+  requests_.reserve(sequences);
   logits_.resize(rows * static_cast<size_t>(limits.vocabulary));
 }
 
@@ -43,9 +55,9 @@ bool Scheduler::submit(Sequence& sequence) {
   check_internal(!sequence.tokens.empty(), "a sequence needs a prompt");
   check_internal(sequence.prompt_length + sequence.max_tokens <= limits_.kv_capacity, "a sequence must fit the cache");
   if (waiting() >= limits_.max_waiting) return false;
-  if (sequence.constraint) masks_.launch();
+  if (sequence.constraint) mask_worker_.launch();
   sequence.arrival = ++arrivals_;
-  sequence.draft.reserve(static_cast<size_t>(limits_.draft_tokens));
+  sequence.draft.reserve(static_cast<size_t>(most_drafted()));
   waiting_.reserve(waiting_.size() + static_cast<size_t>(limits_.max_sequences) +
                    1);  // who runs may have to wait again
   insert_in_order(waiting_, sequence);
@@ -64,20 +76,30 @@ StepOutcome Scheduler::step() noexcept {
   make_room();
   plan();
   if (tokens_.empty()) return StepOutcome::kDone;
-  const auto start = std::chrono::steady_clock::now();
-  masks_.start(sliced_);
-  const StepOutcome outcome = executable_.run({tokens_, positions_, {}, slices_, rows_}, logits_);
-  masks_.wait();
+  const StepOutcome outcome = run();
   if (outcome == StepOutcome::kDone) {
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    budget_.note_step(decoding_, static_cast<int>(tokens_.size()) - decoding_, seconds);
     commit();
   } else {
     // Nothing of a failed step is kept; its sequences end with an error and give back their pages.
     for (Sequence* sequence : sliced_) sequence->finish = FinishReason::kError;
   }
   retire();
+  draft();
   assert(check_invariants(snapshot()).empty());
+  return outcome;
+}
+
+StepOutcome Scheduler::run() noexcept {
+  const auto start = std::chrono::steady_clock::now();
+  const std::span<float> outputs[] = {logits_, drafter_ == nullptr ? std::span<float>() : drafter_->features()};
+  mask_worker_.start(sliced_);
+  const StepOutcome outcome = executable_.run({tokens_, positions_, {}, slices_, rows_}, StepOutputs(outputs));
+  mask_worker_.wait();
+  const double seconds = seconds_since(start);
+  const int prefilled = static_cast<int>(tokens_.size()) - decoding_;
+  budget_.note_step(decoding_, prefilled, seconds);
+  if (prefilled == 0) times_.note(decoding_, seconds);
+  if (decoding_ > decoding_sequences_) speculation_.verify_seconds += seconds;
   return outcome;
 }
 
@@ -128,6 +150,7 @@ void Scheduler::preempt_last() noexcept {
   cache_.release(sequence.pages);
   sequence.kv_length = 0;
   sequence.published = 0;
+  sequence.draft.clear();
   ++sequence.preemptions;
   insert_in_order(waiting_, sequence);
 }
@@ -139,13 +162,15 @@ void Scheduler::plan() noexcept {
   sliced_.clear();
   rows_.clear();
   first_rows_.clear();
+  masks_.clear();
   // Decoding sequences first, so a long prompt delays nobody by more than its chunk.
   for (Sequence* sequence : running_) {
     if (!sequence->decoding()) continue;
-    draft(*sequence);
-    add_rows(*sequence, 1 + static_cast<int>(sequence->draft.size()));
+    add_rows(*sequence, 1);
+    add_draft(*sequence);
   }
   decoding_ = static_cast<int>(tokens_.size());
+  decoding_sequences_ = static_cast<int>(slices_.size());
   int left = limits_.max_step_tokens - decoding_;
   if (limits_.protect_decoding) left = std::min(left, budget_.tokens(decoding_));
   for (Sequence* sequence : running_) {
@@ -156,64 +181,144 @@ void Scheduler::plan() noexcept {
   }
 }
 
-// Tokens to try behind the last one, as far as step, pages and answer have room.
-void Scheduler::draft(Sequence& sequence) noexcept {
-  sequence.draft.clear();
-  if (limits_.draft_tokens == 0 || !sequence.speculate || !sequence.gauge.pays()) return;
-  const int in_step = limits_.max_step_tokens / limits_.max_sequences - 1;
-  const int in_answer = sequence.max_tokens - sequence.generated() - 1;
-  const int most = std::min({limits_.draft_tokens, in_step, in_answer});
-  if (most > 0) look_up_draft(sequence.tokens, most, sequence.draft);
-  if (!cache_.reserve(sequence.pages, sequence.length() + static_cast<int>(sequence.draft.size())))
-    sequence.draft.clear();
-}
-
+// The next `count` known tokens, with logits where they reach the last one.
 void Scheduler::add_rows(Sequence& sequence, int count) noexcept {
   const auto first = static_cast<int32_t>(tokens_.size());
-  const int known = sequence.length() - sequence.kv_length;  // the rest comes from the draft
-  for (int i = 0; i < count; ++i) {
-    tokens_.push_back(i < known ? sequence.tokens[static_cast<size_t>(sequence.kv_length + i)]
-                                : sequence.draft[static_cast<size_t>(i - known)]);
-    positions_.push_back(sequence.kv_length + i);
+  for (int i = sequence.kv_length; i < sequence.kv_length + count; ++i) {
+    tokens_.push_back(sequence.tokens[static_cast<size_t>(i)]);
+    positions_.push_back(i);
   }
   slices_.push_back({first, count, sequence.kv_length, sequence.length(), sequence.pages, sequence.adapter});
   sliced_.push_back(&sequence);
-  first_rows_.push_back(count < known ? -1 : static_cast<int32_t>(rows_.size()));
-  for (int i = known - 1; i < count; ++i) rows_.push_back(first + i);
+  const bool last = sequence.kv_length + count == sequence.length();
+  first_rows_.push_back(last ? static_cast<int32_t>(rows_.size()) : -1);
+  if (last) rows_.push_back(first + count - 1);
+}
+
+// Its draft behind the row of its last token.
+void Scheduler::add_draft(Sequence& sequence) noexcept {
+  if (sequence.draft.empty()) return;
+  SequenceSlice& slice = slices_.back();
+  slice.token_count += sequence.draft.size();
+  if (!sequence.draft.is_chain()) {
+    const size_t begin = masks_.size();
+    masks_.push_back(1);  // bit 0 is the last token, bit i + 1 guess i
+    for (size_t i = 0; i < sequence.draft.tokens.size(); ++i)
+      masks_.push_back(masks_[begin + static_cast<size_t>(sequence.draft.parents[i] + 1)] | uint64_t{2} << i);
+    slice.tree_begin = sequence.kv_length;
+    slice.tree = std::span(masks_).subspan(begin);
+  }
+  for (int i = 0; i < sequence.draft.size(); ++i) {
+    rows_.push_back(static_cast<int32_t>(tokens_.size()));
+    tokens_.push_back(sequence.draft.tokens[static_cast<size_t>(i)]);
+    positions_.push_back(slice.position(i + 1));
+  }
 }
 
 void Scheduler::commit() noexcept {
+  kept_.clear();
+  kept_begin_.clear();
   for (size_t i = 0; i < slices_.size(); ++i) {
     Sequence& sequence = *sliced_[i];
-    sequence.kv_length = std::min(sequence.kv_length + slices_[i].token_count, sequence.length());
-    if (first_rows_[i] >= 0) sample_rows(sequence, static_cast<size_t>(first_rows_[i]));
+    const SequenceSlice& slice = slices_[i];
+    sequence.kv_length = std::min(slice.kv_length + slice.token_count, sequence.length());
+    kept_begin_.push_back(static_cast<int32_t>(kept_.size()));
+    for (int row = slice.kv_length; row < sequence.kv_length; ++row)
+      kept_.push_back(slice.first_token + row - slice.kv_length);
+    if (first_rows_[i] >= 0) sample_rows(sequence, slice, static_cast<size_t>(first_rows_[i]));
     publish(sequence);
   }
 }
 
 // One token from the model, and another one for as long as the draft had said the same. Each is drawn from the model's
 // own distribution, so drafts change the speed and nothing else.
-void Scheduler::sample_rows(Sequence& sequence, size_t first_row) noexcept {
+void Scheduler::sample_rows(Sequence& sequence, const SequenceSlice& slice, size_t first_row) noexcept {
   const auto vocabulary = static_cast<size_t>(limits_.vocabulary);
-  const std::span<const uint64_t> no_mask;
-  size_t right = 0;
-  for (;; ++right) {
-    TokenConstraint* const constraint = sequence.constraint.get();
-    if (constraint != nullptr && (right == 0 ? !constraint->usable : !constraint->fill_mask())) {
-      sequence.finish = FinishReason::kError;
-      break;
+  path_.clear();
+  int32_t node = -1;  // of the draft; -1 is the last token that was known
+  while (true) {
+    const size_t row = first_row + static_cast<size_t>(node + 1);
+    std::span<const uint64_t> allowed;
+    if (TokenConstraint* constraint = sequence.constraint.get()) {
+      if (node >= 0) constraint->fill_mask();  // that of the known token was made while the step ran
+      if (!constraint->usable) sequence.finish = FinishReason::kError;
+      allowed = constraint->mask;
     }
-    const auto logits = std::span(logits_).subspan((first_row + right) * vocabulary, vocabulary);
-    accept(sequence, sequence.sampler.sample(logits, constraint != nullptr ? constraint->mask : no_mask));
-    if (sequence.finished() || right == sequence.draft.size() || sequence.tokens.back() != sequence.draft[right]) break;
-    ++sequence.kv_length;
+    if (sequence.finished()) break;
+    const int32_t token = sequence.sampler.sample(std::span(logits_).subspan(row * vocabulary, vocabulary), allowed);
+    accept(sequence, token);
+    const int32_t child = sequence.finished() ? -1 : sequence.draft.child(node, token);
+    if (child < 0) break;
+    node = child;
+    path_.push_back(node);
+    kept_.push_back(slice.first_token + 1 + node);
   }
-  if (sequence.draft.empty()) return;
-  const auto drafted = static_cast<int>(sequence.draft.size());
-  sequence.gauge.note(drafted, static_cast<int>(right));
-  sequence.drafted += drafted;
-  sequence.accepted += static_cast<int>(right);
+  if (!sequence.draft.empty()) keep_path(sequence, slice.kv_length + 1);
+}
+
+// Accepted guesses become tokens of the sequence: their keys and values go where a chain has them.
+void Scheduler::keep_path(Sequence& sequence, int first_slot) noexcept {
+  copies_.clear();
+  const auto page_of = [&](int slot) { return sequence.pages[static_cast<size_t>(slot / kPageTokens)]; };
+  for (int i = 0; i < static_cast<int>(path_.size()); ++i) {
+    const int from = first_slot + path_[static_cast<size_t>(i)];
+    const int to = first_slot + i;
+    if (from != to) copies_.push_back({page_of(from), from % kPageTokens, page_of(to), to % kPageTokens});
+  }
+  if (!copies_.empty()) executable_.copy_slots(copies_);
+  const auto right = static_cast<int>(path_.size());
+  sequence.kv_length += right;
+  sequence.acceptance.note(right);
+  ++sequence.verifications;
+  sequence.drafted += sequence.draft.size();
+  sequence.accepted += right;
+  ++speculation_.verifications;
+  speculation_.drafted += sequence.draft.size();
+  speculation_.accepted += right;
   sequence.draft.clear();
+}
+
+// Guesses for the next step. The drafter sees every prompt and every sequence that still speculates, so that what it
+// keeps in its cache is as long as what the model keeps.
+void Scheduler::draft() noexcept {
+  if (drafter_ == nullptr) return;
+  requests_.clear();
+  for (size_t i = 0; i < slices_.size(); ++i) {
+    Sequence& sequence = *sliced_[i];
+    const bool decoded = static_cast<int>(i) < decoding_sequences_;
+    if (sequence.finished() || (decoded && !sequence.speculates())) continue;
+    const auto begin = static_cast<size_t>(kept_begin_[i]);
+    const size_t end = i + 1 < slices_.size() ? static_cast<size_t>(kept_begin_[i + 1]) : kept_.size();
+    requests_.push_back(
+        {&sequence, std::span(kept_).subspan(begin, end - begin), slices_[i].kv_length, draft_depth(sequence)});
+  }
+  if (requests_.empty()) return;
+  const auto start = std::chrono::steady_clock::now();
+  drafter_->draft(requests_);
+  const double seconds = seconds_since(start);
+  speculation_.draft_seconds += seconds;
+  int drafted = 0;
+  for (const DraftRequest& request : requests_) drafted += request.sequence->draft.size();
+  const bool prompts = static_cast<int>(slices_.size()) > decoding_sequences_;
+  if (drafted > 0 && !prompts) draft_times_.note(drafted, seconds);
+}
+
+// The longest chain worth guessing for a sequence; 0 when guessing does not pay.
+int Scheduler::draft_depth(Sequence& sequence) noexcept {
+  if (!sequence.decoding() || !sequence.speculates()) return 0;
+  const int most = std::min(drafter_->max_depth(), sequence.max_tokens - sequence.generated() - 1);
+  if (most < 1 || !cache_.reserve(sequence.pages, sequence.kv_length + 1 + drafter_->slots())) return 0;
+  if (!limits_.weigh_drafts) return most;
+  const auto decoding = std::ranges::count_if(running_, [](const Sequence* other) { return other->decoding(); });
+  const int beside = std::max(1, static_cast<int>(decoding));
+  if (!times_.knows(beside)) return 0;  // the next step shows what one without guesses takes
+  // Giving up is for good, as the drafter then loses track of the sequence.
+  const double drafted =
+      static_cast<double>(speculation_.drafted) / static_cast<double>(std::max<int64_t>(1, speculation_.verifications));
+  const double guesses = beside * drafted;
+  const double seconds = times_.seconds(beside + guesses) + draft_times_.seconds(guesses);
+  sequence.gave_up = sequence.acceptance.tokens() * times_.seconds(beside) < seconds;
+  return sequence.gave_up ? 0 : most;
 }
 
 void Scheduler::publish(Sequence& sequence) noexcept {

@@ -10,6 +10,7 @@
 #include "runtime/mask_worker.h"
 #include "runtime/prefill_budget.h"
 #include "runtime/sequence.h"
+#include "runtime/speculation.h"
 
 namespace edgewise {
 
@@ -20,10 +21,10 @@ struct SchedulerLimits {
   int max_step_tokens = 512;  // decode rows and prefill chunks of one step together
   int kv_capacity = 2048;     // tokens of one sequence
   int kv_pages = 32;
-  int draft_tokens = 0;           // looked up in the text and tried at once for each sequence; 0: none
   bool reserve_whole = true;      // linear policy: a sequence takes the pages of its longest answer when it is admitted
   bool protect_decoding = false;  // prompts get small chunks while others decode; else as much as fits a step
   bool share_prefixes = true;     // sequences that begin alike share full pages, also with those that have left
+  bool weigh_drafts = true;       // guess ahead only as far as measured times say it pays; else always
 };
 
 // Plain copy of the state between steps, for check_invariants().
@@ -51,7 +52,9 @@ std::string check_invariants(const SchedulerSnapshot& snapshot);
 // construction a step allocates nothing.
 class Scheduler {
  public:
-  Scheduler(Executable& executable, const SchedulerLimits& limits, std::vector<int32_t> end_tokens);
+  // `drafter` may be null; it and the executable outlive the scheduler.
+  Scheduler(Executable& executable, const SchedulerLimits& limits, std::vector<int32_t> end_tokens,
+            Drafter* drafter = nullptr);
 
   // Waits for a slot and pages. False when too many wait already. The sequence must outlive its run.
   [[nodiscard]] bool submit(Sequence& sequence);
@@ -64,6 +67,7 @@ class Scheduler {
   StepOutcome step() noexcept;
 
   const KvCache& cache() const { return cache_; }
+  const SpeculationStats& speculation() const { return speculation_; }
   SchedulerSnapshot snapshot() const;
 
  private:
@@ -72,20 +76,26 @@ class Scheduler {
   void make_room() noexcept;
   void preempt_last() noexcept;
   void plan() noexcept;
-  void draft(Sequence& sequence) noexcept;
   void add_rows(Sequence& sequence, int count) noexcept;
+  void add_draft(Sequence& sequence) noexcept;
+  StepOutcome run() noexcept;
   void commit() noexcept;
   void publish(Sequence& sequence) noexcept;
-  void sample_rows(Sequence& sequence, size_t first_row) noexcept;
+  void sample_rows(Sequence& sequence, const SequenceSlice& slice, size_t first_row) noexcept;
+  void keep_path(Sequence& sequence, int first_slot) noexcept;
+  void draft() noexcept;
+  int draft_depth(Sequence& sequence) noexcept;
+  int most_drafted() const { return drafter_ == nullptr ? 0 : drafter_->tokens(drafter_->max_depth()); }
   void accept(Sequence& sequence, int32_t token) noexcept;
   void retire() noexcept;
 
   Executable& executable_;
   SchedulerLimits limits_;
   std::vector<int32_t> end_tokens_;
+  Drafter* drafter_;
   KvCache cache_;
   PrefillBudget budget_;
-  MaskWorker masks_;
+  MaskWorker mask_worker_;
   uint64_t arrivals_ = 0;
   // Both by priority, then arrival: the first waits for the next slot, the last is the first to leave.
   std::vector<Sequence*> waiting_;
@@ -98,8 +108,20 @@ class Scheduler {
   std::vector<Sequence*> sliced_;
   std::vector<int32_t> rows_;
   std::vector<int32_t> first_rows_;  // of each slice among rows_, -1 for none
-  int decoding_ = 0;                 // tokens of decoding sequences, which come first
+  std::vector<uint64_t> masks_;      // of rows in trees
+  int decoding_ = 0;                 // rows of decoding sequences, which come first
+  int decoding_sequences_ = 0;
   std::vector<float> logits_;
+
+  // What the step leaves to the drafter.
+  std::vector<int32_t> path_;  // accepted nodes of one tree
+  std::vector<SlotCopy> copies_;
+  std::vector<int32_t> kept_;        // rows that stay, slice by slice
+  std::vector<int32_t> kept_begin_;  // of each slice
+  std::vector<DraftRequest> requests_;
+  StepTimes times_;
+  StepTimes draft_times_;  // by tokens drafted
+  SpeculationStats speculation_;
 };
 
 }  // namespace edgewise

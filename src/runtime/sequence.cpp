@@ -33,7 +33,7 @@ Sequence::Sequence(std::vector<int32_t> prompt, const SamplingOptions& sampling,
       sampler(sampling, vocabulary, tokens) {
   const size_t longest = tokens.size() + static_cast<size_t>(max_tokens);
   tokens.reserve(longest);
-  pages.reserve(longest / kPageTokens + 1);
+  pages.reserve((longest + kMostTreeTokens) / kPageTokens + 1);
 }
 
 }  // namespace edgewise

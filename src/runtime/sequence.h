@@ -8,8 +8,9 @@
 #include <vector>
 
 #include "grammar/constraint.h"
-#include "runtime/prompt_lookup.h"
+#include "runtime/drafter.h"
 #include "runtime/sampler.h"
+#include "runtime/speculation.h"
 
 namespace edgewise {
 
@@ -52,10 +53,12 @@ struct Sequence {
   int published = 0;      // full pages that others may use
   int cached_tokens = 0;  // of the prompt, found in the cache when the sequence was first admitted
   int preemptions = 0;
-  std::vector<int32_t> draft;  // tokens that this step tries behind the last one
-  DraftGauge gauge;
-  int drafted = 0;   // tokens tried
-  int accepted = 0;  // and found right
+  DraftTree draft;  // what the next step tries behind the last token
+  Acceptance acceptance;
+  bool gave_up = false;   // guessing ahead did not pay
+  int verifications = 0;  // steps that tried a draft
+  int drafted = 0;        // tokens tried
+  int accepted = 0;       // and found right
   std::vector<int32_t> pages;
   std::chrono::steady_clock::time_point admitted;
   std::chrono::steady_clock::time_point first_token;
@@ -64,6 +67,7 @@ struct Sequence {
   int length() const { return static_cast<int>(tokens.size()); }
   int generated() const { return length() - prompt_length; }
   bool decoding() const { return kv_length == length() - 1; }  // one row, then a new token
+  bool speculates() const { return speculate && !gave_up; }
   bool finished() const { return finish != FinishReason::kNone; }
 };
 

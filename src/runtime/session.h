@@ -12,6 +12,7 @@
 #include "engine/engine_file.h"
 #include "formats/json.h"
 #include "runtime/answer_format.h"
+#include "runtime/eagle_drafter.h"
 #include "runtime/generation.h"
 #include "runtime/scheduler.h"
 #include "text/chat_template.h"
@@ -20,15 +21,19 @@
 namespace edgewise {
 
 struct SessionOptions {
-  int threads = 0;            // 0: as many as the process may use
-  int max_step_tokens = 256;  // prefill chunk
-  int draft_tokens = 0;       // tried at once where the text repeats itself (prompt lookup); 0: none
-  int max_waiting = 1 << 20;  // requests beyond those are refused at once
-  bool all_logits = false;    // room for the logits of every token of a step, not of each sequence's last one
-  bool profile = false;       // time every operator
+  int threads = 0;                         // 0: as many as the process may use
+  int max_step_tokens = 256;               // prefill chunk
+  int draft_tokens = 0;                    // tried at once where the text repeats itself (prompt lookup); 0: none
+  std::optional<EagleOptions> eagle = {};  // guess ahead with the engine's draft head
+  int max_waiting = 1 << 20;               // requests beyond those are refused at once
+  bool all_logits = false;  // room for the logits of every token of a step, not of each sequence's last one
+  bool profile = false;     // time every operator
   bool share_prefixes = true;
   bool protect_decoding = false;  // answers under way come first; else new prompts
 };
+
+// Whether an engine directory holds a draft head.
+bool has_draft_head(const std::filesystem::path& engine_dir);
 
 class Session {
  public:
@@ -43,6 +48,8 @@ class Session {
   int max_step_tokens() const { return limits_.max_step_tokens; }
   // What generation_config.json recommends; greedy when it says nothing.
   const SamplingOptions& recommended_sampling() const { return recommended_; }
+  // The head's executable, null without one.
+  Executable* draft_head() { return head_.get(); }
   bool has_chat_template() const { return chat_template_.has_value(); }
 
   // Ids of a conversation (an array of {"role", "content"}) with the prompt for an answer behind it.
@@ -82,6 +89,7 @@ class Session {
   int32_t adapter_id(const std::string& name) const;
   void run(const std::vector<std::unique_ptr<Generation>>& generations);
   void read_generation_config(const std::filesystem::path& engine_dir);
+  void load_drafter(const std::filesystem::path& engine_dir, const SessionOptions& options, LoadOptions load);
 
   std::filesystem::path directory_;
   std::unique_ptr<Engine> engine_;
@@ -89,6 +97,9 @@ class Session {
   std::optional<LoadedChatTemplate> chat_template_;
   std::optional<LoadedChatTemplate> tool_template_;  // where the model has a further one for tools
   std::unique_ptr<Executable> executable_;
+  std::unique_ptr<Engine> head_engine_;  // of a draft head, where one is used
+  std::unique_ptr<Executable> head_;
+  std::unique_ptr<Drafter> drafter_;
   std::unique_ptr<Scheduler> scheduler_;
   std::vector<Generation*> active_;
   SchedulerLimits limits_;

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "hwy/contrib/math/math-inl.h"
@@ -209,16 +210,16 @@ void attend_page(const AttendCall& call, int page_index) {
   }
   if (begin >= end) return;
   using Element = typename Cache::Element;
-  const int page = call.page_table[static_cast<size_t>(page_index)];
-  const std::byte* key_head = call.pages.key_head(layout, page, call.kv_head);
-  const std::byte* value_head = call.pages.value_head(layout, page, call.kv_head);
-  const auto* keys = reinterpret_cast<const Element*>(key_head);
-  const auto* values = reinterpret_cast<const Element*>(value_head);
+  const HeadPage head = page_index >= call.tail.first_page
+                            ? call.tail.pages[static_cast<size_t>(page_index - call.tail.first_page)]
+                            : call.pages.head(layout, call.page_table[static_cast<size_t>(page_index)], call.kv_head);
+  const auto* keys = reinterpret_cast<const Element*>(head.keys);
+  const auto* values = reinterpret_cast<const Element*>(head.values);
   const float* key_scales = nullptr;
   const float* value_scales = nullptr;
   if constexpr (kScaled<Cache>) {
-    key_scales = reinterpret_cast<const float*>(key_head + layout.key_codes_bytes());
-    value_scales = reinterpret_cast<const float*>(value_head + layout.value_codes_bytes());
+    key_scales = reinterpret_cast<const float*>(head.keys + layout.key_codes_bytes());
+    value_scales = reinterpret_cast<const float*>(head.values + layout.value_codes_bytes());
   }
   int i = 0;
   for (; i + kTileQueries <= call.queries; i += kTileQueries) {
@@ -319,6 +320,24 @@ KvLayout KvLayout::make(DType dtype, int kv_heads, int head_dim) {
   layout.padded_dim = (head_dim + 15) / 16 * 16;
   layout.element = byte_size(dtype, 1);
   return layout;
+}
+
+void copy_slot(const KvLayout& layout, const HeadPage& from, int from_slot, const HeadPage& to, int to_slot) noexcept {
+  const size_t element = layout.element;
+  const auto at = [](std::byte* base, size_t index, size_t size) { return base + index * size; };
+  const auto source = static_cast<size_t>(from_slot);
+  const auto target = static_cast<size_t>(to_slot);
+  for (size_t i = 0; i < static_cast<size_t>(layout.head_dim); ++i) {
+    std::memcpy(at(to.keys, i * kPageTokens + target, element), at(from.keys, i * kPageTokens + source, element),
+                element);
+  }
+  const size_t row = static_cast<size_t>(layout.padded_dim) * element;
+  std::memcpy(at(to.values, target, row), at(from.values, source, row), row);
+  if (layout.scale_bytes() == 0) return;
+  std::memcpy(at(to.keys + layout.key_codes_bytes(), target, sizeof(float)),
+              at(from.keys + layout.key_codes_bytes(), source, sizeof(float)), sizeof(float));
+  std::memcpy(at(to.values + layout.value_codes_bytes(), target, sizeof(float)),
+              at(from.values + layout.value_codes_bytes(), source, sizeof(float)), sizeof(float));
 }
 
 const AttentionKernels& attention_kernels(Isa isa) { return EDGEWISE_PICK(isa, table)(); }

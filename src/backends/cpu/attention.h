@@ -9,6 +9,7 @@
 // its float32 scales [64] (kv_scale.h), which go into the scores and the weights and never touch a key or value.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -39,11 +40,19 @@ struct KvLayout {
   size_t value_page_bytes() const { return static_cast<size_t>(kv_heads) * value_head_bytes(); }
 };
 
+// One head's part of a page.
+struct HeadPage {
+  std::byte* keys = nullptr;
+  std::byte* values = nullptr;
+};
+
 struct KvPages {
   std::byte* keys = nullptr;
   std::byte* values = nullptr;
 
-  // One head's part of a page.
+  HeadPage head(const KvLayout& layout, int page, int head) const {
+    return {key_head(layout, page, head), value_head(layout, page, head)};
+  }
   std::byte* key_head(const KvLayout& layout, int page, int head) const {
     return keys + static_cast<size_t>(page) * layout.key_page_bytes() +
            static_cast<size_t>(head) * layout.key_head_bytes();
@@ -61,10 +70,21 @@ struct SoftmaxState {
   float* values = nullptr;   // [queries][padded_dim]
 };
 
+// One head's key and value, scales included.
+void copy_slot(const KvLayout& layout, const HeadPage& from, int from_slot, const HeadPage& to, int to_slot) noexcept;
+
+// What a row in a tree sees instead of the pages from `first_page` on: its own copies, in the order of positions.
+inline constexpr int kTailPages = 2;
+struct TailPages {
+  int first_page = 1 << 30;
+  std::array<HeadPage, kTailPages> pages = {};
+};
+
 struct AttendCall {
   const KvLayout* layout = nullptr;
   KvPages pages;
   std::span<const int32_t> page_table;
+  TailPages tail;
   int kv_head = 0;
   int range = 0;  // positions [range, range + 1) * kRangeTokens
   int queries = 0;

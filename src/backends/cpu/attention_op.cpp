@@ -1,5 +1,7 @@
 // kAttention: appends this step's keys and values to the cache, then attends.
 #include <algorithm>
+#include <bit>
+#include <cstring>
 #include <limits>
 
 #include "backends/cpu/ops.h"
@@ -41,6 +43,9 @@ class AttentionOp final : public CpuOp {
   void attend_whole(const StepContext& context, int worker, int workers) noexcept;
   void attend_ranges(const StepContext& context, int worker, int workers) noexcept;
   void merge_ranges(const StepContext& context, int worker, int workers) noexcept;
+  void attend_tree(const StepContext& context, const Tile& tile, AttendCall call, const SoftmaxState& all,
+                   int worker) noexcept;
+  TailPages gather_tail(const StepContext& context, const Tile& tile, int row, int worker) const noexcept;
   AttendCall call_of(const StepContext& context, const Tile& tile, int worker) noexcept;
   void finish(const StepContext& context, const Tile& tile, const SoftmaxState& state) noexcept;
   void merge(const SoftmaxState& from, const SoftmaxState& into, int queries) noexcept;
@@ -52,7 +57,9 @@ class AttentionOp final : public CpuOp {
   }
   float* slots(const StepContext& context) const { return own(context, static_cast<int>(scratch_.size())); }
   int first_position(int position) const { return window_ > 0 ? std::max(0, position - window_ + 1) : 0; }
-  int first_range(const SequenceSlice& s, int row) const { return first_position(s.kv_length + row) / kRangeTokens; }
+  int first_range(const SequenceSlice& s, int row) const {
+    return first_position(s.tree.empty() ? s.kv_length + row : s.tree_begin) / kRangeTokens;
+  }
   int last_range(const SequenceSlice& s, int row) const { return (s.kv_length + row) / kRangeTokens; }
   size_t state_floats(int queries) const {
     return static_cast<size_t>(queries) * static_cast<size_t>(layout_.padded_dim + 2);
@@ -69,7 +76,8 @@ class AttentionOp final : public CpuOp {
   KvLayout layout_;
   KvPages pages_;
   std::vector<Scratch> scratch_;  // by worker
-  size_t own_floats_ = 0;         // scores, a range's state and a tile's state
+  size_t own_floats_ = 0;         // scores, a range's state, a tile's state and a tail
+  size_t tail_offset_ = 0;        // of the tail among them
   size_t split_floats_ = 0;       // states of all ranges of a decode step
 };
 
@@ -93,6 +101,8 @@ AttentionOp::AttentionOp(const BuildContext& context, const Node& node)
   scratch_.assign(static_cast<size_t>(context.workers),
                   {std::vector<const float*>(count), std::vector<int32_t>(count), std::vector<int32_t>(count)});
   own_floats_ = (count * kPageTokens + 2 * state_floats(queries) + 31) / 16 * 16;
+  tail_offset_ = own_floats_;
+  own_floats_ += kTailPages * (layout_.key_head_bytes() + layout_.value_head_bytes()) / sizeof(float);
   // Each sequence may begin and end within a range of its own.
   const int ranges = context.options->kv_pages / (kRangeTokens / kPageTokens) + 2 * context.options->max_sequences;
   split_floats_ = static_cast<size_t>(ranges) * state_floats(q_heads_);
@@ -108,9 +118,9 @@ void AttentionOp::append(const StepContext& context, int worker, int workers) no
     const int64_t end = std::min(share.end, first + sequence.token_count * heads);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t row = unit / heads;
-      const int position = sequence.kv_length + static_cast<int>(row) - sequence.first_token;
-      const int page = sequence.page_table[static_cast<size_t>(position / kPageTokens)];
-      kernels_.append(layout_, pages_, page, position % kPageTokens, static_cast<int>(unit % heads),
+      const int slot = sequence.kv_length + static_cast<int>(row) - sequence.first_token;
+      const int page = sequence.page_table[static_cast<size_t>(slot / kPageTokens)];
+      kernels_.append(layout_, pages_, page, slot % kPageTokens, static_cast<int>(unit % heads),
                       context.values[k_] + unit * dim, context.values[v_] + unit * dim);
     }
   }
@@ -123,7 +133,7 @@ bool AttentionOp::worth_splitting(const StepInput& input, int workers) const noe
   size_t floats = 0;
   int longest = 0;
   for (const SequenceSlice& sequence : input.sequences) {
-    if (sequence.token_count > tile_rows_) return false;
+    if (sequence.token_count > tile_rows_ || !sequence.tree.empty()) return false;
     if (sequence.token_count == 0) continue;
     const int ranges = last_range(sequence, sequence.token_count - 1) - first_range(sequence, 0) + 1;
     tiles += layout_.kv_heads;
@@ -138,7 +148,7 @@ AttendCall AttentionOp::call_of(const StepContext& context, const Tile& tile, in
   const int64_t dim = layout_.head_dim;
   for (int r = 0; r < tile.rows; ++r) {
     const int64_t row = tile.sequence->first_token + tile.row + r;
-    const int position = tile.sequence->kv_length + tile.row + r;
+    const int position = tile.sequence->position(tile.row + r);
     for (int g = 0; g < group_; ++g) {
       const auto query = static_cast<size_t>(r * group_ + g);
       scratch.q[query] = context.values[q_] + (row * q_heads_ + tile.kv_head * group_ + g) * dim;
@@ -199,15 +209,65 @@ void AttentionOp::attend_whole(const StepContext& context, int worker, int worke
         AttendCall call = call_of(context, tile, worker);
         const SoftmaxState all = state_at(call.state.largest + state_floats(call.queries), call.queries);
         clear(all, call.queries);
-        const int last = last_range(sequence, row + tile.rows - 1);
+        const bool tree = !sequence.tree.empty();
+        const int last = tree ? sequence.tree_begin / kRangeTokens - 1 : last_range(sequence, row + tile.rows - 1);
         for (call.range = first_range(sequence, row); call.range <= last; ++call.range) {
           kernels_.attend(call);
           merge(call.state, all, call.queries);
         }
+        if (tree) attend_tree(context, tile, call, all, worker);
         finish(context, tile, all);
       }
     }
   }
+}
+
+// The ranges in which the rows of a tree see different tokens, row by row.
+void AttentionOp::attend_tree(const StepContext& context, const Tile& tile, AttendCall call, const SoftmaxState& all,
+                              int worker) noexcept {
+  const int first = call.range;
+  call.queries = group_;
+  for (int r = 0; r < tile.rows; ++r) {
+    call.tail = gather_tail(context, tile, r, worker);
+    const int at = r * group_;
+    const SoftmaxState row{all.largest + at, all.sum + at, all.values + at * layout_.padded_dim};
+    const int last = tile.sequence->position(tile.row + r) / kRangeTokens;
+    for (call.range = first; call.range <= last; ++call.range) {
+      kernels_.attend(call);
+      merge(call.state, row, group_);
+    }
+    call.q += group_;
+    call.first += group_;
+    call.last += group_;
+  }
+}
+
+// The page where the tree begins and the one behind it, with the row's ancestors where a chain of them would lie: so a
+// row of a tree rounds as one of a chain does.
+TailPages AttentionOp::gather_tail(const StepContext& context, const Tile& tile, int row, int worker) const noexcept {
+  const SequenceSlice& sequence = *tile.sequence;
+  const auto page_of = [&](int slot) {
+    return pages_.head(layout_, sequence.page_table[static_cast<size_t>(slot / kPageTokens)], tile.kv_head);
+  };
+  TailPages tail;
+  tail.first_page = sequence.tree_begin / kPageTokens;
+  auto* memory = reinterpret_cast<std::byte*>(own(context, worker) + tail_offset_);
+  for (HeadPage& page : tail.pages) {
+    page = {memory, memory + layout_.key_head_bytes()};
+    memory += layout_.key_head_bytes() + layout_.value_head_bytes();
+  }
+  const HeadPage start = page_of(sequence.tree_begin);
+  std::memcpy(tail.pages[0].keys, start.keys, layout_.key_head_bytes());
+  std::memcpy(tail.pages[0].values, start.values, layout_.value_head_bytes());
+  int position = sequence.tree_begin;
+  for (uint64_t mask = sequence.tree[static_cast<size_t>(tile.row + row)]; mask != 0; mask &= mask - 1, ++position) {
+    const int slot = sequence.tree_begin + std::countr_zero(mask);
+    const int page = position / kPageTokens - tail.first_page;
+    if (slot == position && page == 0) continue;  // came with the page
+    copy_slot(layout_, page_of(slot), slot % kPageTokens, tail.pages[static_cast<size_t>(page)],
+              position % kPageTokens);
+  }
+  return tail;
 }
 
 void AttentionOp::attend_ranges(const StepContext& context, int worker, int workers) noexcept {

@@ -45,7 +45,8 @@ std::unique_ptr<CpuOp> make_op(const BuildContext& context, const Node& node) {
 CpuExecutable::CpuExecutable(const Graph& graph, const LoadOptions& options, Isa isa)
     : graph_(graph),
       options_(options),
-      pool_(options.threads),
+      shared_pool_(options.pool ? options.pool : std::make_shared<ThreadPool>(options.threads)),
+      pool_(*shared_pool_),
       adapters_(graph, options, isa, pool_.size()),
       values_(graph.values().size(), nullptr) {
   BuildContext context;
@@ -55,8 +56,8 @@ CpuExecutable::CpuExecutable(const Graph& graph, const LoadOptions& options, Isa
   context.workers = pool_.size();
   context.owner = this;
   context.pages_of = [](void* owner, const Node& node) { return static_cast<CpuExecutable*>(owner)->pages_of(node); };
-  embeddings_ = graph.find_value(kEmbeddingsInput);
-  if (embeddings_ != kNone) embedding_columns_ = graph.value(embeddings_).shape.at(1);
+  hidden_ = graph.find_value(kHiddenInput);
+  if (hidden_ != kNone) hidden_columns_ = graph.value(hidden_).shape.at(1);
   build(context);
   place_values();
   profile_.assign(graph.nodes().size(), 0.0);
@@ -67,13 +68,14 @@ KvPages CpuExecutable::pages_of(const Node& node) {
   const KvLayout layout = KvLayout::make(options_.kv_dtype, static_cast<int>(node.integer("kv_heads")),
                                          static_cast<int>(node.integer("head_dim")));
   const auto pages = static_cast<size_t>(options_.kv_pages);
-  auto& [memory, kv] = layers_[layer];
+  LayerPages& kv = layers_[layer];
   const size_t keys = layout.key_page_bytes() * pages;
-  if (memory == nullptr) {
-    memory = std::make_unique<PageMemory>(keys + layout.value_page_bytes() * pages);
-    kv = {memory->data(), memory->data() + keys};
+  if (kv.memory == nullptr) {
+    kv.memory = std::make_unique<PageMemory>(keys + layout.value_page_bytes() * pages);
+    kv.layout = layout;
+    kv.pages = {kv.memory->data(), kv.memory->data() + keys};
   }
-  return kv;
+  return kv.pages;
 }
 
 void CpuExecutable::build(const BuildContext& context) {
@@ -105,22 +107,31 @@ void CpuExecutable::place_values() {
   for (size_t i = 0; i < lives.size(); ++i) {
     if (lives[i].bytes > 0) values_[i] = reinterpret_cast<float*>(arena_->data() + plan.offsets[i]);
   }
+  for (const ValueId id : graph_.outputs()) homes_.push_back(values_[static_cast<size_t>(id)]);
 }
 
-StepOutcome CpuExecutable::run(const StepInput& input, std::span<float> logits) noexcept {
-  const auto tokens = static_cast<int>(input.count(embedding_columns_));
+// The operators that make wanted outputs write them where the caller wants them. False when one does not fit.
+bool CpuExecutable::place_outputs(const StepInput& input, StepOutputs outputs) noexcept {
+  for (size_t i = 0; i < homes_.size(); ++i) {
+    const auto id = static_cast<size_t>(graph_.outputs()[i]);
+    const bool wanted = i < outputs.size() && !outputs[i].empty();
+    values_[id] = wanted ? outputs[i].data() : homes_[i];
+    const Shape& shape = graph_.value(graph_.outputs()[i]).shape;
+    const size_t rows = shape[0] == kRows ? input.logits_rows.size() : input.count(hidden_columns_);
+    if (wanted && outputs[i].size() < rows * static_cast<size_t>(shape[1])) return false;
+  }
+  return true;
+}
+
+StepOutcome CpuExecutable::run(const StepInput& input, StepOutputs outputs) noexcept {
+  const auto tokens = static_cast<int>(input.count(hidden_columns_));
   const auto rows = static_cast<int>(input.logits_rows.size());
   if (tokens > options_.max_tokens || rows > options_.max_rows) return StepOutcome::kTooLarge;
   if (static_cast<int>(input.sequences.size()) > options_.max_sequences) return StepOutcome::kTooLarge;
-  const ValueId output = graph_.outputs().at(0);
-  const Shape& shape = graph_.value(output).shape;
-  const size_t count = static_cast<size_t>(shape[0] == kRows ? rows : tokens) * static_cast<size_t>(shape[1]);
-  if (logits.size() < count) return StepOutcome::kTooLarge;
   if (!adapters_.begin_step(input)) return StepOutcome::kDeviceFault;
-  float* const home = values_[static_cast<size_t>(output)];
-  values_[static_cast<size_t>(output)] = logits.data();  // the last operator writes them in place
+  if (!place_outputs(input, outputs)) return StepOutcome::kTooLarge;
   // Read in place: no operator writes to a graph input.
-  if (embeddings_ != kNone) values_[static_cast<size_t>(embeddings_)] = const_cast<float*>(input.embeddings.data());
+  if (hidden_ != kNone) values_[static_cast<size_t>(hidden_)] = const_cast<float*>(input.hidden.data());
   StepContext context;
   context.input = &input;
   context.tokens = tokens;
@@ -131,7 +142,6 @@ StepOutcome CpuExecutable::run(const StepInput& input, std::span<float> logits) 
   if (adapters_.any()) context.adapters = &adapters_;
   failed_ = false;
   pool_.run([&](int worker) { run_nodes(context, worker); });
-  values_[static_cast<size_t>(output)] = home;
   return failed_ ? StepOutcome::kDeviceFault : StepOutcome::kDone;
 }
 
@@ -179,10 +189,21 @@ void CpuExecutable::report(size_t index, const StepContext& context) {
   }
 }
 
+void CpuExecutable::copy_slots(std::span<const SlotCopy> copies) noexcept {
+  for (const auto& [layer, kv] : layers_) {
+    for (const SlotCopy& copy : copies) {
+      for (int head = 0; head < kv.layout.kv_heads; ++head) {
+        copy_slot(kv.layout, kv.pages.head(kv.layout, copy.from_page, head), copy.from_slot,
+                  kv.pages.head(kv.layout, copy.to_page, head), copy.to_slot);
+      }
+    }
+  }
+}
+
 MemoryUse CpuExecutable::memory() const {
   MemoryUse use;
   for (const Step& step : steps_) use.weights += step.op->weight_bytes();
-  for (const auto& [layer, pages] : layers_) use.kv_cache += pages.first->size();
+  for (const auto& [layer, pages] : layers_) use.kv_cache += pages.memory->size();
   use.weights += adapters_.bytes();
   use.activations = arena_->size();
   use.workspace = workspace_->size();

@@ -30,7 +30,9 @@ class PageMemory {
 class CpuExecutable final : public Executable {
  public:
   CpuExecutable(const Graph& graph, const LoadOptions& options, Isa isa);
-  StepOutcome run(const StepInput& input, std::span<float> logits) noexcept override;
+  using Executable::run;
+  StepOutcome run(const StepInput& input, StepOutputs outputs) noexcept override;
+  void copy_slots(std::span<const SlotCopy> copies) noexcept override;
   MemoryUse memory() const override;
   void set_profiling(bool on) override { profiling_ = on; }
   std::vector<double> take_profile() override;
@@ -45,23 +47,32 @@ class CpuExecutable final : public Executable {
     bool of_rows = false;
   };
 
+  struct LayerPages {
+    std::unique_ptr<PageMemory> memory;
+    KvLayout layout;
+    KvPages pages;
+  };
+
   void build(const BuildContext& context);
   void place_values();
   KvPages pages_of(const Node& node);
+  bool place_outputs(const StepInput& input, StepOutputs outputs) noexcept;
   void run_nodes(StepContext& context, int worker) noexcept;
   void report(size_t node, const StepContext& context);
 
   const Graph& graph_;
   LoadOptions options_;
-  ThreadPool pool_;
+  std::shared_ptr<ThreadPool> shared_pool_;
+  ThreadPool& pool_;
   AdapterSet adapters_;
   std::vector<Step> steps_;
   std::vector<float*> values_;  // by value id; into the arena
-  ValueId embeddings_ = kNone;  // the graph's input of activations, where it has one
-  int64_t embedding_columns_ = 0;
+  std::vector<float*> homes_;   // of the outputs; into the arena
+  ValueId hidden_ = kNone;      // the graph's input of activations, where it has one
+  int64_t hidden_columns_ = 0;
   std::unique_ptr<PageMemory> arena_;
   std::unique_ptr<PageMemory> workspace_;
-  std::map<int64_t, std::pair<std::unique_ptr<PageMemory>, KvPages>> layers_;
+  std::map<int64_t, LayerPages> layers_;
   std::vector<double> profile_;
   bool profiling_ = false;
   bool failed_ = false;  // an observer threw

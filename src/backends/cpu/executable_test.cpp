@@ -4,10 +4,12 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <random>
 
 #include "backends/cpu/allocation_count.h"
 #include "backends/cpu/backend.h"
@@ -182,6 +184,117 @@ TEST(CpuExecutable, QuantizedCacheChangesNoBitEither) {
   }
 }
 
+// A sequence that begins with a prompt and goes on with a random tree, in any executable with its pages.
+struct TreeRun {
+  static constexpr int64_t kVocabulary = 61;
+
+  TreeRun(int prompt, int nodes, uint32_t seed) : random(seed), begin(prompt) {
+    for (int i = 0; i < prompt; ++i) tokens.push_back(pick(kVocabulary));
+    for (int i = 0; i < nodes; ++i) {
+      node_tokens.push_back(pick(kVocabulary));
+      const int parent = pick(i + 1) - 1;
+      masks.push_back((parent < 0 ? 0 : masks[static_cast<size_t>(parent)]) | uint64_t{1} << i);
+    }
+    for (int i = 0; i < 8; ++i) pages.push_back(i);
+    std::shuffle(pages.begin(), pages.end(), random);
+  }
+  int32_t pick(int64_t below) { return static_cast<int32_t>(random() % static_cast<uint32_t>(below)); }
+
+  std::vector<float> run(Executable& executable, const SequenceSlice& slice, const std::vector<int32_t>& ids) {
+    std::vector<int32_t> positions, rows;
+    for (int32_t i = 0; i < slice.token_count; ++i) {
+      positions.push_back(slice.position(i));
+      rows.push_back(i);
+    }
+    std::vector<float> logits(ids.size() * kVocabulary);
+    EXPECT_EQ(executable.run({ids, positions, {}, {&slice, 1}, rows}, logits), StepOutcome::kDone);
+    return logits;
+  }
+  std::vector<float> chain(Executable& executable, int kv_length, const std::vector<int32_t>& ids) {
+    return run(executable, {0, static_cast<int32_t>(ids.size()), kv_length, begin + 64, pages}, ids);
+  }
+  // Nodes [first, last), behind those before them.
+  std::vector<float> tree(Executable& executable, int first, int last) {
+    SequenceSlice slice{0, last - first, begin + first, begin + 64, pages, -1, begin, {}};
+    slice.tree = std::span(masks).subspan(static_cast<size_t>(first), static_cast<size_t>(last - first));
+    return run(executable, slice, {node_tokens.begin() + first, node_tokens.begin() + last});
+  }
+  std::vector<int32_t> ancestors(size_t node) const {
+    std::vector<int32_t> result;
+    for (uint64_t mask = masks[node]; mask != 0; mask &= mask - 1) result.push_back(std::countr_zero(mask));
+    return result;
+  }
+
+  std::mt19937 random;
+  int begin;
+  std::vector<int32_t> tokens, node_tokens, pages;
+  std::vector<uint64_t> masks;
+};
+
+// Each row of a tree has the bits of the chain of its ancestors; so has what comes after their slots were moved.
+void compare_tree_with_chains(const Graph& plain, DType kv, int prompt, int nodes, Isa isa) {
+  SCOPED_TRACE(std::string(dtype_name(kv)) + " " + std::to_string(prompt) + " + " + std::to_string(nodes));
+  const Graph graph = packed(plain);
+  LoadOptions options;
+  options.max_tokens = options.max_rows = 400;
+  options.kv_pages = 8;
+  options.kv_dtype = kv;
+  options.threads = 2;
+  TreeRun run(prompt, nodes, static_cast<uint32_t>(prompt * 64 + nodes));
+  CpuExecutable quick(graph, options, isa);
+  CpuExecutable chains(graph, options, isa);
+  reference::ReferenceExecutable slow(plain, options);
+  for (Executable* executable :
+       {static_cast<Executable*>(&quick), static_cast<Executable*>(&chains), static_cast<Executable*>(&slow)}) {
+    run.chain(*executable, 0, run.tokens);
+  }
+  // In two levels, as drafts are made, then at once, as they are verified.
+  const auto first = run.tree(quick, 0, nodes / 2);
+  auto found = run.tree(quick, nodes / 2, nodes);
+  found.insert(found.begin(), first.begin(), first.end());
+  EXPECT_EQ(run.tree(quick, 0, nodes), found);
+  EXPECT_LT(relative_error(found, run.tree(slow, 0, nodes)), kv == DType::kF32 ? 1e-4 : 3e-2);
+  constexpr auto kVocabulary = static_cast<std::ptrdiff_t>(TreeRun::kVocabulary);
+  std::vector<int32_t> path;
+  for (int node = 0; node < nodes; ++node) {
+    const auto slots = run.ancestors(static_cast<size_t>(node));
+    std::vector<int32_t> ids;
+    for (const int32_t slot : slots) ids.push_back(run.node_tokens[static_cast<size_t>(slot)]);
+    const auto expected = run.chain(chains, prompt, ids);
+    const std::vector<float> row(found.begin() + node * kVocabulary, found.begin() + (node + 1) * kVocabulary);
+    ASSERT_EQ(std::memcmp(row.data(), expected.data() + expected.size() - row.size(), row.size() * 4), 0) << node;
+    path = slots;
+  }
+  std::vector<SlotCopy> copies;
+  for (size_t i = 0; i < path.size(); ++i) {
+    const auto place = [&](int slot) { return run.pages[static_cast<size_t>(slot / kPageTokens)]; };
+    const int from = prompt + path[i];
+    const int to = prompt + static_cast<int>(i);
+    copies.push_back({place(from), from % kPageTokens, place(to), to % kPageTokens});
+  }
+  const int length = prompt + static_cast<int>(path.size());
+  const auto expected = run.chain(chains, length, {7, 8, 9});  // behind the last node's chain
+  for (Executable* executable : {static_cast<Executable*>(&quick), static_cast<Executable*>(&slow)}) {
+    executable->copy_slots(copies);
+    const auto after = run.chain(*executable, length, {7, 8, 9});
+    EXPECT_LT(relative_error(after, expected), executable == &quick ? 1e-30 : kv == DType::kF32 ? 1e-4 : 3e-2);
+  }
+}
+
+TEST(CpuExecutable, RowsOfATreeAreChains) {
+  const Graph graph = TestModel().build();  // a layer with a window of 100 and a softcap among them
+  for (const Isa isa : supported_isas()) {
+    SCOPED_TRACE(isa_name(isa));
+    for (const auto& [prompt, nodes] :
+         {std::pair{1, 2}, {40, 9}, {60, 20}, {63, 64}, {64, 31}, {127, 5}, {250, 40}, {256, 12}, {300, 64}}) {
+      compare_tree_with_chains(graph, DType::kBF16, prompt, nodes, isa);
+    }
+    compare_tree_with_chains(graph, DType::kF32, 100, 50, isa);
+    compare_tree_with_chains(graph, DType::kI8, 90, 50, isa);
+    compare_tree_with_chains(graph, DType::kF8E4M3, 110, 30, isa);
+  }
+}
+
 TEST(CpuExecutable, AllocatesNothing) {
   for (const DType weight : {DType::kBF16, DType::kI4}) {
     TestModel model;
@@ -204,6 +317,43 @@ TEST(CpuExecutable, AllocatesNothing) {
     EXPECT_GT(use.kv_cache, 0u);
     EXPECT_GT(use.activations, 0u);
   }
+}
+
+// All outputs that are wanted, in both backends, and the same bits whichever are.
+TEST(CpuExecutable, WritesTheOutputsThatAreWanted) {
+  const TestModel model;
+  Graph graph = model.build();
+  graph.mark_output(graph.find_value("layer0.out"));
+  graph.mark_output(graph.find_value("layer1.out"));
+  const Graph fast = packed(graph);
+  StepMaker steps(2, 200, model.vocabulary, 3);
+  const LoadOptions options = options_for(steps, DType::kF32, 2);
+  reference::ReferenceExecutable slow(graph, options);
+  CpuExecutable quick(fast, options, supported_isas().back());
+  const StepInput& input = steps.next({{0, 70}, {1, 9}});
+  const auto run = [&](Executable& executable, std::array<bool, 3> wanted) {
+    std::array<std::vector<float>, 3> results;
+    const int64_t columns[] = {model.vocabulary, model.hidden, model.hidden};
+    std::vector<std::span<float>> outputs;
+    for (size_t i = 0; i < 3; ++i) {
+      if (wanted[i]) results[i].resize(79 * static_cast<size_t>(columns[i]));
+      outputs.emplace_back(results[i]);
+    }
+    EXPECT_EQ(executable.run(input, StepOutputs(outputs)), StepOutcome::kDone);
+    return results;
+  };
+  const auto expected = run(slow, {true, true, true});
+  const auto all = run(quick, {true, true, true});
+  for (size_t i = 0; i < 3; ++i) EXPECT_LT(relative_error(all[i], expected[i]), 1e-4) << i;
+  EXPECT_EQ(run(quick, {true, false, false})[0], all[0]);
+  EXPECT_EQ(run(quick, {false, false, true})[2], all[2]);
+  EXPECT_EQ(run(slow, {false, true, false})[1], expected[1]);
+  std::vector<float> logits(79 * static_cast<size_t>(model.vocabulary));
+  EXPECT_EQ(quick.run(input, logits), StepOutcome::kDone);
+  EXPECT_EQ(logits, all[0]);
+  std::vector<float> short_buffer(79);
+  const std::span<float> too_short[] = {logits, short_buffer};
+  EXPECT_EQ(quick.run(input, StepOutputs(too_short)), StepOutcome::kTooLarge);
 }
 
 TEST(CpuExecutable, RefusesStepsTooLarge) {

@@ -344,6 +344,26 @@ class RouteOp final : public RowOp {
   bool normalize_;
 };
 
+class ConcatOp final : public RowOp {
+ public:
+  ConcatOp(const BuildContext& context, const Node& node) : inputs_(node.inputs), out_(node.outputs[0]) {
+    for (const ValueId id : inputs_) columns_.push_back(columns_of(*context.graph, id));
+    total_ = columns_of(*context.graph, out_);
+  }
+
+ private:
+  void row(const StepContext& context, int64_t i) noexcept override {
+    float* out = context.values[out_] + i * total_;
+    for (size_t part = 0; part < inputs_.size(); ++part)
+      out = std::copy_n(context.values[inputs_[part]] + i * columns_[part], columns_[part], out);
+  }
+
+  std::vector<ValueId> inputs_;
+  ValueId out_;
+  std::vector<int64_t> columns_;  // of each input
+  int64_t total_;
+};
+
 class SelectRowsOp final : public CpuOp {
  public:
   SelectRowsOp(const BuildContext& context, const Node& node)
@@ -378,6 +398,8 @@ std::unique_ptr<CpuOp> make_row_op(const BuildContext& context, const Node& node
       return std::make_unique<RotaryOp>(context, node);
     case Op::kGatherColumns:
       return std::make_unique<GatherColumnsOp>(context, node);
+    case Op::kConcat:
+      return std::make_unique<ConcatOp>(context, node);
     case Op::kRoute:
       return std::make_unique<RouteOp>(context, node);
     case Op::kSelectRows:

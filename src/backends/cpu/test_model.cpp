@@ -137,7 +137,8 @@ Graph TestModel::build() const {
   x = g.add(Op::kMul, "mul", {x, m.constant("mul.w", DType::kF32, {hidden}, 0.5f, 1.5f)});
   x = g.add(Op::kGelu, "gelu", {x}, {{"approximate", std::string("none")}});
   std::vector<float> order;
-  for (int64_t i = 0; i < hidden; ++i) order.push_back(static_cast<float>((i * 5 + 3) % hidden));
+  for (int64_t i = 0; i < hidden; ++i) order.push_back(static_cast<float>((i * 5 + 3) % (2 * hidden)));
+  x = g.add(Op::kConcat, "concat", {x, g.find_value("mul")});
   x = g.add(Op::kGatherColumns, "gather",
             {x, g.add_constant("order", Tensor::from_floats(DType::kI32, {hidden}, order))});
   x = g.add(Op::kLayerNorm, "final",

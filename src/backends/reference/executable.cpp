@@ -11,21 +11,32 @@
 namespace edgewise::reference {
 namespace {
 
-// A sequence's history in one layer, by position.
-class SequenceKv final : public KvReader {
+// What one row of a sequence sees in one layer, by position.
+class RowKv final : public KvReader {
  public:
-  SequenceKv(const LayerCache& cache, std::span<const int32_t> pages) : cache_(cache), pages_(pages) {}
+  RowKv(const LayerCache& cache, const SequenceSlice& sequence, int32_t row)
+      : cache_(cache), pages_(sequence.page_table), tree_begin_(sequence.position(row) + 1) {
+    if (sequence.tree.empty()) return;
+    tree_begin_ = sequence.tree_begin;
+    for (uint64_t mask = sequence.tree[static_cast<size_t>(row)]; mask != 0; mask &= mask - 1)
+      ancestors_.push_back(tree_begin_ + std::countr_zero(mask));
+  }
   std::span<const float> key(int64_t position, int64_t head) const override {
-    return cache_.key(page(position), position % kPageTokens, head);
+    return cache_.key(page(position), slot(position) % kPageTokens, head);
   }
   std::span<const float> value(int64_t position, int64_t head) const override {
-    return cache_.value(page(position), position % kPageTokens, head);
+    return cache_.value(page(position), slot(position) % kPageTokens, head);
   }
 
  private:
-  int32_t page(int64_t position) const { return pages_[static_cast<size_t>(position / kPageTokens)]; }
+  int64_t slot(int64_t position) const {
+    return position < tree_begin_ ? position : ancestors_.at(static_cast<size_t>(position - tree_begin_));
+  }
+  int32_t page(int64_t position) const { return pages_[static_cast<size_t>(slot(position) / kPageTokens)]; }
   const LayerCache& cache_;
   std::span<const int32_t> pages_;
+  int64_t tree_begin_;
+  std::vector<int64_t> ancestors_;  // slots
 };
 
 // The columns a gather names are weights: a file may hold any.
@@ -70,6 +81,14 @@ void LayerCache::store(int32_t page, int64_t slot, std::span<const float> k, std
   }
 }
 
+void LayerCache::copy(const SlotCopy& copy) {
+  for (int64_t head = 0; head < heads_; ++head) {
+    const auto from = static_cast<std::ptrdiff_t>(offset(copy.from_page, copy.from_slot, head));
+    const auto to = static_cast<std::ptrdiff_t>(offset(copy.to_page, copy.to_slot, head));
+    for (auto* pages : {&keys_, &values_}) std::copy_n(pages->begin() + from, head_dim_, pages->begin() + to);
+  }
+}
+
 ReferenceExecutable::ReferenceExecutable(const Graph& graph, const LoadOptions& options)
     : graph_(graph), options_(options), pool_(options.threads), values_(graph.values().size()), rows_(values_.size()) {
   for (const Node& node : graph.nodes()) {
@@ -100,14 +119,14 @@ std::vector<float> ReferenceExecutable::floats(const Node& node, size_t index) c
   return graph_.constant(node.inputs[index]).to_floats();
 }
 
-StepOutcome ReferenceExecutable::run(const StepInput& input, std::span<float> logits) noexcept {
-  const ValueId embeddings = graph_.find_value(kEmbeddingsInput);
-  tokens_ = input.count(embeddings == kNone ? 0 : graph_.value(embeddings).shape.at(1));
+StepOutcome ReferenceExecutable::run(const StepInput& input, StepOutputs outputs) noexcept {
+  const ValueId hidden = graph_.find_value(kHiddenInput);
+  tokens_ = input.count(hidden == kNone ? 0 : graph_.value(hidden).shape.at(1));
   if (tokens_ > static_cast<size_t>(options_.max_tokens)) return StepOutcome::kTooLarge;
   try {
-    if (embeddings != kNone) {
-      values_[static_cast<size_t>(embeddings)].assign(input.embeddings.begin(), input.embeddings.end());
-      rows_[static_cast<size_t>(embeddings)] = static_cast<int64_t>(tokens_);
+    if (hidden != kNone) {
+      values_[static_cast<size_t>(hidden)].assign(input.hidden.begin(), input.hidden.end());
+      rows_[static_cast<size_t>(hidden)] = static_cast<int64_t>(tokens_);
     }
     for (size_t i = 0; i < graph_.nodes().size(); ++i) {
       const Node& node = graph_.nodes()[i];
@@ -123,9 +142,12 @@ StepOutcome ReferenceExecutable::run(const StepInput& input, std::span<float> lo
       }
       observer_(node, outputs);
     }
-    const Matrix result = matrix(graph_.outputs().at(0));
-    if (logits.size() < result.data.size()) return StepOutcome::kTooLarge;
-    std::copy(result.data.begin(), result.data.end(), logits.begin());
+    for (size_t i = 0; i < std::min(outputs.size(), graph_.outputs().size()); ++i) {
+      if (outputs[i].empty()) continue;
+      const Matrix result = matrix(graph_.outputs()[i]);
+      if (outputs[i].size() < result.data.size()) return StepOutcome::kTooLarge;
+      std::copy(result.data.begin(), result.data.end(), outputs[i].begin());
+    }
     return StepOutcome::kDone;
   } catch (const std::bad_alloc&) {
     return StepOutcome::kOutOfMemory;
@@ -194,16 +216,15 @@ void ReferenceExecutable::run_attention(const Node& node, const StepInput& input
   LayerCache& cache = caches_.at(node.integer("layer"));
   for (const SequenceSlice& sequence : input.sequences) {
     for (int32_t i = 0; i < sequence.token_count; ++i) {
-      const int64_t position = sequence.kv_length + i;
+      const int64_t slot = sequence.kv_length + i;
       const int64_t row = sequence.first_token + i;
-      cache.store(sequence.page_table[static_cast<size_t>(position / kPageTokens)], position % kPageTokens, k.row(row),
+      cache.store(sequence.page_table[static_cast<size_t>(slot / kPageTokens)], slot % kPageTokens, k.row(row),
                   v.row(row));
     }
-    const SequenceKv kv(cache, sequence.page_table);
     pool_.run([&](int worker) {
       for (int32_t i = worker; i < sequence.token_count; i += pool_.size()) {
         const int64_t row = sequence.first_token + i;
-        attention_row(node, q.row(row), sequence.kv_length + i, kv, out.row(row));
+        attention_row(node, q.row(row), sequence.position(i), RowKv(cache, sequence, i), out.row(row));
       }
     });
   }
@@ -278,6 +299,16 @@ void ReferenceExecutable::run_node(const Node& node, const StepInput& input) {
       }
       return;
     }
+    case Op::kConcat: {
+      const Matrix out = matrix(node.outputs[0]);
+      int64_t column = 0;
+      for (const ValueId id : node.inputs) {
+        const Matrix x = matrix(id);
+        for (int64_t i = 0; i < x.rows; ++i) std::copy(x.row(i).begin(), x.row(i).end(), out.row(i).begin() + column);
+        column += x.columns;
+      }
+      return;
+    }
     case Op::kRoute:
       return route(matrix(node.inputs[0]), node, matrix(node.outputs[0]));
     case Op::kMoe:
@@ -293,6 +324,12 @@ void ReferenceExecutable::run_node(const Node& node, const StepInput& input) {
     }
     default:
       return run_elementwise(node);
+  }
+}
+
+void ReferenceExecutable::copy_slots(std::span<const SlotCopy> copies) noexcept {
+  for (auto& [layer, cache] : caches_) {
+    for (const SlotCopy& copy : copies) cache.copy(copy);
   }
 }
 

@@ -14,6 +14,7 @@ class LayerCache {
  public:
   LayerCache(int64_t pages, int64_t heads, int64_t head_dim, DType dtype);
   void store(int32_t page, int64_t slot, std::span<const float> k, std::span<const float> v);
+  void copy(const SlotCopy& copy);
   std::span<const float> key(int32_t page, int64_t slot, int64_t head) const { return at(keys_, page, slot, head); }
   std::span<const float> value(int32_t page, int64_t slot, int64_t head) const { return at(values_, page, slot, head); }
   size_t bytes() const { return (keys_.size() + values_.size()) * sizeof(float); }
@@ -39,7 +40,9 @@ class ReferenceExecutable final : public Executable {
  public:
   ReferenceExecutable(const Graph& graph, const LoadOptions& options);
 
-  StepOutcome run(const StepInput& input, std::span<float> logits) noexcept override;
+  using Executable::run;
+  StepOutcome run(const StepInput& input, StepOutputs outputs) noexcept override;
+  void copy_slots(std::span<const SlotCopy> copies) noexcept override;
   MemoryUse memory() const override;
   void set_profiling(bool on) override { profiling_ = on; }
   std::vector<double> take_profile() override;
