@@ -13,6 +13,7 @@
 #include "formats/companions.h"
 #include "hub/hub.h"
 #include "models/families.h"
+#include "models/vocab_map.h"
 #include "onnx/export.h"
 
 namespace edgewise {
@@ -103,10 +104,15 @@ void export_model(const ExportRequest& request) {
   const Checkpoint checkpoint = Checkpoint::open(request.model_dir);
   const DecoderSpec spec = describe_model(checkpoint.config(), checkpoint.config_path());
   const DType dtype = request.oracle ? DType::kF32 : parse_float_dtype(request.dtype, checkpoint.dtype());
-  const Graph graph = build_decoder(spec, checkpoint, {dtype});
+  DecoderOptions options{dtype, {}};
+  const fs::path vocab_map = request.reduced_vocab_dir / kVocabMapFile;
+  const bool reduced = !request.reduced_vocab_dir.empty();
+  if (reduced) options.kept_tokens = read_vocab_map(vocab_map, spec.vocabulary);
+  const Graph graph = build_decoder(spec, checkpoint, options);
   OutputDirectory out(request.output_dir, "model.onnx");
   export_onnx(graph, out.path(), {request.oracle});
   copy_companions(request.model_dir, out.path());
+  if (reduced) fs::copy_file(vocab_map, out.path() / kVocabMapFile);
   out.commit();
 }
 

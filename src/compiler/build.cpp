@@ -95,6 +95,8 @@ BuildReport build_engine(const fs::path& onnx_dir, const fs::path& engine_dir, c
   OutputDirectory out(engine_dir, kEngineFileName);
   report.engine_bytes = write_engine(packed, info, out.path() / kEngineFileName);
   copy_companions(onnx_dir, out.path());
+  if (fs::exists(onnx_dir / "vocab_map.safetensors"))  // of an export with fewer logits
+    fs::copy_file(onnx_dir / "vocab_map.safetensors", out.path() / "vocab_map.safetensors");
 
   const Engine engine = read_engine(out.path() / kEngineFileName);
   report.self_test_error = self_test_error(plain, engine, backend);

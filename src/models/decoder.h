@@ -80,7 +80,8 @@ struct DecoderSpec {
 };
 
 struct DecoderOptions {
-  DType dtype = DType::kBF16;  // of float weights and activations
+  DType dtype = DType::kBF16;          // of float weights and activations
+  std::vector<int32_t> kept_tokens{};  // ascending: only these have logits; empty: all
 };
 
 // Throws Error(kBadFile) naming a tensor that is missing or has another shape than the config says.

@@ -53,7 +53,7 @@ using ProgressCallback = std::function<bool(const Completion& so_far, std::strin
 // One request under way: its sequence in the scheduler, and the text made of it.
 class Generation {
  public:
-  Generation(const Request& request, int max_tokens, int64_t vocabulary, const Tokenizer& tokenizer,
+  Generation(const Request& request, int max_tokens, LogitTokens logits, const Tokenizer& tokenizer,
              ProgressCallback callback);
 
   Sequence& sequence() { return sequence_; }

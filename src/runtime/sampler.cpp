@@ -47,13 +47,22 @@ int32_t argmax(std::span<const float> logits) noexcept {
   return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
 }
 
-Sampler::Sampler(const SamplingOptions& options, int64_t vocabulary, std::span<const int32_t> prompt)
-    : options_(options) {
-  const auto size = static_cast<size_t>(vocabulary);
+int32_t LogitTokens::index(int32_t token) const {
+  if (kept_.empty()) return token >= 0 && static_cast<size_t>(token) < count_ ? token : -1;
+  const auto found = std::ranges::lower_bound(kept_, token);
+  return found != kept_.end() && *found == token ? static_cast<int32_t>(found - kept_.begin()) : -1;
+}
+
+Sampler::Sampler(const SamplingOptions& options, LogitTokens tokens, std::span<const int32_t> prompt)
+    : options_(options), tokens_(tokens) {
+  const size_t size = tokens.count();
   generated_.assign(size, 0);
   seen_.assign(size, false);
   for (const int32_t token : prompt) {
-    if (token >= 0 && token < vocabulary) seen_[static_cast<size_t>(token)] = true;
+    if (const int32_t index = tokens.index(token); index >= 0) seen_[static_cast<size_t>(index)] = true;
+  }
+  for (const auto& [token, bias] : options.logit_bias) {
+    if (const int32_t index = tokens.index(token); index >= 0) biases_.emplace_back(index, bias);
   }
   candidates_.reserve(size);
   if (options.num_logprobs > 0) plain_.resize(size);
@@ -85,6 +94,7 @@ void Sampler::note_logprobs(std::span<const float> logits) noexcept {
   std::partial_sort(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(count), candidates_.end(),
                     more_probable);
   alternatives_.assign(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(count));
+  for (TokenLogprob& alternative : alternatives_) alternative.token = tokens_.token(alternative.token);
 }
 
 void Sampler::penalize(std::span<float> logits) const noexcept {
@@ -100,7 +110,7 @@ void Sampler::penalize(std::span<float> logits) const noexcept {
       logits[i] -= static_cast<float>(options_.presence_penalty + options_.frequency_penalty * generated_[i]);
     }
   }
-  for (const auto& [token, bias] : options_.logit_bias) logits[static_cast<size_t>(token)] += bias;
+  for (const auto& [index, bias] : biases_) logits[static_cast<size_t>(index)] += bias;
 }
 
 // Temperature, then top-k, top-p and min-p, then a draw from what is left.
@@ -145,12 +155,12 @@ int32_t Sampler::sample(std::span<float> logits) noexcept {
     std::copy(logits.begin(), logits.end(), plain_.begin());
   }
   penalize(logits);
-  const int32_t token = options_.temperature == 0 ? argmax(logits) : draw(logits);
-  if (options_.num_logprobs > 0) last_logprob_ = plain_[static_cast<size_t>(token)] - log_sum_;
-  seen_[static_cast<size_t>(token)] = true;
-  auto& count = generated_[static_cast<size_t>(token)];
+  const int32_t index = options_.temperature == 0 ? argmax(logits) : draw(logits);
+  if (options_.num_logprobs > 0) last_logprob_ = plain_[static_cast<size_t>(index)] - log_sum_;
+  seen_[static_cast<size_t>(index)] = true;
+  auto& count = generated_[static_cast<size_t>(index)];
   if (count < UINT16_MAX) ++count;
-  return token;
+  return tokens_.token(index);
 }
 
 }  // namespace edgewise

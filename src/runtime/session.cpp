@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/progress.h"
 #include "models/adapter.h"
+#include "models/vocab_map.h"
 
 namespace edgewise {
 namespace fs = std::filesystem;
@@ -43,9 +44,8 @@ Session::Session(const fs::path& engine_dir, const SessionOptions& options)
   if (options.draft_tokens < 0 || options.draft_tokens > kMostDraftTokens) {
     usage_error("--prompt_lookup {}: expected 0 to {}", options.draft_tokens, kMostDraftTokens);
   }
-  vocabulary_ = engine_->graph.value(engine_->graph.outputs().at(0)).shape.at(1);
+  read_vocabulary();
   const int pages_each = (info.kv_capacity + kPageTokens - 1) / kPageTokens;
-  limits_.vocabulary = vocabulary_;
   limits_.max_sequences = info.max_batch_size;
   const int rows = info.max_batch_size * (options.draft_tokens + 1);  // of decoding sequences, with logits
   limits_.max_step_tokens = std::max(rows, std::min(options.max_step_tokens, info.max_input_length));
@@ -66,6 +66,21 @@ Session::Session(const fs::path& engine_dir, const SessionOptions& options)
   executable_->set_profiling(options.profile);
   read_generation_config(engine_dir);
   scheduler_ = std::make_unique<Scheduler>(*executable_, limits_, end_tokens_);
+}
+
+// Tokens that go in, and those that have logits.
+void Session::read_vocabulary() {
+  limits_.vocabulary = engine_->graph.value(engine_->graph.outputs().at(0)).shape.at(1);
+  vocabulary_ = limits_.vocabulary;
+  if (!fs::exists(directory_ / kVocabMapFile)) return;
+  for (const Node& node : engine_->graph.nodes()) {
+    if (node.op == Op::kEmbedding) vocabulary_ = engine_->graph.value(node.inputs[1]).shape.at(0);
+  }
+  kept_tokens_ = read_vocab_map(directory_ / kVocabMapFile, vocabulary_);
+  if (static_cast<int64_t>(kept_tokens_.size()) != limits_.vocabulary) {
+    bad_file("{}: {} tokens, the engine has {} logits; they do not belong together",
+             (directory_ / kVocabMapFile).string(), kept_tokens_.size(), limits_.vocabulary);
+  }
 }
 
 void Session::read_generation_config(const fs::path& engine_dir) {
@@ -108,6 +123,9 @@ size_t Session::add_adapter(const std::string& name, const fs::path& path) {
   if (name.empty()) usage_error("adapter {}: it needs a name", path.string());
   Adapter adapter = read_adapter(path);
   if (fs::exists(directory_ / kChannelScalesFile)) follow_channel_scales(directory_ / kChannelScalesFile, adapter);
+  for (auto& [module, weights] : adapter) {  // an adapter of the head, whose rows are fewer here
+    if (reduced() && weights.b.dim(0) == vocabulary_) weights.b = gather_rows(weights.b, kept_tokens_);
+  }
   const std::lock_guard lock(adapters_mutex_);
   if (adapters_.contains(name)) usage_error("adapter {}: there is one of that name already", name);
   try {
@@ -171,8 +189,9 @@ void Session::check(const Request& request) const {
 std::unique_ptr<Generation> Session::prepare(const Request& request, ProgressCallback callback) const {
   check(request);
   const int room = info().kv_capacity - static_cast<int>(request.prompt.size());
-  auto generation = std::make_unique<Generation>(request, std::min(request.max_tokens, room), vocabulary_, tokenizer_,
-                                                 std::move(callback));
+  auto generation =
+      std::make_unique<Generation>(request, std::min(request.max_tokens, room), LogitTokens(vocabulary_, kept_tokens_),
+                                   tokenizer_, std::move(callback));
   generation->sequence().adapter = adapter_id(request.adapter);
   return generation;
 }

@@ -39,6 +39,8 @@ class Session {
   const Tokenizer& tokenizer() const { return tokenizer_; }
   Executable& executable() { return *executable_; }
   int64_t vocabulary() const { return vocabulary_; }
+  // Whether only some tokens have logits (docs/vocabulary.md).
+  bool reduced() const { return !kept_tokens_.empty(); }
   int max_step_tokens() const { return limits_.max_step_tokens; }
   // What generation_config.json recommends; greedy when it says nothing.
   const SamplingOptions& recommended_sampling() const { return recommended_; }
@@ -75,6 +77,7 @@ class Session {
   void check(const Request& request) const;
   int32_t adapter_id(const std::string& name) const;
   void run(const std::vector<std::unique_ptr<Generation>>& generations);
+  void read_vocabulary();
   void read_generation_config(const std::filesystem::path& engine_dir);
 
   std::filesystem::path directory_;
@@ -86,6 +89,7 @@ class Session {
   std::vector<Generation*> active_;
   SchedulerLimits limits_;
   int64_t vocabulary_ = 0;
+  std::vector<int32_t> kept_tokens_;  // those that have logits; empty: all
   SamplingOptions recommended_;
   std::vector<int32_t> end_tokens_;
   mutable std::mutex adapters_mutex_;  // guards the two below: prepare() may run beside add_adapter()
