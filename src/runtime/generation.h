@@ -57,6 +57,11 @@ class Generation {
              ProgressCallback callback);
 
   Sequence& sequence() { return sequence_; }
+  // The adapter stays loaded while this lives.
+  void use_adapter(std::shared_ptr<const int32_t> id) {
+    sequence_.adapter = *id;
+    adapter_ = std::move(id);
+  }
   // What came of the last step goes to the callback. Returns why the sequence must leave, kNone when it need not.
   FinishReason collect(StepOutcome outcome = StepOutcome::kDone);
   bool done() const { return sequence_.finished(); }
@@ -69,6 +74,7 @@ class Generation {
   void finish(StepOutcome outcome);
 
   bool with_logprobs_;
+  std::shared_ptr<const int32_t> adapter_;
   Sequence sequence_;
   OutputText text_;
   ProgressCallback callback_;

@@ -133,18 +133,16 @@ size_t Session::add_adapter(const std::string& name, const fs::path& path) {
   } catch (const Error& error) {
     throw Error(error.kind(), fmt::format("{}: {}", path.string(), error.what()));
   }
-  adapters_[name] = ++last_adapter_;
+  adapters_[name] = std::make_shared<const int32_t>(++last_adapter_);
   return adapter.size();
 }
 
 void Session::remove_adapter(const std::string& name) {
-  const int32_t id = adapter_id(name);
-  for (Generation* generation : active_) {
-    if (generation->sequence().adapter == id) fail(ErrorKind::kBusy, "adapter {}: an answer under way uses it", name);
-  }
+  const int32_t id = *find_adapter(name);
   const std::lock_guard lock(adapters_mutex_);
-  executable_->remove_adapter(id);
+  if (adapters_.at(name).use_count() > 1) fail(ErrorKind::kBusy, "adapter {}: an answer under way uses it", name);
   adapters_.erase(name);
+  executable_->remove_adapter(id);
 }
 
 std::vector<std::string> Session::adapter_names() const {
@@ -154,8 +152,7 @@ std::vector<std::string> Session::adapter_names() const {
   return names;
 }
 
-int32_t Session::adapter_id(const std::string& name) const {
-  if (name.empty()) return -1;
+std::shared_ptr<const int32_t> Session::find_adapter(const std::string& name) const {
   const std::lock_guard lock(adapters_mutex_);
   const auto found = adapters_.find(name);
   if (found == adapters_.end()) usage_error("adapter {}: none of that name is loaded", name);
@@ -192,14 +189,11 @@ std::unique_ptr<Generation> Session::prepare(const Request& request, ProgressCal
   auto generation =
       std::make_unique<Generation>(request, std::min(request.max_tokens, room), LogitTokens(vocabulary_, kept_tokens_),
                                    tokenizer_, std::move(callback));
-  generation->sequence().adapter = adapter_id(request.adapter);
+  if (!request.adapter.empty()) generation->use_adapter(find_adapter(request.adapter));
   return generation;
 }
 
 void Session::begin(Generation& generation) {
-  const int32_t adapter = generation.sequence().adapter;
-  const auto is_its = [&](const auto& entry) { return entry.second == adapter; };
-  if (adapter >= 0 && std::ranges::none_of(adapters_, is_its)) usage_error("the request's adapter was unloaded");
   if (!scheduler_->submit(generation.sequence())) {
     fail(ErrorKind::kBusy, "{} requests wait already; try again later", scheduler_->waiting());
   }

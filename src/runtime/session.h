@@ -55,7 +55,7 @@ class Session {
   // Loads a PEFT adapter that requests may ask for by `name`, and returns how many modules it changes. Between steps.
   // Throws Error(kUsage) for a name in use, Error naming what does not fit.
   size_t add_adapter(const std::string& name, const std::filesystem::path& path);
-  // Throws Error(kUsage) when there is none of the name, Error(kBusy) while an answer under way uses it.
+  // Throws Error(kUsage) when there is none of the name, Error(kBusy) while a generation uses it.
   void remove_adapter(const std::string& name);
   std::vector<std::string> adapter_names() const;
 
@@ -75,7 +75,7 @@ class Session {
 
  private:
   void check(const Request& request) const;
-  int32_t adapter_id(const std::string& name) const;
+  std::shared_ptr<const int32_t> find_adapter(const std::string& name) const;
   void run(const std::vector<std::unique_ptr<Generation>>& generations);
   void read_vocabulary();
   void read_generation_config(const std::filesystem::path& engine_dir);
@@ -93,8 +93,8 @@ class Session {
   SamplingOptions recommended_;
   std::vector<int32_t> end_tokens_;
   mutable std::mutex adapters_mutex_;  // guards the two below: prepare() may run beside add_adapter()
-  std::map<std::string, int32_t> adapters_;
-  int32_t last_adapter_ = 0;  // ids are never used twice: cached pages know theirs
+  std::map<std::string, std::shared_ptr<const int32_t>> adapters_;  // ids, shared with the generations that use them
+  int32_t last_adapter_ = 0;                                        // never used twice: cached pages know theirs
 };
 
 }  // namespace edgewise
