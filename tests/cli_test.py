@@ -18,9 +18,9 @@ import time
 import numpy as np
 
 import prequantized_test
-from cli_support import CHECKPOINTS, MODEL, Checks, from_bf16, program_from_arguments, read_safetensors, write_safetensors
+from cli_support import CHECKPOINTS, MODEL, ROOT, Checks, from_bf16, program_from_arguments, read_safetensors, write_safetensors
 
-COMMANDS = ["quantize", "export", "merge", "build", "run", "serve", "infer", "bench", "memory", "inspect", "verify", "eval", "tokenize", "template"]
+COMMANDS = ["quantize", "export", "merge", "reduce-vocab", "build", "run", "serve", "infer", "bench", "memory", "inspect", "verify", "eval", "tokenize", "template"]
 SEEDS = 12
 COMPANIONS = ["generation_config.json", "tokenizer.json", "tokenizer_config.json"]
 
@@ -154,7 +154,7 @@ class CliTest:
         links = self.work / "bin"
         links.mkdir()
         for name in ["llm_build", "llm_inference", "tensorrt-edgellm-quantize-llm", "tensorrt-edgellm-export-llm",
-                     "tensorrt-edgellm-merge-lora"]:
+                     "tensorrt-edgellm-merge-lora", "tensorrt-edgellm-reduce-vocab"]:
             (links / name).symlink_to(self.program.path)
         here = self.work / "links"
         here.mkdir()
@@ -281,6 +281,39 @@ class CliTest:
                    ["quantized"])
         self.fails("a merge of another model's", ["merge", "--model_dir", self.model, "--lora_dir", whole, "--output_dir", work / "x"],
                    ["model.layers.1"])
+
+    def reduced_vocabulary(self):
+        """Fewer logits, the same ids: answers stay where all their tokens are kept, and hold no other."""
+        program, work = self.program, self.work
+        ask = {"messages": [{"role": "user", "content": "Tell me about Paris"}], "temperature": 0, "max_generate_length": 12,
+               "ignore_eos": True}
+        whole = program.infer(self.engine, {"requests": [ask]}, work)[0]["output_ids"]
+
+        def engine(size):
+            said = program.run("--model_dir", self.model, "--output_dir", work / f"vocab{size}", "--reduced_vocab_size", size,
+                               "--coverage_text", ROOT / "models" / "calibration.jsonl", name=work / "bin" / "tensorrt-edgellm-reduce-vocab").stdout
+            self.checks.that(f"kept {size} of 8192 tokens" in said and said.count("covers") == 2, f"reduce-vocab says {said!r}")
+            program("export", "--model_dir", self.model, "--output_dir", work / f"onnx{size}", "--reduced_vocab_dir", work / f"vocab{size}")
+            program("build", "--onnxDir", work / f"onnx{size}", "--engineDir", work / f"engine{size}", "--maxInputLen", 64,
+                    "--maxKVCacheCapacity", 128, "--optLevel", 0)
+            return work / f"engine{size}", set(read_safetensors(work / f"vocab{size}" / "vocab_map.safetensors")["vocab_map"][1].tolist())
+        all_kept, _ = engine(8192)
+        self.checks.that(program.infer(all_kept, {"requests": [ask]}, work)[0]["output_ids"] == whole, "all tokens kept change nothing")
+        few, kept = engine(400)
+        pushed, dropped = max(kept), next(i for i in range(300, 8192) if i not in kept)
+        answers = program.infer(few, {"requests": [ask, ask | {"logit_bias": {str(pushed): 100}}, ask | {"logit_bias": {str(dropped): 100}},
+                                                  ask | {"num_logprobs": 3}]}, work)
+        self.checks.that(all(set(a["output_ids"]) <= kept for a in answers), f"an answer holds a token that was dropped: {answers}")
+        self.checks.that(set(answers[1]["output_ids"]) == {pushed} and answers[2]["output_ids"] == answers[0]["output_ids"],
+                         f"logit_bias acts on original ids: {answers[1]}, {answers[2]}")
+        self.checks.that(all(t["top"][0]["token"] == t["token"] and {x["token"] for x in t["top"]} <= kept for t in answers[3]["logprobs"]),
+                         f"log probabilities name original ids: {answers[3]}")
+        self.fails("too few tokens", ["reduce-vocab", "--model_dir", self.model, "--output_dir", work / "x", "--reduced_vocab_size", 3], ["272"])
+        self.fails("export without the map", ["export", "--model_dir", self.model, "--output_dir", work / "x", "--reduced_vocab_dir", work],
+                   ["vocab_map.safetensors"])
+        self.fails("perplexity of a reduced engine", ["eval", "--engine", few, "--text", ROOT / "README.md", "--context", 64], ["reduced"])
+        shutil.copy(work / "vocab8192" / "vocab_map.safetensors", few)
+        self.fails("another engine's map", ["run", few, "Hi"], ["8192 tokens", "400 logits"])
 
     def prefix_cache(self):
         """A system prompt is computed once; a saved one stays though many others pass."""
@@ -546,7 +579,7 @@ class CliTest:
     def all(self):
         for part in [self.usage, self.pipeline, self.quantized_cache, self.link_names, self.requests, self.request_files,
                      self.prefix_cache,
-                     self.adapters, self.verify, self.text_goldens, self.damaged_files, self.damaged_column_order, self.killed, self.no_space,
+                     self.adapters, self.reduced_vocabulary, self.verify, self.text_goldens, self.damaged_files, self.damaged_column_order, self.killed, self.no_space,
                      self.interrupted, self.run_command]:
             with self.checks.part(part.__name__):
                 part()

@@ -31,7 +31,7 @@ class ServerTest:
                 "--maxKVCacheCapacity", 1024, "--kvCachePolicy", "paged", "--optLevel", 0)
         self.engine = work / "engine"
         self.server = Server(program, self.engine, "--max_waiting", 8, "--max_body_mb", 1, "--lora", f"upper={LORA['upper']}",
-                             "--lora", f"shakespeare={LORA['shakespeare']}")
+                             "--lora", f"shakespeare={LORA['shakespeare']}", "--lora_updates")
         self.client = self.server.client
 
     def chat(self, **fields):
@@ -198,6 +198,26 @@ class ServerTest:
         self.checks.that(streamed == alone["upper"], f"streamed: {streamed!r}")
         text = self.client.completions.create(model="shakespeare", prompt="Once upon a time", max_tokens=6, temperature=0)
         self.checks.that(text.model == "shakespeare" and text.choices[0].text != "", f"{text}")
+
+        post = self.server.post
+        loaded = post("/v1/load_lora_adapter", {"lora_name": "loud", "lora_path": str(LORA["upper"])})
+        self.checks.that(loaded == (200, {"modules": 32}) and ask("loud") == alone["upper"], f"loaded while it runs: {loaded}")
+        stream = self.chat(model="loud", stream=True, max_tokens=900, extra_body={"ignore_eos": True})
+        next(iter(stream))
+        unload = {"lora_name": "loud"}
+        busy = post("/v1/unload_lora_adapter", unload)
+        self.checks.that(busy[0] == 429 and "uses it" in busy[1]["error"]["message"], f"unloaded while it is used: {busy}")
+        stream.close()
+        self.server.wait_for("requests_running", 0)
+        self.checks.that(post("/v1/unload_lora_adapter", unload) == (200, {}) and ask("tiny") == alone["tiny"], "unloaded when idle")
+        self.rejected("an adapter that left", 404, ["loud"], model="loud")
+        for what, path, body, mentions in [
+                ("a name in use", "load", {"lora_name": "upper", "lora_path": str(LORA["upper"])}, "already"),
+                ("the model's name", "load", {"lora_name": "tiny", "lora_path": str(LORA["upper"])}, "itself"),
+                ("no such directory", "load", {"lora_name": "x", "lora_path": "/nowhere"}, "/nowhere"),
+                ("no path", "load", {"lora_name": "x"}, "lora_path"), ("a name unknown", "unload", unload, "loud"), ("no name", "unload", {}, "lora_name")]:
+            got = post(f"/v1/{path}_lora_adapter", body)
+            self.checks.that(got[0] in (400, 500) and mentions in got[1]["error"]["message"], f"{what}: {got}")
 
     def terminates(self):
         """SIGTERM lets answers under way end; new requests find nobody."""

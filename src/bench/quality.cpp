@@ -24,7 +24,10 @@ class WindowRunner {
   WindowRunner(Session& session, int context)
       : vocabulary_(session.vocabulary()),
         chunk_(session.max_step_tokens()),
-        runner_(session.executable(), session.vocabulary(), chunk_, context) {}
+        runner_(session.executable(), session.vocabulary(), chunk_, context) {
+    if (session.reduced())
+      usage_error("perplexity needs the logits of all tokens; this engine has a reduced vocabulary");
+  }
 
   void start() { runner_.reset(); }
   std::vector<float> next(std::span<const int32_t> tokens) {

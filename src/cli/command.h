@@ -42,6 +42,7 @@ void add_run(Commands& commands);
 void add_serve(Commands& commands);
 void add_eval(Commands& commands);
 void add_merge(Commands& commands);
+void add_reduce_vocab(Commands& commands);
 void add_infer(Commands& commands);
 void add_verify(Commands& commands);
 void add_tokenize(Commands& commands);

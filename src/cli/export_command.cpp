@@ -17,6 +17,8 @@ void add_export(Commands& commands) {
   add_flag(command, "draft_model_dir", *draft, "EAGLE-3 head of the model, for speculative decoding");
   add_flag(command, "output_dir", request->output_dir, "directory to write")->required();
   add_flag(command, "dtype", request->dtype, "fp32, fp16 or bf16 for float weights (default: the checkpoint's)");
+  add_flag(command, "reduced_vocab_dir", request->reduced_vocab_dir,
+           "directory that reduce-vocab wrote: only its tokens get logits");
   command.add_flag("--oracle", request->oracle, "dequantize to float32, for runtimes without kernels for the format");
   commands.on_run(command, [request, model, draft] {
     const auto start = std::chrono::steady_clock::now();

@@ -19,7 +19,8 @@ std::vector<std::string> arguments(int argc, char** argv) {
                                                             {"llm_inference", "infer"},
                                                             {"tensorrt-edgellm-quantize-llm", "quantize"},
                                                             {"tensorrt-edgellm-export-llm", "export"},
-                                                            {"tensorrt-edgellm-merge-lora", "merge"}};
+                                                            {"tensorrt-edgellm-merge-lora", "merge"},
+                                                            {"tensorrt-edgellm-reduce-vocab", "reduce-vocab"}};
   std::vector<std::string> result;
   const auto link = kLinks.find(std::filesystem::path(argc > 0 ? argv[0] : "").filename().string());
   if (link != kLinks.end()) result.push_back(link->second);
@@ -48,6 +49,7 @@ int main(int argc, char** argv) {
   edgewise::add_quantize(commands);
   edgewise::add_export(commands);
   edgewise::add_merge(commands);
+  edgewise::add_reduce_vocab(commands);
   edgewise::add_build(commands);
   edgewise::add_run(commands);
   edgewise::add_serve(commands);

@@ -14,6 +14,7 @@
 #include "hub/hub.h"
 #include "models/eagle.h"
 #include "models/families.h"
+#include "models/vocab_map.h"
 #include "onnx/export.h"
 
 namespace edgewise {
@@ -113,6 +114,9 @@ void export_model(const ExportRequest& request) {
   const DecoderSpec spec = describe_model(checkpoint.config(), checkpoint.config_path());
   const DType dtype = request.oracle ? DType::kF32 : parse_float_dtype(request.dtype, checkpoint.dtype());
   DecoderOptions options{dtype};
+  const fs::path vocab_map = request.reduced_vocab_dir / kVocabMapFile;
+  const bool reduced = !request.reduced_vocab_dir.empty();
+  if (reduced) options.kept_tokens = read_vocab_map(vocab_map, spec.vocabulary);
   OutputDirectory out(request.output_dir, kModelFile);
   if (!request.draft_model_dir.empty()) {
     const Checkpoint draft = Checkpoint::open(request.draft_model_dir);
@@ -123,6 +127,7 @@ void export_model(const ExportRequest& request) {
   }
   export_onnx(build_decoder(spec, checkpoint, options), out.path(), {request.oracle});
   copy_companions(request.model_dir, out.path());
+  if (reduced) fs::copy_file(vocab_map, out.path() / kVocabMapFile);
   out.commit();
 }
 

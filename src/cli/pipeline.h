@@ -15,6 +15,7 @@ struct ExportRequest {
   std::filesystem::path output_dir;
   std::string dtype;  // fp32, fp16, bf16; empty: the checkpoint's
   bool oracle = false;
+  std::filesystem::path reduced_vocab_dir = {};  // with vocab_map.safetensors: only its tokens get logits
 };
 
 // Checkpoint directory -> ONNX directory.

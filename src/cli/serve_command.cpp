@@ -82,6 +82,8 @@ void add_serve(Commands& commands) {
   add_flag(command, "model_name", flags->options.model, "what clients call the model (default: the directory's name)");
   command.add_option("--lora", flags->adapters, "NAME=DIRECTORY of a PEFT adapter, served as a model of that name")
       ->allow_extra_args(false);
+  command.add_flag(both_spellings("lora_updates"), flags->options.lora_updates,
+                   "let clients load and unload adapters (POST /v1/load_lora_adapter, /v1/unload_lora_adapter)");
   add_flag(command, "api_key", flags->options.api_key, "key that clients must send (also from EDGEWISE_API_KEY)");
   add_flag(command, "max_waiting", flags->options.max_waiting, "requests in the queue; more are refused with 429");
   add_flag(command, "max_connections", flags->options.http.max_open_replies,

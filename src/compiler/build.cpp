@@ -118,6 +118,8 @@ BuildReport build_engine(const fs::path& onnx_dir, const fs::path& engine_dir, c
   }
   compile(model, info, options, out.path() / kEngineFileName, report);
   copy_companions(onnx_dir, out.path());
+  if (fs::exists(onnx_dir / "vocab_map.safetensors"))  // of an export with fewer logits
+    fs::copy_file(onnx_dir / "vocab_map.safetensors", out.path() / "vocab_map.safetensors");
   out.commit();
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return report;

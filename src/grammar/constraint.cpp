@@ -20,9 +20,11 @@ using grammar::RegexPool;
 
 // The pool with JSON's terminals, from whose copy every grammar starts, so that what is known about them holds for all.
 struct grammar::CompilerParts {
-  CompilerParts(const Tokenizer& tokenizer, int32_t vocabulary_size, std::vector<int32_t> end_tokens) : text(pool) {
+  CompilerParts(const Tokenizer& tokenizer, int32_t vocabulary_size, std::vector<int32_t> end_tokens,
+                std::span<const int32_t> kept)
+      : text(pool) {
     std::erase_if(end_tokens, [&](int32_t token) { return token < 0 || token >= vocabulary_size; });
-    vocabulary.trie = std::make_shared<const TokenTrie>(tokenizer, vocabulary_size, end_tokens);
+    vocabulary.trie = std::make_shared<const TokenTrie>(tokenizer, vocabulary_size, end_tokens, kept);
     vocabulary.end_tokens = std::move(end_tokens);
     for (const Regex unit : {text.unit, text.key_unit}) {
       vocabulary.strings.push_back(std::make_shared<const StringTokens>(pool, *vocabulary.trie, unit, text.quote));
@@ -44,8 +46,9 @@ CompiledGrammar::~CompiledGrammar() = default;
 int32_t CompiledGrammar::vocabulary_size() const { return engine_->trie().vocabulary_size(); }
 size_t CompiledGrammar::mask_words() const { return engine_->trie().mask_words(); }
 
-GrammarCompiler::GrammarCompiler(const Tokenizer& tokenizer, int32_t vocabulary_size, std::vector<int32_t> end_tokens)
-    : parts_(std::make_unique<const grammar::CompilerParts>(tokenizer, vocabulary_size, std::move(end_tokens))) {}
+GrammarCompiler::GrammarCompiler(const Tokenizer& tokenizer, int32_t vocabulary_size, std::vector<int32_t> end_tokens,
+                                 std::span<const int32_t> kept)
+    : parts_(std::make_unique<const grammar::CompilerParts>(tokenizer, vocabulary_size, std::move(end_tokens), kept)) {}
 GrammarCompiler::~GrammarCompiler() = default;
 GrammarCompiler::GrammarCompiler(GrammarCompiler&&) noexcept = default;
 GrammarCompiler& GrammarCompiler::operator=(GrammarCompiler&&) noexcept = default;

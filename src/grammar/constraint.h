@@ -53,9 +53,11 @@ struct ValueFrame {
 // threads at once needs no lock.
 class GrammarCompiler {
  public:
-  // Tokens of the model at or above the tokenizer's vocabulary are never allowed. `end_tokens` are allowed exactly when
-  // the text may end. Throws Error(kUnsupported) for tokenizers whose tokens have no bytes of their own.
-  GrammarCompiler(const Tokenizer& tokenizer, int32_t vocabulary_size, std::vector<int32_t> end_tokens);
+  // Tokens of the model at or above the tokenizer's vocabulary are never allowed, nor those not among `kept`
+  // (ascending; empty: all). `end_tokens` are allowed exactly when the text may end. Throws Error(kUnsupported) for
+  // tokenizers whose tokens have no bytes of their own.
+  GrammarCompiler(const Tokenizer& tokenizer, int32_t vocabulary_size, std::vector<int32_t> end_tokens,
+                  std::span<const int32_t> kept = {});
   ~GrammarCompiler();
   GrammarCompiler(GrammarCompiler&&) noexcept;
   GrammarCompiler& operator=(GrammarCompiler&&) noexcept;

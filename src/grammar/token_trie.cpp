@@ -12,7 +12,8 @@ constexpr size_t kMaxTokenBytes = 65535;  // depths have 16 bits
 
 }  // namespace
 
-TokenTrie::TokenTrie(const Tokenizer& tokenizer, int32_t vocabulary_size, std::span<const int32_t> end_tokens) {
+TokenTrie::TokenTrie(const Tokenizer& tokenizer, int32_t vocabulary_size, std::span<const int32_t> end_tokens,
+                     std::span<const int32_t> kept) {
   if (vocabulary_size <= 0 || vocabulary_size > kMaxVocabulary) {
     usage_error("vocabulary size: expected 1 to {}, found {}", kMaxVocabulary, vocabulary_size);
   }
@@ -21,6 +22,7 @@ TokenTrie::TokenTrie(const Tokenizer& tokenizer, int32_t vocabulary_size, std::s
   for (int32_t token = 0; token < vocabulary_size; ++token) {
     offsets_.push_back(static_cast<uint32_t>(bytes_.size()));
     if (std::ranges::count(end_tokens, token) > 0) continue;
+    if (!kept.empty() && !std::ranges::binary_search(kept, token)) continue;
     const auto bytes = tokenizer.token_bytes(token);
     if (!bytes || bytes->empty() || bytes->size() > kMaxTokenBytes) continue;
     bytes_ += *bytes;

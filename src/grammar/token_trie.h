@@ -22,9 +22,10 @@ class TokenTrie {
     uint8_t byte;          // the last of them
   };
 
-  // Tokens at or above `vocabulary_size`, special ones, those without bytes, and `end_tokens` are left out. Throws
-  // Error(kUnsupported) as Tokenizer::token_bytes does.
-  TokenTrie(const Tokenizer& tokenizer, int32_t vocabulary_size, std::span<const int32_t> end_tokens);
+  // Tokens at or above `vocabulary_size`, special ones, those without bytes, `end_tokens`, and those not among `kept`
+  // (ascending; empty: all) are left out. Throws Error(kUnsupported) as Tokenizer::token_bytes does.
+  TokenTrie(const Tokenizer& tokenizer, int32_t vocabulary_size, std::span<const int32_t> end_tokens,
+            std::span<const int32_t> kept);
 
   // Without a root: the first bytes have depth 1.
   std::span<const Node> nodes() const { return nodes_; }

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "models/eagle.h"
+#include "models/vocab_map.h"
 
 namespace edgewise {
 
@@ -219,15 +220,34 @@ std::string DecoderBuilder::layer_output(size_t index, const std::string& prefix
   return std::string(kHiddenOutputs.at(static_cast<size_t>(found - wanted.begin())));
 }
 
+// The head's rows of the tokens that keep their logits.
+LazyTensor DecoderBuilder::kept_rows(const LazyTensor& tensor) const {
+  if (!tensor || options_.kept_tokens.empty()) return tensor;
+  LazyTensor result = tensor;
+  result.shape.at(0) = static_cast<int64_t>(options_.kept_tokens.size());
+  result.load = [load = tensor.load, kept = options_.kept_tokens] { return gather_rows(load(), kept); };
+  return result;
+}
+
+ValueId DecoderBuilder::head_bias() {
+  const std::string name = spec_.lm_head + ".bias";
+  if (!checkpoint_.contains(name)) return kNone;
+  return constant(name, kept_rows(float_weight(lazy(checkpoint_.tensor(name, {spec_.vocabulary})))));
+}
+
 ValueId DecoderBuilder::logits(ValueId x, ValueId table) {
   const ValueId normed = norm(x, spec_.final_norm, spec_.hidden);
   ValueId result = kNone;
-  if (spec_.tied_embeddings) {
-    result = graph_.add(Op::kLinear, spec_.lm_head,
-                        {normed, table, kNone, kNone, bias(spec_.lm_head, 0, spec_.vocabulary, spec_.vocabulary)},
+  if (spec_.tied_embeddings && options_.kept_tokens.empty()) {
+    result = graph_.add(Op::kLinear, spec_.lm_head, {normed, table, kNone, kNone, head_bias()},
                         {{"transposed", int64_t{1}}});
   } else {
-    result = linear(normed, spec_.lm_head, spec_.vocabulary);
+    LinearWeight head =
+        checkpoint_.linear(spec_.tied_embeddings ? spec_.embedding : spec_.lm_head, spec_.vocabulary, spec_.hidden);
+    head.weight = kept_rows(head.weight);
+    head.scale = kept_rows(head.scale);
+    head.zero = kept_rows(head.zero);
+    result = linear(normed, head, spec_.lm_head, head_bias());
   }
   result = scaled(result, spec_.logits_scale, "logits_scaled");
   if (spec_.logits_softcap > 0) {

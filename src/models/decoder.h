@@ -84,6 +84,7 @@ struct DecoderOptions {
   // The inputs of these layers become graph outputs behind the logits, named kHiddenOutputs (eagle.h): for a draft
   // head.
   std::vector<int64_t> hidden_layers = {};
+  std::vector<int32_t> kept_tokens = {};  // ascending: only these have logits; empty: all
 };
 
 // Throws Error(kBadFile) naming a tensor that is missing or has another shape than the config says.

@@ -50,6 +50,8 @@ class DecoderBuilder {
   ValueId scaled(ValueId x, double factor, const std::string& name);
   ValueId linear(ValueId x, const LinearWeight& weight, const std::string& module, ValueId bias);
   ValueId bias(const std::string& module, int64_t first, int64_t last, int64_t n);
+  ValueId head_bias();
+  LazyTensor kept_rows(const LazyTensor& tensor) const;
   LazyTensor stack_experts(const std::string& prefix, const std::string& module, int64_t n, int64_t k) const;
   int64_t columns(ValueId x) const { return graph_.value(x).shape.at(1); }
 

@@ -23,12 +23,16 @@ std::shared_ptr<const CompiledGrammar> compile(const GrammarCompiler& compiler, 
 
 }  // namespace
 
-GrammarCache::GrammarCache(const Tokenizer& tokenizer, int64_t vocabulary, std::vector<int32_t> end_tokens)
-    : tokenizer_(tokenizer), vocabulary_(static_cast<int32_t>(vocabulary)), end_tokens_(std::move(end_tokens)) {}
+GrammarCache::GrammarCache(const Tokenizer& tokenizer, int64_t vocabulary, std::vector<int32_t> end_tokens,
+                           std::span<const int32_t> kept)
+    : tokenizer_(tokenizer),
+      vocabulary_(static_cast<int32_t>(vocabulary)),
+      end_tokens_(std::move(end_tokens)),
+      kept_tokens_(kept) {}
 
 const GrammarCompiler& GrammarCache::compiler() {
   const std::lock_guard lock(mutex_);
-  if (!compiler_) compiler_.emplace(tokenizer_, vocabulary_, end_tokens_);
+  if (!compiler_) compiler_.emplace(tokenizer_, vocabulary_, end_tokens_, kept_tokens_);
   return *compiler_;
 }
 

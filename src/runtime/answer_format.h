@@ -23,7 +23,9 @@ struct AnswerFormat {
 // Compiles formats and keeps the last ones, with what was learnt while they were used. Safe from any thread.
 class GrammarCache {
  public:
-  GrammarCache(const Tokenizer& tokenizer, int64_t vocabulary, std::vector<int32_t> end_tokens);
+  // `kept` as for GrammarCompiler; outlives this.
+  GrammarCache(const Tokenizer& tokenizer, int64_t vocabulary, std::vector<int32_t> end_tokens,
+               std::span<const int32_t> kept);
 
   // Throws Error(kUsage) saying where the format is wrong, Error(kUnsupported) when the tokenizer can't be constrained.
   std::shared_ptr<const CompiledGrammar> get(const AnswerFormat& format);
@@ -35,6 +37,7 @@ class GrammarCache {
   const Tokenizer& tokenizer_;
   const int32_t vocabulary_;
   const std::vector<int32_t> end_tokens_;
+  const std::span<const int32_t> kept_tokens_;
   std::mutex mutex_;
   std::optional<GrammarCompiler> compiler_;  // made when first needed: it sorts the whole vocabulary
   std::list<std::pair<AnswerFormat, std::shared_ptr<const CompiledGrammar>>> kept_;  // the latest used first

@@ -11,10 +11,10 @@ double seconds_between(std::chrono::steady_clock::time_point a, std::chrono::ste
 
 }  // namespace
 
-Generation::Generation(const Request& request, int max_tokens, int64_t vocabulary, const Tokenizer& tokenizer,
+Generation::Generation(const Request& request, int max_tokens, LogitTokens logits, const Tokenizer& tokenizer,
                        ProgressCallback callback)
     : with_logprobs_(request.sampling.num_logprobs > 0),
-      sequence_(request.prompt, request.sampling, max_tokens, vocabulary),
+      sequence_(request.prompt, request.sampling, max_tokens, logits),
       text_(tokenizer, request.stop, request.shown_tokens),
       callback_(std::move(callback)),
       submitted_(std::chrono::steady_clock::now()) {

@@ -58,10 +58,15 @@ using ProgressCallback = std::function<bool(const Completion& so_far, std::strin
 // One request under way: its sequence in the scheduler, and the text made of it.
 class Generation {
  public:
-  Generation(const Request& request, int max_tokens, int64_t vocabulary, const Tokenizer& tokenizer,
+  Generation(const Request& request, int max_tokens, LogitTokens logits, const Tokenizer& tokenizer,
              ProgressCallback callback);
 
   Sequence& sequence() { return sequence_; }
+  // The adapter stays loaded while this lives.
+  void use_adapter(std::shared_ptr<const int32_t> id) {
+    sequence_.adapter = *id;
+    adapter_ = std::move(id);
+  }
   // What came of the last step goes to the callback. Returns why the sequence must leave, kNone when it need not.
   FinishReason collect(StepOutcome outcome = StepOutcome::kDone);
   bool done() const { return sequence_.finished(); }
@@ -74,6 +79,7 @@ class Generation {
   void finish(StepOutcome outcome);
 
   bool with_logprobs_;
+  std::shared_ptr<const int32_t> adapter_;
   Sequence sequence_;
   OutputText text_;
   ProgressCallback callback_;

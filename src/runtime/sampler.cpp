@@ -11,7 +11,14 @@ namespace edgewise {
 namespace {
 
 // Most words of a mask are all ones or all zeros.
-void forbid_others(std::span<float> logits, std::span<const uint64_t> allowed) noexcept {
+void forbid_others(std::span<float> logits, std::span<const uint64_t> allowed, const LogitTokens& tokens) noexcept {
+  if (!allowed.empty() && tokens.reduced()) {
+    for (size_t i = 0; i < logits.size(); ++i) {
+      const auto token = static_cast<size_t>(tokens.token(static_cast<int32_t>(i)));
+      if ((allowed[token >> 6] >> (token & 63) & 1) == 0) logits[i] = -INFINITY;
+    }
+    return;
+  }
   for (size_t word = 0; word < allowed.size(); ++word) {
     if (allowed[word] == ~uint64_t{0}) continue;
     const size_t end = std::min(logits.size(), (word + 1) * 64);
@@ -59,13 +66,22 @@ int32_t argmax(std::span<const float> logits) noexcept {
   return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
 }
 
-Sampler::Sampler(const SamplingOptions& options, int64_t vocabulary, std::span<const int32_t> prompt)
-    : options_(options) {
-  const auto size = static_cast<size_t>(vocabulary);
+int32_t LogitTokens::index(int32_t token) const {
+  if (kept_.empty()) return token >= 0 && static_cast<size_t>(token) < count_ ? token : -1;
+  const auto found = std::ranges::lower_bound(kept_, token);
+  return found != kept_.end() && *found == token ? static_cast<int32_t>(found - kept_.begin()) : -1;
+}
+
+Sampler::Sampler(const SamplingOptions& options, LogitTokens tokens, std::span<const int32_t> prompt)
+    : options_(options), tokens_(tokens) {
+  const size_t size = tokens.count();
   generated_.assign(size, 0);
   seen_.assign(size, false);
   for (const int32_t token : prompt) {
-    if (token >= 0 && token < vocabulary) seen_[static_cast<size_t>(token)] = true;
+    if (const int32_t index = tokens.index(token); index >= 0) seen_[static_cast<size_t>(index)] = true;
+  }
+  for (const auto& [token, bias] : options.logit_bias) {
+    if (const int32_t index = tokens.index(token); index >= 0) biases_.emplace_back(index, bias);
   }
   candidates_.reserve(size);
   if (options.num_logprobs > 0) plain_.resize(size);
@@ -97,6 +113,7 @@ void Sampler::note_logprobs(std::span<const float> logits) noexcept {
   std::partial_sort(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(count), candidates_.end(),
                     more_probable);
   alternatives_.assign(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(count));
+  for (TokenLogprob& alternative : alternatives_) alternative.token = tokens_.token(alternative.token);
 }
 
 void Sampler::penalize(std::span<float> logits) const noexcept {
@@ -112,7 +129,7 @@ void Sampler::penalize(std::span<float> logits) const noexcept {
       logits[i] -= static_cast<float>(options_.presence_penalty + options_.frequency_penalty * generated_[i]);
     }
   }
-  for (const auto& [token, bias] : options_.logit_bias) logits[static_cast<size_t>(token)] += bias;
+  for (const auto& [index, bias] : biases_) logits[static_cast<size_t>(index)] += bias;
 }
 
 // Temperature, then top-k, top-p and min-p, then a draw from what is left.
@@ -159,13 +176,13 @@ int32_t Sampler::sample(std::span<float> logits, std::span<const uint64_t> allow
     std::copy(logits.begin(), logits.end(), plain_.begin());
   }
   penalize(logits);
-  forbid_others(logits, allowed);
-  const int32_t token = options_.temperature == 0 ? argmax(logits) : draw(logits);
-  if (options_.num_logprobs > 0) last_logprob_ = plain_[static_cast<size_t>(token)] - log_sum_;
-  seen_[static_cast<size_t>(token)] = true;
-  auto& count = generated_[static_cast<size_t>(token)];
+  forbid_others(logits, allowed, tokens_);
+  const int32_t index = options_.temperature == 0 ? argmax(logits) : draw(logits);
+  if (options_.num_logprobs > 0) last_logprob_ = plain_[static_cast<size_t>(index)] - log_sum_;
+  seen_[static_cast<size_t>(index)] = true;
+  auto& count = generated_[static_cast<size_t>(index)];
   if (count < UINT16_MAX) ++count;
-  return token;
+  return tokens_.token(index);
 }
 
 }  // namespace edgewise

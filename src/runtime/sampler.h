@@ -30,13 +30,31 @@ struct TokenLogprob {
   float logprob = 0;
 };
 
+// Which token each logit is of: all of a vocabulary, or the ascending ids of a reduced one, which outlive this.
+class LogitTokens {
+ public:
+  LogitTokens(int64_t vocabulary) : count_(static_cast<size_t>(vocabulary)) {}  // NOLINT: implicit, the usual case
+  LogitTokens(int64_t vocabulary, std::span<const int32_t> kept)
+      : count_(kept.empty() ? static_cast<size_t>(vocabulary) : kept.size()), kept_(kept) {}
+
+  size_t count() const { return count_; }
+  bool reduced() const { return !kept_.empty(); }
+  int32_t token(int32_t index) const { return kept_.empty() ? index : kept_[static_cast<size_t>(index)]; }
+  // -1 for a token that has no logit.
+  int32_t index(int32_t token) const;
+
+ private:
+  size_t count_;
+  std::span<const int32_t> kept_;
+};
+
 // One sequence's sampling state. sample() allocates nothing.
 class Sampler {
  public:
-  Sampler(const SamplingOptions& options, int64_t vocabulary, std::span<const int32_t> prompt);
+  Sampler(const SamplingOptions& options, LogitTokens tokens, std::span<const int32_t> prompt);
 
-  // Chooses from `logits` [vocabulary], which it overwrites, and takes the choice into account from then on. `allowed`
-  // has a bit for each token, at least one of them set; empty: any token.
+  // Chooses a token from `logits` [tokens.count()], which it overwrites, and takes the choice into account from then
+  // on. `allowed` has a bit for each token of the whole vocabulary, one with a logit among them; empty: any token.
   int32_t sample(std::span<float> logits, std::span<const uint64_t> allowed = {}) noexcept;
   // Log probability of the last token under the model (before penalties, temperature and truncation), and the
   // num_logprobs most probable tokens. Filled when num_logprobs > 0.
@@ -50,6 +68,9 @@ class Sampler {
   double next_uniform() noexcept;
 
   SamplingOptions options_;
+  LogitTokens tokens_;
+  // By index of the logit, as are the candidates.
+  std::vector<std::pair<int32_t, float>> biases_;
   std::vector<uint16_t> generated_;  // times each token was generated
   std::vector<bool> seen_;           // in the prompt or the answer
   std::vector<TokenLogprob> candidates_;

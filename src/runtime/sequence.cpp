@@ -26,11 +26,11 @@ FinishReason TokenConstraint::accept(int32_t token) noexcept {
   return state.status() == ConstraintState::Status::kRunning ? FinishReason::kNone : FinishReason::kError;
 }
 
-Sequence::Sequence(std::vector<int32_t> prompt, const SamplingOptions& sampling, int max_new_tokens, int64_t vocabulary)
+Sequence::Sequence(std::vector<int32_t> prompt, const SamplingOptions& sampling, int max_new_tokens, LogitTokens logits)
     : tokens(std::move(prompt)),
       prompt_length(static_cast<int>(tokens.size())),
       max_tokens(max_new_tokens),
-      sampler(sampling, vocabulary, tokens) {
+      sampler(sampling, logits, tokens) {
   const size_t longest = tokens.size() + static_cast<size_t>(max_tokens);
   tokens.reserve(longest);
   pages.reserve((longest + kMostTreeTokens) / kPageTokens + 1);

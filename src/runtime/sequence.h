@@ -33,7 +33,7 @@ struct TokenConstraint {
 
 // Owned by whoever submits it, who may read it between steps.
 struct Sequence {
-  Sequence(std::vector<int32_t> prompt, const SamplingOptions& sampling, int max_tokens, int64_t vocabulary);
+  Sequence(std::vector<int32_t> prompt, const SamplingOptions& sampling, int max_tokens, LogitTokens logits);
 
   std::vector<int32_t> tokens;  // prompt, then answer
   int prompt_length;

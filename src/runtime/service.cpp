@@ -36,6 +36,16 @@ void Service::cancel(Ticket ticket) {
   wake_.notify_one();
 }
 
+void Service::between_steps(const std::function<void()>& task) {
+  std::future<void> done;
+  {
+    const std::lock_guard lock(mutex_);
+    done = tasks_.emplace_back(task).get_future();
+  }
+  wake_.notify_one();
+  done.get();
+}
+
 bool Service::drain(std::chrono::milliseconds timeout) {
   std::unique_lock lock(mutex_);
   draining_ = true;
@@ -66,13 +76,15 @@ void Service::loop() {
 // New requests to the scheduler, cancelled ones out of it; sleeps while there is nothing to do. False: the end.
 bool Service::take_orders() {
   std::unique_lock lock(mutex_);
-  wake_.wait(lock, [this] { return stop_ || !inbox_.empty() || !active_.empty(); });
+  wake_.wait(lock, [this] { return stop_ || !inbox_.empty() || !active_.empty() || !tasks_.empty(); });
   if (stop_) return false;
   for (auto& [ticket, generation] : inbox_) session_.begin(*generation);
   active_.merge(inbox_);
   under_way_ = active_.size();
   const std::vector<Ticket> cancelled = std::exchange(cancelled_, {});
+  auto tasks = std::exchange(tasks_, {});
   lock.unlock();
+  for (auto& task : tasks) task();
   for (const Ticket ticket : cancelled) {
     if (const auto found = active_.find(ticket); found != active_.end()) session_.cancel(*found->second);
   }

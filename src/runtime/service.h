@@ -3,6 +3,8 @@
 
 #include <chrono>
 #include <condition_variable>
+#include <functional>
+#include <future>
 #include <map>
 #include <mutex>
 #include <thread>
@@ -43,6 +45,9 @@ class Service {
   Ticket submit(const Request& request, ProgressCallback callback);
   // The answer ends within a step with FinishReason::kCancelled. Nothing happens when it has ended already.
   void cancel(Ticket ticket);
+  // Runs `task` on the service's thread, which may change the session there, and returns when it is done. Throws what
+  // the task throws.
+  void between_steps(const std::function<void()>& task);
   // Takes no more requests; true once the last answer has ended, false at the deadline.
   bool drain(std::chrono::milliseconds timeout);
   ServiceStats stats() const;
@@ -66,6 +71,7 @@ class Service {
   Ticket last_ticket_ = 0;
   Answers inbox_;  // not yet with the scheduler
   std::vector<Ticket> cancelled_;
+  std::vector<std::packaged_task<void()>> tasks_;
   ServiceStats stats_;
   size_t under_way_ = 0;
   uint64_t ended_tokens_ = 0;  // of answers that have ended

@@ -9,6 +9,7 @@
 #include "formats/companions.h"
 #include "formats/safetensors.h"
 #include "models/adapter.h"
+#include "models/vocab_map.h"
 #include "runtime/prompt_lookup.h"
 
 namespace edgewise {
@@ -75,9 +76,8 @@ Session::Session(const fs::path& engine_dir, const SessionOptions& options)
   if (options.eagle && options.draft_tokens > 0) usage_error("--eagle and --prompt_lookup: choose one of them");
   const int drafted = options.eagle ? options.eagle->tokens(options.eagle->steps) : options.draft_tokens;
   const int slots = options.eagle ? options.eagle->slots() : drafted;
-  vocabulary_ = engine_->graph.value(engine_->graph.outputs().at(0)).shape.at(1);
+  read_vocabulary();
   const int pages_each = (info.kv_capacity + slots + kPageTokens - 1) / kPageTokens;
-  limits_.vocabulary = vocabulary_;
   limits_.max_sequences = info.max_batch_size;
   const int rows = info.max_batch_size * (drafted + 1);  // of decoding sequences, with logits
   limits_.max_step_tokens = std::max(rows, std::min(options.max_step_tokens, info.max_input_length));
@@ -97,7 +97,7 @@ Session::Session(const fs::path& engine_dir, const SessionOptions& options)
   executable_->set_profiling(options.profile);
   load_drafter(engine_dir, options, load);
   read_generation_config(engine_dir);
-  grammars_ = std::make_unique<GrammarCache>(tokenizer_, vocabulary_, end_tokens_);
+  grammars_ = std::make_unique<GrammarCache>(tokenizer_, vocabulary_, end_tokens_, kept_tokens_);
   scheduler_ = std::make_unique<Scheduler>(*executable_, limits_, end_tokens_, drafter_.get());
 }
 
@@ -127,6 +127,21 @@ void Session::load_drafter(const fs::path& engine_dir, const SessionOptions& opt
   drafter_ = std::make_unique<EagleDrafter>(
       *head_, *options.eagle, limits,
       read_draft_vocabulary(engine_dir / kDraftVocabularyFile, head.value(head.outputs()[0]).shape.at(1), vocabulary_));
+}
+
+// Tokens that go in, and those that have logits.
+void Session::read_vocabulary() {
+  limits_.vocabulary = engine_->graph.value(engine_->graph.outputs().at(0)).shape.at(1);
+  vocabulary_ = limits_.vocabulary;
+  if (!fs::exists(directory_ / kVocabMapFile)) return;
+  for (const Node& node : engine_->graph.nodes()) {
+    if (node.op == Op::kEmbedding) vocabulary_ = engine_->graph.value(node.inputs[1]).shape.at(0);
+  }
+  kept_tokens_ = read_vocab_map(directory_ / kVocabMapFile, vocabulary_);
+  if (static_cast<int64_t>(kept_tokens_.size()) != limits_.vocabulary) {
+    bad_file("{}: {} tokens, the engine has {} logits; they do not belong together",
+             (directory_ / kVocabMapFile).string(), kept_tokens_.size(), limits_.vocabulary);
+  }
 }
 
 void Session::read_generation_config(const fs::path& engine_dir) {
@@ -176,6 +191,9 @@ size_t Session::add_adapter(const std::string& name, const fs::path& path) {
   if (name.empty()) usage_error("adapter {}: it needs a name", path.string());
   Adapter adapter = read_adapter(path);
   if (fs::exists(directory_ / kChannelScalesFile)) follow_channel_scales(directory_ / kChannelScalesFile, adapter);
+  for (auto& [module, weights] : adapter) {  // an adapter of the head, whose rows are fewer here
+    if (reduced() && weights.b.dim(0) == vocabulary_) weights.b = gather_rows(weights.b, kept_tokens_);
+  }
   const std::lock_guard lock(adapters_mutex_);
   if (adapters_.contains(name)) usage_error("adapter {}: there is one of that name already", name);
   try {
@@ -183,18 +201,16 @@ size_t Session::add_adapter(const std::string& name, const fs::path& path) {
   } catch (const Error& error) {
     throw Error(error.kind(), fmt::format("{}: {}", path.string(), error.what()));
   }
-  adapters_[name] = ++last_adapter_;
+  adapters_[name] = std::make_shared<const int32_t>(++last_adapter_);
   return adapter.size();
 }
 
 void Session::remove_adapter(const std::string& name) {
-  const int32_t id = adapter_id(name);
-  for (Generation* generation : active_) {
-    if (generation->sequence().adapter == id) fail(ErrorKind::kBusy, "adapter {}: an answer under way uses it", name);
-  }
+  const int32_t id = *find_adapter(name);
   const std::lock_guard lock(adapters_mutex_);
-  executable_->remove_adapter(id);
+  if (adapters_.at(name).use_count() > 1) fail(ErrorKind::kBusy, "adapter {}: an answer under way uses it", name);
   adapters_.erase(name);
+  executable_->remove_adapter(id);
 }
 
 std::vector<std::string> Session::adapter_names() const {
@@ -204,8 +220,7 @@ std::vector<std::string> Session::adapter_names() const {
   return names;
 }
 
-int32_t Session::adapter_id(const std::string& name) const {
-  if (name.empty()) return -1;
+std::shared_ptr<const int32_t> Session::find_adapter(const std::string& name) const {
   const std::lock_guard lock(adapters_mutex_);
   const auto found = adapters_.find(name);
   if (found == adapters_.end()) usage_error("adapter {}: none of that name is loaded", name);
@@ -240,16 +255,14 @@ std::unique_ptr<Generation> Session::prepare(const Request& request, ProgressCal
   check(request);
   check_internal(!request.grammar || request.grammar->vocabulary_size() == vocabulary_, "a grammar of another model");
   const int room = info().kv_capacity - static_cast<int>(request.prompt.size());
-  auto generation = std::make_unique<Generation>(request, std::min(request.max_tokens, room), vocabulary_, tokenizer_,
-                                                 std::move(callback));
-  generation->sequence().adapter = adapter_id(request.adapter);
+  auto generation =
+      std::make_unique<Generation>(request, std::min(request.max_tokens, room), LogitTokens(vocabulary_, kept_tokens_),
+                                   tokenizer_, std::move(callback));
+  if (!request.adapter.empty()) generation->use_adapter(find_adapter(request.adapter));
   return generation;
 }
 
 void Session::begin(Generation& generation) {
-  const int32_t adapter = generation.sequence().adapter;
-  const auto is_its = [&](const auto& entry) { return entry.second == adapter; };
-  if (adapter >= 0 && std::ranges::none_of(adapters_, is_its)) usage_error("the request's adapter was unloaded");
   if (!scheduler_->submit(generation.sequence())) {
     fail(ErrorKind::kBusy, "{} requests wait already; try again later", scheduler_->waiting());
   }

@@ -45,6 +45,8 @@ class Session {
   const Tokenizer& tokenizer() const { return tokenizer_; }
   Executable& executable() { return *executable_; }
   int64_t vocabulary() const { return vocabulary_; }
+  // Whether only some tokens have logits (docs/vocabulary.md).
+  bool reduced() const { return !kept_tokens_.empty(); }
   int max_step_tokens() const { return limits_.max_step_tokens; }
   // What generation_config.json recommends; greedy when it says nothing.
   const SamplingOptions& recommended_sampling() const { return recommended_; }
@@ -66,7 +68,7 @@ class Session {
   // Loads a PEFT adapter that requests may ask for by `name`, and returns how many modules it changes. Between steps.
   // Throws Error(kUsage) for a name in use, Error naming what does not fit.
   size_t add_adapter(const std::string& name, const std::filesystem::path& path);
-  // Throws Error(kUsage) when there is none of the name, Error(kBusy) while an answer under way uses it.
+  // Throws Error(kUsage) when there is none of the name, Error(kBusy) while a generation uses it.
   void remove_adapter(const std::string& name);
   std::vector<std::string> adapter_names() const;
 
@@ -86,8 +88,9 @@ class Session {
 
  private:
   void check(const Request& request) const;
-  int32_t adapter_id(const std::string& name) const;
+  std::shared_ptr<const int32_t> find_adapter(const std::string& name) const;
   void run(const std::vector<std::unique_ptr<Generation>>& generations);
+  void read_vocabulary();
   void read_generation_config(const std::filesystem::path& engine_dir);
   void load_drafter(const std::filesystem::path& engine_dir, const SessionOptions& options, LoadOptions load);
 
@@ -104,12 +107,13 @@ class Session {
   std::vector<Generation*> active_;
   SchedulerLimits limits_;
   int64_t vocabulary_ = 0;
+  std::vector<int32_t> kept_tokens_;  // those that have logits; empty: all
   SamplingOptions recommended_;
   std::vector<int32_t> end_tokens_;
   std::unique_ptr<GrammarCache> grammars_;
   mutable std::mutex adapters_mutex_;  // guards the two below: prepare() may run beside add_adapter()
-  std::map<std::string, int32_t> adapters_;
-  int32_t last_adapter_ = 0;  // ids are never used twice: cached pages know theirs
+  std::map<std::string, std::shared_ptr<const int32_t>> adapters_;  // ids, shared with the generations that use them
+  int32_t last_adapter_ = 0;                                        // never used twice: cached pages know theirs
 };
 
 }  // namespace edgewise

@@ -83,6 +83,10 @@ void ApiServer::route(const HttpRequest& request, const std::shared_ptr<HttpRepl
   if (path == "/v1/models") return reply->send(200, kJson, models());
   if (path == "/v1/chat/completions") return not_allowed("POST") ? void() : answer(ApiKind::kChat, request, reply);
   if (path == "/v1/completions") return not_allowed("POST") ? void() : answer(ApiKind::kText, request, reply);
+  if (options_.lora_updates && (path == "/v1/load_lora_adapter" || path == "/v1/unload_lora_adapter")) {
+    if (not_allowed("POST")) return;
+    return reply->send(200, kJson, update_adapters(request.body, path == "/v1/load_lora_adapter"));
+  }
   if (path == "/tokenize") return not_allowed("POST") ? void() : reply->send(200, kJson, tokenize(request.body));
   if (path == "/detokenize") return not_allowed("POST") ? void() : reply->send(200, kJson, detokenize(request.body));
   reply->send(404, kJson, error_body(fmt::format("{}: no such route", path), "invalid_request_error"));
@@ -141,6 +145,25 @@ std::string ApiServer::models() const {
     if (name != options_.model) list.back()["parent"] = options_.model;
   }
   return OrderedJson{{"object", "list"}, {"data", list}}.dump();
+}
+
+// {"lora_name", "lora_path"} -> {"modules"}, or {"lora_name"} -> {}
+std::string ApiServer::update_adapters(const std::string& text, bool load) {
+  const Json document = parse_json(text, "the request");
+  const JsonView body(document, "the request");
+  if (!document.is_object()) usage_error("the request: expected a JSON object");
+  const std::string name = body.string("lora_name");
+  const std::string path = load ? body.string("lora_path") : "";
+  if (name == options_.model) usage_error("lora_name: the model itself is called {}", name);
+  Json result = Json::object();
+  service_.between_steps([&] {
+    if (load) {
+      result["modules"] = session_.add_adapter(name, path);
+    } else {
+      session_.remove_adapter(name);
+    }
+  });
+  return result.dump();
 }
 
 // {"prompt" or "text": "...", "add_special_tokens": true} -> {"count", "tokens"}

@@ -16,6 +16,7 @@ struct ServeOptions {
   std::string model;    // the name clients ask for
   std::string api_key;  // empty: none
   int max_waiting = 256;
+  bool lora_updates = false;       // clients may load and unload adapters
   std::chrono::seconds grace{30};  // for answers under way after SIGTERM
   HttpLimits http;
 };
@@ -35,6 +36,7 @@ class ApiServer {
   void answer(ApiKind kind, const HttpRequest& request, const std::shared_ptr<HttpReply>& reply);
   std::vector<std::string> model_names() const;
   std::string models() const;
+  std::string update_adapters(const std::string& body, bool load);
   std::string tokenize(const std::string& body) const;
   std::string detokenize(const std::string& body) const;
 

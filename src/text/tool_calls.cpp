@@ -18,7 +18,7 @@ bool is_word(char c) { return c == '_' || (c >= '0' && c <= '9') || (c >= 'a' &&
 struct CallScan {
   enum class State { kIncomplete, kComplete, kInvalid };
   State state = State::kIncomplete;
-  size_t end = 0;  // behind the object
+  size_t end = 0;  // behind the object, or where it goes wrong
   std::optional<std::string> name;
   std::string_view arguments;  // their JSON text as far as it is there
   bool arguments_done = false;
@@ -43,7 +43,7 @@ class CallScanner {
  private:
   CallScan end(CallScan::State state) {
     scan_.state = state;
-    scan_.end = pos_ + 1;
+    scan_.end = state == CallScan::State::kComplete ? pos_ + 1 : pos_;
     return scan_;
   }
   // What stopped the scan: the end of what has arrived, or something that can't be there.
@@ -252,8 +252,8 @@ bool ToolCallParser::read_call(ReplyPiece& out) {
   const CallScan call = CallScanner(std::string_view(held_).substr(begin)).scan();
   const bool complete = call.state == CallScan::State::kComplete;
   const bool known = call.name && (marked_ || std::ranges::count(names_, *call.name) > 0);
-  const bool wrong = call.state == CallScan::State::kInvalid || ((complete || call.name) && !known);
-  if (wrong && !named_) {
+  const bool broken = call.state == CallScan::State::kInvalid;
+  if ((broken || complete || call.name) && !known) {
     give_up(out);
     return true;
   }
@@ -266,8 +266,9 @@ bool ToolCallParser::read_call(ReplyPiece& out) {
     if (arguments.size() > sent_) out.calls.push_back({calls_ - 1, "", arguments.substr(sent_)});
     sent_ = std::max(sent_, arguments.size());
   }
-  if (!complete && call.state != CallScan::State::kInvalid) return false;
-  held_.erase(0, complete ? begin + call.end : held_.size());
+  if (!complete && !broken) return false;
+  held_.erase(0, begin + call.end);
+  if (broken) state_ = State::kContent;  // a call whose name went out stays one
   named_ = false;
   sent_ = 0;
   return true;
