@@ -44,7 +44,7 @@ fs::path engine_of(const fs::path& model, const fs::path& work, DType dtype, int
   const Checkpoint checkpoint = Checkpoint::open(model);
   const DecoderSpec spec = describe_model(checkpoint.config(), checkpoint.config_path());
   fs::create_directories(work / "onnx");
-  export_onnx(build_decoder(spec, checkpoint, {dtype, kept}), work / "onnx", {});
+  export_onnx(build_decoder(spec, checkpoint, {dtype, {}, kept}), work / "onnx", {});
   copy_companions(model, work / "onnx");
   if (!kept.empty()) write_vocab_map(work / "onnx" / kVocabMapFile, kept);
   BuildOptions options;

@@ -212,7 +212,12 @@ void HttpServer::tick(int, short, void* context) {
     reply->gone();
     evhttp_connection_free(connection);
   }
-  if (self.draining_ && (self.open_.empty() || now > self.drain_deadline_)) event_base_loopbreak(self.base_.get());
+  // The last reply may have ended just now: the loop writes it before the next tick.
+  const bool drained = self.draining_ && self.open_.empty();
+  if ((drained && self.was_drained_) || (self.draining_ && now > self.drain_deadline_)) {
+    event_base_loopbreak(self.base_.get());
+  }
+  self.was_drained_ = drained;
 }
 
 void HttpServer::on_signal(int, short, void* context) { static_cast<HttpServer*>(context)->begin_drain(); }

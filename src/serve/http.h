@@ -102,6 +102,7 @@ class HttpServer {
   int port_ = 0;
   std::map<HttpReply*, std::shared_ptr<HttpReply>> open_;  // replies under way
   bool draining_ = false;
+  bool was_drained_ = false;  // at the last tick
   std::chrono::seconds grace_{0};
   std::chrono::steady_clock::time_point drain_deadline_;
 
