@@ -16,6 +16,7 @@ OrderedJson to_json(const BenchResult& r, const BenchOptions& options) {
                       {"decode_tokens_per_second", to_json(p.decode)},
                       {"bytes_per_decode_step", p.bytes_per_step},
                       {"share_of_bandwidth", p.bandwidth_share}});
+    if (options.eagle) points.back()["speculation"] = to_json(p.speculation);
   }
   return {{"engine", r.engine},
           {"input_len", options.input_length},
@@ -51,6 +52,21 @@ std::string to_markdown(const std::vector<BenchResult>& results, const BenchOpti
     for (const BenchPoint& p : r.points)
       text += fmt::format("; batch {} reads {:.1f} MB a step", p.batch, p.bytes_per_step / 1e6);
     text += ".\n";
+  }
+  if (!options.eagle) return text;
+  text +=
+      "\n| engine | batch | tokens a verification | tried | right | draft ms | verify ms |\n"
+      "|---|---|---|---|---|---|---|\n";
+  for (const BenchResult& r : results) {
+    for (const BenchPoint& p : r.points) {
+      const SpeculationStats& s = p.speculation;
+      const auto each = [&](auto total) {
+        return static_cast<double>(total) / static_cast<double>(std::max<int64_t>(1, s.verifications));
+      };
+      text += fmt::format("| {} | {} | {:.2f} | {:.2f} | {:.2f} | {:.2f} | {:.2f} |\n", r.engine, p.batch,
+                          s.acceptance_length(), each(s.drafted), each(s.accepted), each(s.draft_seconds * 1e3),
+                          each(s.verify_seconds * 1e3));
+    }
   }
   return text;
 }

@@ -18,7 +18,8 @@ std::vector<std::string> arguments(int argc, char** argv) {
   static const std::map<std::string, std::string> kLinks = {{"llm_build", "build"},
                                                             {"llm_inference", "infer"},
                                                             {"tensorrt-edgellm-quantize-llm", "quantize"},
-                                                            {"tensorrt-edgellm-export-llm", "export"}};
+                                                            {"tensorrt-edgellm-export-llm", "export"},
+                                                            {"tensorrt-edgellm-export-draft", "export"}};
   std::vector<std::string> result;
   const auto link = kLinks.find(std::filesystem::path(argc > 0 ? argv[0] : "").filename().string());
   if (link != kLinks.end()) result.push_back(link->second);

@@ -19,6 +19,7 @@ const std::set<std::string> kFileFields = {"batch_size",
                                            "presence_penalty",
                                            "frequency_penalty",
                                            "ignore_eos",
+                                           "disable_spec_decode",
                                            "seed",
                                            "stop",
                                            "num_logprobs",
@@ -67,6 +68,7 @@ Request read_request(const JsonView& file, const JsonView& object, const Session
   const JsonView& lengths = object.has("max_generate_length") ? object : file;
   request.max_tokens = int_field(lengths, "max_generate_length", 256);
   request.ignore_eos = object.boolean("ignore_eos", file.boolean("ignore_eos", false));
+  request.disable_spec_decode = read_disable_spec_decode(object, read_disable_spec_decode(file));
   if (object.has("lora_name") && !object.string("lora_name").empty()) {
     usage_error("lora_name \"{}\": this engine has no adapter of that name", object.string("lora_name"));
   }
@@ -143,6 +145,8 @@ OrderedJson response_document(const RequestFile& file, const std::vector<Complet
     if (c.drafted_tokens > 0) {
       response["drafted_tokens"] = c.drafted_tokens;
       response["accepted_tokens"] = c.accepted_tokens;
+      response["verifications"] = c.verifications;
+      response["speculation_switched_off"] = c.gave_up_drafting;
     }
     if (!c.logprobs.empty()) response["logprobs"] = logprobs_document(c.logprobs);
     if (!c.error.empty()) response["error"] = c.error;

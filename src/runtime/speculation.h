@@ -6,7 +6,8 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
-#include <optional>
+
+#include "formats/json.h"
 
 namespace edgewise {
 
@@ -22,6 +23,10 @@ struct SpeculationStats {
     return verifications == 0 ? 0 : 1 + static_cast<double>(accepted) / static_cast<double>(verifications);
   }
 };
+
+// What came between two looks.
+SpeculationStats operator-(const SpeculationStats& a, const SpeculationStats& b);
+OrderedJson to_json(const SpeculationStats& stats);
 
 // The least time something took, forgotten slowly: what else the machine does makes single times longer.
 class LeastSeconds {

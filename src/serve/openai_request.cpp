@@ -14,10 +14,25 @@ constexpr size_t kMaxMessages = 4096;
 constexpr size_t kMaxStops = 16;
 
 // Fields of both calls, of one of them, and those that say something Edgewise has nothing to do for.
-const std::set<std::string> kShared = {
-    "model",  "frequency_penalty",  "presence_penalty", "logit_bias", "n",          "stop",     "seed",
-    "stream", "stream_options",     "temperature",      "top_p",      "max_tokens", "logprobs", "top_k",
-    "min_p",  "repetition_penalty", "ignore_eos",       "priority"};
+const std::set<std::string> kShared = {"model",
+                                       "frequency_penalty",
+                                       "presence_penalty",
+                                       "logit_bias",
+                                       "n",
+                                       "stop",
+                                       "seed",
+                                       "stream",
+                                       "stream_options",
+                                       "temperature",
+                                       "top_p",
+                                       "max_tokens",
+                                       "logprobs",
+                                       "top_k",
+                                       "min_p",
+                                       "repetition_penalty",
+                                       "ignore_eos",
+                                       "priority",
+                                       "disable_spec_decode"};
 const std::set<std::string> kChatOnly = {
     "messages", "top_logprobs", "max_completion_tokens", "response_format", "modalities", "tool_choice", "tools"};
 const std::set<std::string> kTextOnly = {"prompt", "echo", "best_of", "suffix"};
@@ -126,6 +141,7 @@ ApiCall parse_api_call(ApiKind kind, const std::string& text, const Session& ses
   request.stop = read_stop(body);
   if (request.stop.size() > kMaxStops) body.reject("stop", "at most 16 strings");
   request.ignore_eos = body.boolean("ignore_eos", false);
+  request.disable_spec_decode = read_disable_spec_decode(body);
   request.priority = int_field(body, "priority", 0);
   // Chats end by themselves; a text of no given length is 16 tokens, as the API says.
   const int fallback = kind == ApiKind::kChat ? session.info().kv_capacity : 16;
