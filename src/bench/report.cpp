@@ -40,11 +40,12 @@ std::string to_markdown(const std::vector<BenchResult>& results, const BenchOpti
   for (const BenchResult& r : results) {
     for (const BenchPoint& p : r.points) {
       text += fmt::format(
-          "| {} | {} | {:.1f} ± {:.1f} | {:.2f} / {:.2f} / {:.2f} | {:.0f} ± {:.0f} | {:.1f} ± {:.1f} | {:.0f}% | "
+          "| {} | {} | {:.1f} ± {:.1f} | {:.2f} / {:.2f} / {:.2f} | {:.0f} ± {:.0f} | {:.1f} ± {:.1f} | {} | "
           "{:.3f} | {:.0f} |\n",
           r.engine, p.batch, p.ttft.median * 1e3, p.ttft.confidence * 1e3, p.itl.median * 1e3, p.itl.p90 * 1e3,
           p.itl.p99 * 1e3, p.prefill.median, p.prefill.confidence, p.decode.median, p.decode.confidence,
-          p.bandwidth_share * 100, r.load_seconds, static_cast<double>(r.peak_memory) / 1e6);
+          p.bandwidth_share > 0 ? fmt::format("{:.0f}%", p.bandwidth_share * 100) : "-", r.load_seconds,
+          static_cast<double>(r.peak_memory) / 1e6);
     }
   }
   for (const BenchResult& r : results) {

@@ -41,7 +41,7 @@ Scheduler::Scheduler(Executable& executable, const SchedulerLimits& limits, std:
   sliced_.reserve(sequences);
   rows_.reserve(rows);
   first_rows_.reserve(sequences);
-  masks_.reserve(rows);
+  tree_masks_.reserve(rows);
   path_.reserve(kMostTreeTokens);
   copies_.reserve(kMostTreeTokens);
   kept_.reserve(step_tokens);
@@ -158,7 +158,7 @@ void Scheduler::plan() noexcept {
   sliced_.clear();
   rows_.clear();
   first_rows_.clear();
-  masks_.clear();
+  tree_masks_.clear();
   // Decoding sequences first, so a long prompt delays nobody by more than its chunk.
   for (Sequence* sequence : running_) {
     if (!sequence->decoding()) continue;
@@ -197,12 +197,12 @@ void Scheduler::add_draft(Sequence& sequence) noexcept {
   SequenceSlice& slice = slices_.back();
   slice.token_count += sequence.draft.size();
   if (!sequence.draft.is_chain()) {
-    const size_t begin = masks_.size();
-    masks_.push_back(1);  // bit 0 is the last token, bit i + 1 guess i
+    const size_t begin = tree_masks_.size();
+    tree_masks_.push_back(1);  // bit 0 is the last token, bit i + 1 guess i
     for (size_t i = 0; i < sequence.draft.tokens.size(); ++i)
-      masks_.push_back(masks_[begin + static_cast<size_t>(sequence.draft.parents[i] + 1)] | uint64_t{2} << i);
+      tree_masks_.push_back(tree_masks_[begin + static_cast<size_t>(sequence.draft.parents[i] + 1)] | uint64_t{2} << i);
     slice.tree_begin = sequence.kv_length;
-    slice.tree = std::span(masks_).subspan(begin);
+    slice.tree = std::span(tree_masks_).subspan(begin);
   }
   for (int i = 0; i < sequence.draft.size(); ++i) {
     rows_.push_back(static_cast<int32_t>(tokens_.size()));

@@ -105,9 +105,9 @@ class Scheduler {
   std::vector<SequenceSlice> slices_;
   std::vector<Sequence*> sliced_;
   std::vector<int32_t> rows_;
-  std::vector<int32_t> first_rows_;  // of each slice among rows_, -1 for none
-  std::vector<uint64_t> masks_;      // of rows in trees
-  int decoding_ = 0;                 // rows of decoding sequences, which come first
+  std::vector<int32_t> first_rows_;   // of each slice among rows_, -1 for none
+  std::vector<uint64_t> tree_masks_;  // of rows in trees
+  int decoding_ = 0;                  // rows of decoding sequences, which come first
   int decoding_sequences_ = 0;
   std::vector<float> logits_;
 
