@@ -21,6 +21,7 @@ import prequantized_test
 from cli_support import CHECKPOINTS, MODEL, ROOT, Checks, from_bf16, program_from_arguments, read_safetensors, write_safetensors
 
 COMMANDS = ["quantize", "export", "merge", "reduce-vocab", "build", "run", "serve", "infer", "bench", "memory", "inspect", "verify", "eval", "tokenize", "template"]
+HEAD = MODEL.parent / "edge-tiny-16m-eagle3"
 SEEDS = 12
 COMPANIONS = ["generation_config.json", "tokenizer.json", "tokenizer_config.json"]
 
@@ -154,7 +155,7 @@ class CliTest:
         links = self.work / "bin"
         links.mkdir()
         for name in ["llm_build", "llm_inference", "tensorrt-edgellm-quantize-llm", "tensorrt-edgellm-export-llm",
-                     "tensorrt-edgellm-merge-lora", "tensorrt-edgellm-reduce-vocab"]:
+                     "tensorrt-edgellm-merge-lora", "tensorrt-edgellm-reduce-vocab", "tensorrt-edgellm-export-draft"]:
             (links / name).symlink_to(self.program.path)
         here = self.work / "links"
         here.mkdir()
@@ -171,6 +172,38 @@ class CliTest:
             self.checks.that(result.returncode == 0, f"{name}: exit {result.returncode}: {result.stderr.strip()}")
         responses = json.loads((here / "output.json").read_text())["responses"]
         self.checks.that(len(responses) == 1 and responses[0]["tokens_generated"] > 0, "llm_inference answers")
+        self.speculation(links, here)
+
+    def speculation(self, links, here):
+        """The embedded model with its EAGLE-3 head, by the names and flags people have in their scripts."""
+        say = lambda text, **fields: {"messages": [{"role": "user", "content": text}], **fields}
+        (here / "questions.json").write_text(json.dumps({"temperature": 0, "max_generate_length": 60, "requests": [
+            say("Write a short story about a dog."), say("Explain gravity"), say("Explain gravity", disable_spec_decode=True)]}))
+        answers = {}
+        for line in [f"tensorrt-edgellm-export-draft --base_model_dir {MODEL} --draft_model_dir {HEAD} --output_dir ./eagle-onnx",
+                     "llm_build --onnxDir ./eagle-onnx --engineDir ./eagle --maxBatchSize 3 --eagleBase --optLevel 0",
+                     "llm_inference --engineDir ./eagle --inputFile questions.json --outputFile plain.json",
+                     "llm_inference --engineDir ./eagle --inputFile questions.json --outputFile chain.json --eagle "
+                     "--dumpProfile --profileOutputFile profile.json",
+                     "llm_inference --engineDir ./eagle --inputFile questions.json --outputFile tree.json --eagle "
+                     "--draftingTopK 4 --draftingStep 4 --verifyTreeSize 20"]:
+            name, *args = line.split()
+            result = self.program.run(*args, name=links / name, cwd=here)
+            self.checks.that(result.returncode == 0, f"{name}: exit {result.returncode}: {result.stderr.strip()}")
+        for name in ["plain", "chain", "tree"]:
+            answers[name] = json.loads((here / f"{name}.json").read_text())["responses"]
+        ids = {name: [r["output_ids"] for r in responses] for name, responses in answers.items()}
+        self.checks.that(ids["chain"] == ids["plain"] and ids["tree"] == ids["plain"], "tokens with --eagle are those without")
+        self.checks.that("drafted_tokens" not in answers["plain"][0] and answers["chain"][0]["verifications"] > 0, "drafts are counted")
+        self.checks.that("drafted_tokens" not in answers["chain"][2], "disable_spec_decode")
+        report = json.loads((here / "profile.json").read_text())["speculation"]
+        self.checks.that(report["acceptance_length"] > 2, f"acceptance length {report['acceptance_length']}")
+        self.fails("--eagle without a head", ["run", self.engine, "Hi", "--eagle"], ["no draft.engine", "--draft_model_dir"])
+        self.fails("a tree too large", ["run", here / "eagle", "Hi", "--verifyTreeSize", 65], ["--verifyTreeSize 65", "2 to 64"])
+        self.fails("two ways to guess", ["run", here / "eagle", "Hi", "--eagle", "--prompt_lookup", 3], ["choose one"])
+        self.fails("--eagleDraft without a head", ["build", "--onnxDir", self.onnx, "--engineDir", here / "x", "--eagleDraft"], ["no draft.onnx"])
+        self.fails("a head of another model", ["export", "--model_dir", self.model, "--draft_model_dir", HEAD, "--output_dir", here / "x"],
+                   ["layer 2 of a base model with 1 layers"])
 
     # Requests.
 

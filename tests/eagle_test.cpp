@@ -1,9 +1,15 @@
 // EAGLE-3 on the embedded model: the head guesses the base, and what a checkpoint must hold.
 #include <gtest/gtest.h>
 
+#include <unistd.h>
+
+#include <functional>
 #include <numeric>
 
 #include "backends/backend.h"
+#include "backends/cpu/allocation_count.h"
+#include "base/error.h"
+#include "base/output_file.h"
 #include "base/thread_pool.h"
 #include "compiler/draft_head.h"
 #include "compiler/passes.h"
@@ -91,34 +97,49 @@ struct Outcome {
   int cached = 0;
 };
 
-// All prompts through one scheduler, one after another's arrival, with the invariants checked between steps.
-Outcome run(const Setup& setup, const std::vector<std::vector<int32_t>>& prompts, int max_tokens = 40) {
+// A scheduler and what it runs on.
+struct Bench {
+  explicit Bench(const Setup& setup) : options(setup.eagle), targets(pair().targets) {
+    limits.vocabulary = pair().vocabulary;
+    limits.max_sequences = setup.sequences;
+    limits.kv_capacity = 256;
+    limits.kv_pages = setup.kv_pages > 0 ? setup.kv_pages : 5 * setup.sequences;
+    limits.reserve_whole = setup.kv_pages == 0;
+    limits.weigh_drafts = setup.weigh;
+    const int rows = setup.sequences * (options ? options->tokens(options->steps) + 1 : 1);
+    limits.max_step_tokens = std::max(setup.step_tokens, rows);
+    LoadOptions load{.max_tokens = limits.max_step_tokens,
+                     .max_sequences = setup.sequences,
+                     .max_rows = rows,
+                     .kv_pages = limits.kv_pages,
+                     .kv_dtype = setup.kv,
+                     .pool = std::make_shared<ThreadPool>(2)};
+    base = find_backend("cpu").load(pair().base, load);
+    if (options) {
+      load.max_rows = setup.sequences * options->top_k;
+      head = find_backend("cpu").load(pair().head, load);
+    }
+    use(targets);
+  }
+  void use(const std::vector<int32_t>& tokens) {
+    const EagleLimits eagle{limits.max_sequences, limits.max_step_tokens, pair().hidden};
+    if (options) drafter = std::make_unique<EagleDrafter>(*head, *options, eagle, tokens);
+    scheduler = std::make_unique<Scheduler>(*base, limits, std::vector<int32_t>{2}, drafter.get());
+  }
+
+  std::optional<EagleOptions> options;
+  std::vector<int32_t> targets;
   SchedulerLimits limits;
-  limits.vocabulary = pair().vocabulary;
-  limits.max_sequences = setup.sequences;
-  limits.max_step_tokens = setup.step_tokens;
-  limits.kv_capacity = 256;
-  limits.kv_pages = setup.kv_pages > 0 ? setup.kv_pages : 5 * setup.sequences;
-  limits.reserve_whole = setup.kv_pages == 0;
-  limits.weigh_drafts = setup.weigh;
-  const int rows = setup.sequences * (setup.eagle ? setup.eagle->tokens(setup.eagle->steps) + 1 : 1);
-  limits.max_step_tokens = std::max(limits.max_step_tokens, rows);
-  LoadOptions load{.max_tokens = limits.max_step_tokens,
-                   .max_sequences = setup.sequences,
-                   .max_rows = rows,
-                   .kv_pages = limits.kv_pages,
-                   .kv_dtype = setup.kv,
-                   .pool = std::make_shared<ThreadPool>(2)};
-  const auto base = find_backend("cpu").load(pair().base, load);
+  std::unique_ptr<Executable> base;
   std::unique_ptr<Executable> head;
   std::unique_ptr<EagleDrafter> drafter;
-  if (setup.eagle) {
-    load.max_rows = setup.sequences * setup.eagle->top_k;
-    head = find_backend("cpu").load(pair().head, load);
-    const EagleLimits eagle{setup.sequences, limits.max_step_tokens, pair().hidden};
-    drafter = std::make_unique<EagleDrafter>(*head, *setup.eagle, eagle, pair().targets);
-  }
-  Scheduler scheduler(*base, limits, {2}, drafter.get());
+  std::unique_ptr<Scheduler> scheduler;
+};
+
+// All prompts through one scheduler, with the invariants checked between steps.
+Outcome run(const Setup& setup, const std::vector<std::vector<int32_t>>& prompts, int max_tokens = 24) {
+  const Bench bench(setup);
+  Scheduler& scheduler = *bench.scheduler;
   std::vector<std::unique_ptr<Sequence>> sequences;
   for (size_t i = 0; i < prompts.size(); ++i) {
     sequences.push_back(std::make_unique<Sequence>(prompts[i], setup.sampling, max_tokens, pair().vocabulary));
@@ -261,6 +282,168 @@ TEST(Eagle, SampledTokensAreThoseWithoutIt) {
     for (const EagleOptions& options : {kChain, kTree})
       EXPECT_EQ(run({.eagle = options, .sequences = 4, .sampling = sampling}, prompts()).tokens, expected.tokens);
   }
+}
+
+// A whole prompt, then steps that guess and check.
+TEST(Eagle, AStepAllocatesNothing) {
+  for (const EagleOptions& options : {kChain, kWide}) {
+    Bench bench({.eagle = options, .sequences = 2, .weigh = true});
+    const auto all = prompts();
+    SamplingOptions sampling;
+    sampling.temperature = 0.7;
+    sampling.seed = 3;
+    Sequence a(all[4], {}, 60, pair().vocabulary);
+    Sequence b(all[5], sampling, 60, pair().vocabulary);
+    a.ignore_end = b.ignore_end = true;
+    ASSERT_TRUE(bench.scheduler->submit(a));
+    ASSERT_TRUE(bench.scheduler->submit(b));
+    bench.scheduler->step();
+    const int64_t before = allocation_count();
+    while (!bench.scheduler->idle()) bench.scheduler->step();
+    EXPECT_EQ(allocation_count(), before);
+    EXPECT_GT(a.drafted, 0);
+  }
+}
+
+// Drafts that are never right are given up, and the answer stays what it is.
+TEST(Eagle, GivesUpWhereItDoesNotPay) {
+  Bench bench({.eagle = kWide, .sequences = 1, .weigh = true});
+  for (int32_t& token : bench.targets) token = 1;  // every guess is the unknown token
+  bench.use(bench.targets);
+  const auto expected = run({}, {prompts()[4]}, 60);
+  Sequence sequence(prompts()[4], {}, 60, pair().vocabulary);
+  ASSERT_TRUE(bench.scheduler->submit(sequence));
+  while (!bench.scheduler->idle()) ASSERT_EQ(bench.scheduler->step(), StepOutcome::kDone);
+  EXPECT_EQ(sequence.tokens, expected.tokens[0]);
+  EXPECT_TRUE(sequence.gave_up);
+  EXPECT_GT(sequence.verifications, 0);
+  EXPECT_LT(sequence.verifications, 20);
+}
+
+// A copy of the head with its config and tensors changed.
+class ChangedHead {
+ public:
+  using Tensors = std::map<std::string, Tensor>;
+  explicit ChangedHead(const std::function<void(Json&, Tensors&)>& change)
+      : directory_(fs::temp_directory_path() / ("edgewise-head-" + std::to_string(::getpid()))) {
+    fs::remove_all(directory_);
+    fs::create_directory(directory_);
+    Json config = read_json_file(kHead / "config.json");
+    const auto file = SafetensorsFile::open(kHead / "model.safetensors");
+    Tensors tensors(file.tensors().begin(), file.tensors().end());
+    change(config, tensors);
+    write_text_file(directory_ / "config.json", config.dump());
+    SafetensorsWriter writer(directory_ / "model.safetensors");
+    for (const auto& [name, tensor] : tensors) writer.declare(name, tensor.dtype(), tensor.shape());
+    for (const auto& [name, tensor] : tensors) writer.write(name, tensor);
+    writer.commit();
+  }
+  ~ChangedHead() { fs::remove_all(directory_); }
+  const fs::path& directory() const { return directory_; }
+  // What reading it says, "" when it is fine.
+  std::string complaint() const {
+    try {
+      const Checkpoint base = Checkpoint::open(kBase);
+      const Checkpoint head = Checkpoint::open(directory_);
+      const DecoderSpec spec = describe_model(base.config(), base.config_path());
+      build_eagle(describe_eagle(head, spec, base), head, DType::kBF16);
+      return "";
+    } catch (const Error& error) {
+      return error.what();
+    }
+  }
+
+ private:
+  fs::path directory_;
+};
+
+TEST(EagleHead, RefusesHeadsThatDoNotFit) {
+  using Tensors = ChangedHead::Tensors;
+  const auto says = [](const std::function<void(Json&, Tensors&)>& change, const std::string& what) {
+    const std::string complaint = ChangedHead(change).complaint();
+    EXPECT_NE(complaint.find(what), std::string::npos) << "found \"" << complaint << "\", expected " << what;
+  };
+  const auto set = [](const char* key, const Json& value) {
+    return [key, value](Json& config, Tensors&) { config[key] = value; };
+  };
+  EXPECT_EQ(ChangedHead([](Json&, Tensors&) {}).complaint(), "");
+  says(set("hidden_size", 512), "hidden_size = 512, the base model has 384");
+  says(set("vocab_size", 32000), "vocab_size = 32000, the base model has 8192");
+  says(set("num_hidden_layers", 2), "num_hidden_layers = 2");
+  says(set("draft_vocab_size", 4096), "d2t");
+  says(set("draft_vocab_size", 0), "draft_vocab_size");
+  says(set("draft_vocab_size", "many"), "draft_vocab_size");
+  says(set("eagle_aux_hidden_state_layer_ids", {2, 4, 8}), "layer 8");
+  says(set("eagle_aux_hidden_state_layer_ids", {0, 4, 5}), "layer 0");
+  says(set("eagle_aux_hidden_state_layer_ids", {4, 4, 5}), "in order");
+  says(set("eagle_aux_hidden_state_layer_ids", {2, 4}), "three layers");
+  says(set("eagle_aux_hidden_state_layer_ids", {2, 4, "x"}), "three layers");
+  says(set("some_new_feature", true), "some_new_feature");
+  for (const char* name : {"fc.weight", "midlayer.hidden_norm.weight", "midlayer.self_attn.k_proj.weight",
+                           "norm.weight", "lm_head.weight", "d2t"}) {
+    says([&](Json&, Tensors& tensors) { tensors.erase(name); },
+         std::string(name).substr(0, std::string(name).rfind(".weight")));
+  }
+  says([](Json&, Tensors& tensors) { tensors["fc.weight"] = Tensor::zeros(DType::kBF16, {384, 768}); }, "fc");
+  says(
+      [](Json&, Tensors& tensors) {
+        tensors["midlayer.self_attn.q_proj.weight"] = Tensor::zeros(DType::kBF16, {384, 384});
+      },
+      "q_proj");
+  for (const int64_t offset : {-1, 8192}) {
+    says([&](Json&,
+             Tensors& tensors) { tensors["d2t"] = Tensor::from_int64({2048}, std::vector<int64_t>(2048, offset)); },
+         "d2t[");
+  }
+  ChangedHead torn([](Json&, Tensors&) {});
+  fs::resize_file(torn.directory() / "model.safetensors", 100000);
+  EXPECT_NE(torn.complaint().find("model.safetensors"), std::string::npos);
+}
+
+// Heads may bring an embedding of their own, and the layers may be left to the rule or stand in eagle_config.
+TEST(EagleHead, PublishedVariants) {
+  const Checkpoint base = Checkpoint::open(kBase);
+  const DecoderSpec spec = describe_model(base.config(), base.config_path());
+  const ChangedHead changed([&](Json& config, ChangedHead::Tensors& tensors) {
+    config.erase("eagle_aux_hidden_state_layer_ids");
+    tensors["embed_tokens.weight"] = Tensor::zeros(DType::kBF16, {8192, 384});
+  });
+  const Checkpoint head = Checkpoint::open(changed.directory());
+  const EagleHead eagle = describe_eagle(head, spec, base);
+  EXPECT_EQ(eagle.hidden_layers, (std::array<int64_t, 3>{2, 4, 5}));
+  EXPECT_EQ(eagle.embedding.load().to_floats()[1000], 0.0f);
+  const ChangedHead nested([](Json& config, ChangedHead::Tensors&) {
+    config.erase("eagle_aux_hidden_state_layer_ids");
+    config["eagle_config"]["eagle_aux_hidden_state_layer_ids"] = {1, 3, 6};
+  });
+  const Checkpoint other = Checkpoint::open(nested.directory());
+  EXPECT_EQ(describe_eagle(other, spec, base).hidden_layers, (std::array<int64_t, 3>{1, 3, 6}));
+}
+
+TEST(EagleHead, RefusesFilesThatDoNotFit) {
+  const auto complaint = [](Graph base, Graph head) -> std::string {
+    try {
+      join_draft_head(base, head, "draft.onnx");
+      return "";
+    } catch (const Error& error) {
+      return error.what();
+    }
+  };
+  const Checkpoint checkpoint = Checkpoint::open(kBase);
+  const Checkpoint draft = Checkpoint::open(kHead);
+  const DecoderSpec spec = describe_model(checkpoint.config(), checkpoint.config_path());
+  const Graph plain = build_decoder(spec, checkpoint, {});
+  const Graph base = build_decoder(spec, checkpoint, {.hidden_layers = {2, 4, 5}});
+  const Graph head = build_eagle(describe_eagle(draft, spec, checkpoint), draft, DType::kBF16);
+  EXPECT_EQ(complaint(base, head), "");
+  EXPECT_NE(complaint(plain, head).find("0 hidden states"), std::string::npos);
+  EXPECT_NE(complaint(base, base).find("draft.onnx: expected the input"), std::string::npos);
+  Graph narrow = head;
+  narrow.outputs()[1] = narrow.outputs()[0];
+  EXPECT_NE(complaint(base, narrow).find("columns"), std::string::npos);
+  Graph nameless = base;
+  std::swap(nameless.outputs()[1], nameless.outputs()[0]);
+  EXPECT_NE(complaint(nameless, base), "");
 }
 
 }  // namespace

@@ -14,6 +14,7 @@ import onnxruntime
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MODEL = ROOT / "models" / "edge-tiny-16m"
+HEAD = ROOT / "models" / "edge-tiny-16m-eagle3"
 PROMPTS = ["What is machine learning in one sentence?", "Tell me about Paris", "What is 2+2?"]
 NEW_TOKENS = 24
 
@@ -25,9 +26,9 @@ def edgewise(*args, stdin=None):
     return result.stdout
 
 
-def check_standard_operators(directory):
-    onnx.checker.check_model(str(directory / "model.onnx"))
-    model = onnx.load(str(directory / "model.onnx"), load_external_data=False)
+def check_standard_operators(directory, file="model.onnx"):
+    onnx.checker.check_model(str(directory / file))
+    model = onnx.load(str(directory / file), load_external_data=False)
     assert [(o.domain, o.version) for o in model.opset_import] == [("", 23)], "only the default domain, opset 23"
     assert model.ir_version == 10
     assert all(node.domain == "" for node in model.graph.node)
@@ -80,6 +81,36 @@ def compare(name, directory, work, prompt_ids):
         assert found == expected, f"{name}: {prompt!r}: ONNX Runtime {found}, Edgewise {expected}"
 
 
+def check_draft_head(work, prompt_ids):
+    """Base and EAGLE-3 head in ONNX Runtime, by their files alone: the head guesses what the base says next."""
+    directory = work / "eagle-onnx"
+    edgewise("export", "--model_dir", MODEL, "--draft_model_dir", HEAD, "--output_dir", directory, "--dtype", "fp32")
+    check_standard_operators(directory, "draft.onnx")
+    d2t = np.frombuffer((directory / "draft_vocabulary.safetensors").read_bytes()[-8 * 2048:], np.int64)
+    sessions = [onnxruntime.InferenceSession(str(directory / f), providers=["CPUExecutionProvider"]) for f in ["model.onnx", "draft.onnx"]]
+
+    def run(session, ids, **given):
+        feed = {"input_ids": np.array([ids], np.int64), "position_ids": np.arange(len(ids))[None]}
+        for i in session.get_inputs():
+            if i.name.startswith("past_key_values"):
+                feed[i.name] = np.zeros((1, i.shape[1], 0, i.shape[3]), np.float32)
+            elif i.name not in feed:
+                feed[i.name] = given.get(i.name, np.zeros((1, len(ids), 384), np.float32))
+        return dict(zip([o.name for o in session.get_outputs()], session.run(None, feed)))
+
+    right = total = 0
+    for ids, answer in zip(prompt_ids, engine_tokens(directory, work, PROMPTS)):
+        tokens = ids + answer
+        base = run(sessions[0], tokens)
+        hidden = {name: base[name] for name in ["hidden.low", "hidden.mid", "hidden.high"]}
+        features = run(sessions[1], tokens, **hidden)["fc"]
+        guesses = run(sessions[1], tokens[1:], hidden_states=features[:, :-1])["logits"][0].argmax(-1)
+        for position in range(len(ids) - 1, len(tokens) - 2):
+            right += guesses[position] + d2t[guesses[position]] == tokens[position + 2]
+            total += 1
+    assert right > 0.7 * total, f"the draft head guessed {right} of {total} tokens"
+
+
 def main():
     passed = failed = 0
     with tempfile.TemporaryDirectory() as folder:
@@ -104,6 +135,12 @@ def main():
             except (AssertionError, RuntimeError) as error:
                 failed += 1
                 print(f"FAIL  {error}")
+        try:
+            check_draft_head(work, prompt_ids)
+            passed += 1
+        except (AssertionError, RuntimeError) as error:
+            failed += 1
+            print(f"FAIL  draft head: {error}")
         for family in sorted((ROOT / "tests/data/checkpoints").iterdir()):
             directory = work / family.name
             try:

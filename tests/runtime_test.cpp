@@ -193,22 +193,23 @@ TEST(Speculation, LearnsFromWhatWasAccepted) {
   EXPECT_GT(acceptance.tokens(), 5);
 }
 
-TEST(Speculation, EstimatesTimesOfStepsItHasNotSeen) {
-  StepTimes times;
-  EXPECT_EQ(times.seconds(4), 0);
-  times.note(1, 0.090);
-  EXPECT_FALSE(times.knows(1));  // may have been a bad moment
-  times.note(1, 0.010);
-  EXPECT_TRUE(times.knows(1));
-  EXPECT_FALSE(times.knows(2));
-  EXPECT_EQ(times.seconds(8), 0.010);  // worth a try
-  for (int i = 0; i < 2; ++i) times.note(9, 0.018);
-  EXPECT_NEAR(times.seconds(5), 0.014, 1e-9);
-  EXPECT_NEAR(times.seconds(40), 0.018, 1e-9);
-  times.note(9, 0.5);
-  EXPECT_LT(times.seconds(9), 0.019);
-  for (int i = 0; i < 50; ++i) times.note(1, 0.020);
-  EXPECT_NEAR(times.seconds(1), 0.020, 1e-9);
+TEST(Speculation, ComparesStepsWithAndWithout) {
+  SpeculationCost cost;
+  EXPECT_FALSE(cost.wants_plain(1));
+  EXPECT_EQ(cost.ratio(1), 0);
+  for (int i = 0; i < 2; ++i) cost.note(1, true, 0.020);
+  EXPECT_TRUE(cost.wants_plain(1));
+  EXPECT_FALSE(cost.wants_plain(4));
+  cost.note(1, false, 0.010);
+  EXPECT_NEAR(cost.ratio(1), 2, 1e-9);
+  EXPECT_FALSE(cost.wants_plain(1));
+  for (int i = 0; i < 32; ++i) cost.note(1, true, 0.080);  // all became four times slower
+  EXPECT_TRUE(cost.wants_plain(1));
+  cost.note(1, false, 0.040);
+  cost.note(1, false, 0.500);  // nothing to compare with
+  EXPECT_NEAR(cost.ratio(1), 2, 0.01);
+  for (int i = 0; i < 30; ++i) cost.doubt(1);
+  EXPECT_LT(cost.ratio(1), 1);
 }
 
 TEST_F(RuntimeTest, SequencesDrivenOutAreComputedAgain) {

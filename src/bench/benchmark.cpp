@@ -48,32 +48,55 @@ double step_bytes(const Session& session, int batch, double average_length) {
   return bytes;
 }
 
-BenchPoint measure_point(Session& session, const BenchOptions& options, int batch, double bandwidth) {
-  std::vector<Request> requests(static_cast<size_t>(batch));
-  for (int i = 0; i < batch; ++i) {
-    Request& request = requests[static_cast<size_t>(i)];
-    request.prompt = make_prompt(options.input_length, session.vocabulary(), i);
+// What one run answers, `batch` requests at a time.
+std::vector<std::vector<Request>> make_requests(const Session& session, const BenchOptions& options, int batch) {
+  std::vector<std::vector<Request>> groups(1);
+  const auto add = [&](std::vector<int32_t> prompt, bool whole) {
+    if (static_cast<int>(groups.back().size()) == batch) groups.emplace_back();
+    Request& request = groups.back().emplace_back();
+    request.prompt = std::move(prompt);
     request.max_tokens = options.output_length;
-    request.ignore_eos = true;
-    if (!options.adapters.empty()) request.adapter = options.adapters[static_cast<size_t>(i) % options.adapters.size()];
+    request.ignore_eos = whole;
+    if (!options.adapters.empty())
+      request.adapter = options.adapters[(groups.back().size() - 1) % options.adapters.size()];
+  };
+  for (const std::string& text : options.prompts) {
+    const OrderedJson messages = OrderedJson::array({{{"role", "user"}, {"content", text}}});
+    add(session.has_chat_template() ? session.encode_chat(messages) : session.encode_text(text), false);
   }
+  for (int i = 0; options.prompts.empty() && i < batch; ++i)
+    add(make_prompt(options.input_length, session.vocabulary(), i), true);
+  return groups;
+}
+
+BenchPoint measure_point(Session& session, const BenchOptions& options, int batch, double bandwidth) {
+  const auto groups = make_requests(session, options, batch);
   std::vector<double> ttft, itl, prefill, decode;
+  SpeculationStats before;
   for (int iteration = -options.warmup; iteration < options.iterations; ++iteration) {
-    const auto completions = session.generate(requests);
-    check_interrupted();
-    if (iteration < 0) continue;
-    double last_first_token = 0;
-    double end = 0;
-    for (const Completion& c : completions) {
-      if (c.finish == FinishReason::kError) usage_error("{}", c.error);
-      ttft.push_back(c.token_seconds.front());
-      for (size_t i = 1; i < c.token_seconds.size(); ++i) itl.push_back(c.token_seconds[i] - c.token_seconds[i - 1]);
-      last_first_token = std::max(last_first_token, c.token_seconds.front());
-      end = std::max(end, c.token_seconds.back());
+    if (iteration == 0) before = session.scheduler().speculation();
+    double decoded = 0;
+    double decode_seconds = 0;
+    for (const auto& requests : groups) {
+      const auto completions = session.generate(requests);
+      check_interrupted();
+      if (iteration < 0) continue;
+      double last_first_token = 0;
+      double end = 0;
+      double prompt_tokens = 0;
+      for (const Completion& c : completions) {
+        if (c.finish == FinishReason::kError) usage_error("{}", c.error);
+        ttft.push_back(c.token_seconds.front());
+        for (size_t i = 1; i < c.token_seconds.size(); ++i) itl.push_back(c.token_seconds[i] - c.token_seconds[i - 1]);
+        last_first_token = std::max(last_first_token, c.token_seconds.front());
+        end = std::max(end, c.token_seconds.back());
+        prompt_tokens += c.prompt_tokens;
+        decoded += static_cast<double>(c.tokens.size()) - 1;
+      }
+      prefill.push_back(prompt_tokens / last_first_token);
+      decode_seconds += end - last_first_token;
     }
-    prefill.push_back(static_cast<double>(batch) * options.input_length / last_first_token);
-    if (end > last_first_token)
-      decode.push_back(static_cast<double>(batch) * (options.output_length - 1) / (end - last_first_token));
+    if (decode_seconds > 0) decode.push_back(decoded / decode_seconds);
   }
   BenchPoint point;
   point.batch = batch;
@@ -81,8 +104,10 @@ BenchPoint measure_point(Session& session, const BenchOptions& options, int batc
   point.itl = summarize(itl);
   point.prefill = summarize(prefill);
   point.decode = summarize(decode);
+  point.speculation = session.scheduler().speculation() - before;
   point.bytes_per_step = step_bytes(session, batch, options.input_length + options.output_length / 2.0);
-  if (point.itl.median > 0) point.bandwidth_share = point.bytes_per_step / point.itl.median / bandwidth;
+  if (point.itl.median > 0 && !session.speculates())
+    point.bandwidth_share = point.bytes_per_step / point.itl.median / bandwidth;
   return point;
 }
 
@@ -180,7 +205,7 @@ BenchResult run_benchmark(const std::filesystem::path& engine_dir, const BenchOp
   result.engine = engine_dir.string();
   std::ofstream("/proc/self/clear_refs") << "5";  // peak memory starts afresh, whatever ran before in this process
   const auto start = Clock::now();
-  Session session(engine_dir, {.threads = options.threads, .share_prefixes = false});
+  Session session(engine_dir, {.threads = options.threads, .eagle = options.eagle, .share_prefixes = false});
   result.load_seconds = seconds_since(start);
   const EngineInfo& info = session.info();
   if (options.input_length > info.max_input_length || options.input_length + options.output_length > info.kv_capacity) {

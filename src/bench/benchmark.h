@@ -19,16 +19,19 @@ struct BenchOptions {
   int warmup = 1;
   int threads = 0;
   std::vector<std::filesystem::path> adapters;  // PEFT directories; the sequences take them in turn
+  std::optional<EagleOptions> eagle = {};
+  std::vector<std::string> prompts = {};  // asked in place of tokens in no order: what is guessed depends on the text
 };
 
 struct BenchPoint {
   int batch = 1;
-  Summary ttft;                // seconds to the first token, a request
-  Summary itl;                 // seconds between tokens, all intervals of all requests
-  Summary prefill;             // prompt tokens a second, an iteration
-  Summary decode;              // answer tokens a second over all sequences, an iteration
-  double bytes_per_step = 0;   // weights and cache that a decode step reads, on average
-  double bandwidth_share = 0;  // bytes_per_step / median step time / bandwidth
+  Summary ttft;                  // seconds to the first token, a request
+  Summary itl;                   // seconds between tokens, all intervals of all requests
+  Summary prefill;               // prompt tokens a second, an iteration
+  Summary decode;                // answer tokens a second over all sequences, an iteration
+  SpeculationStats speculation;  // of all measured runs
+  double bytes_per_step = 0;     // weights and cache that a decode step reads, on average
+  double bandwidth_share = 0;    // bytes_per_step / median step time / bandwidth
 };
 
 // What adapters cost, from requests for one token that run in turns: medians.

@@ -63,23 +63,33 @@ MemoryAnalysis analyze_memory(const std::filesystem::path& engine_dir, const std
   const size_t before = proc_bytes("/proc/self/status", "VmRSS");
   const Engine engine = read_engine(engine_dir / kEngineFileName);
   const int64_t vocabulary = engine.graph.value(engine.graph.outputs().at(0)).shape.at(1);
+  std::unique_ptr<Engine> head;  // loaded too where there is one: run and serve use it
+  if (has_draft_head(engine_dir)) head = std::make_unique<Engine>(read_engine(engine_dir / kDraftEngineFileName));
+  const EagleOptions eagle;
+  const int drafted = head ? eagle.tokens(eagle.steps) : 0;
   for (const int batch : batches) {
     for (const int length : lengths) {
       if (batch < 1 || length < 1) usage_error("batch sizes and sequence lengths must be positive");
-      const int step = std::max(batch, std::min(SessionOptions{}.max_step_tokens, length));
-      const int pages = (length + kPageTokens - 1) / kPageTokens * batch;
-      const auto executable = find_backend(engine.info.device)
-                                  .load(engine.graph, {.max_tokens = step,
-                                                       .max_sequences = batch,
-                                                       .max_rows = batch,
-                                                       .kv_pages = pages,
-                                                       .kv_dtype = engine.info.kv_dtype});
-      const MemoryUse use = executable->memory();
-      const size_t weights = use.weights - unread_table_bytes(engine.graph, static_cast<size_t>(batch * length));
-      MemoryPoint point{batch, length, weights, use.kv_cache, use.activations, use.workspace, before, false};
+      const int rows = batch * (1 + drafted);
+      const int slots = head ? eagle.slots() : 0;
+      const LoadOptions load{.max_tokens = std::max(rows, std::min(SessionOptions{}.max_step_tokens, length)),
+                             .max_sequences = batch,
+                             .max_rows = rows,
+                             .kv_pages = (length + slots + kPageTokens - 1) / kPageTokens * batch,
+                             .kv_dtype = engine.info.kv_dtype};
+      MemoryPoint point{batch, length, 0, 0, 0, 0, before, false};
+      for (const Engine* part : {&engine, static_cast<const Engine*>(head.get())}) {
+        if (part == nullptr) continue;
+        const MemoryUse use = find_backend(engine.info.device).load(part->graph, load)->memory();
+        point.weights += use.weights - unread_table_bytes(part->graph, static_cast<size_t>(batch * length));
+        point.kv_cache += use.kv_cache;
+        point.activations += use.activations;
+        point.workspace += use.workspace;
+      }
       // Logits and the samplers' tables.
       point.program +=
-          kTouchedByRunning + static_cast<size_t>(batch) * static_cast<size_t>(vocabulary) * (sizeof(float) + 12);
+          kTouchedByRunning + (static_cast<size_t>(rows) * sizeof(float) + static_cast<size_t>(batch) * 12) *
+                                  static_cast<size_t>(vocabulary);
       point.fits = point.total() <= analysis.available;
       analysis.points.push_back(point);
     }

@@ -21,6 +21,7 @@ OrderedJson to_json(const BenchResult& r, const BenchOptions& options) {
                       {"decode_tokens_per_second", to_json(p.decode)},
                       {"bytes_per_decode_step", p.bytes_per_step},
                       {"share_of_bandwidth", p.bandwidth_share}});
+    if (options.eagle) points.back()["speculation"] = to_json(p.speculation);
   }
   OrderedJson adapters = nullptr;
   if (!options.adapters.empty()) {
@@ -52,11 +53,12 @@ std::string to_markdown(const std::vector<BenchResult>& results, const BenchOpti
   for (const BenchResult& r : results) {
     for (const BenchPoint& p : r.points) {
       text += fmt::format(
-          "| {} | {} | {:.1f} ± {:.1f} | {:.2f} / {:.2f} / {:.2f} | {:.0f} ± {:.0f} | {:.1f} ± {:.1f} | {:.0f}% | "
+          "| {} | {} | {:.1f} ± {:.1f} | {:.2f} / {:.2f} / {:.2f} | {:.0f} ± {:.0f} | {:.1f} ± {:.1f} | {} | "
           "{:.3f} | {:.0f} |\n",
           r.engine, p.batch, p.ttft.median * 1e3, p.ttft.confidence * 1e3, p.itl.median * 1e3, p.itl.p90 * 1e3,
           p.itl.p99 * 1e3, p.prefill.median, p.prefill.confidence, p.decode.median, p.decode.confidence,
-          p.bandwidth_share * 100, r.load_seconds, static_cast<double>(r.peak_memory) / 1e6);
+          p.bandwidth_share > 0 ? fmt::format("{:.0f}%", p.bandwidth_share * 100) : "-", r.load_seconds,
+          static_cast<double>(r.peak_memory) / 1e6);
     }
   }
   for (const BenchResult& r : results) {
@@ -71,6 +73,21 @@ std::string to_markdown(const std::vector<BenchResult>& results, const BenchOpti
         r.engine, fmt::join(in_ms(r.adapters.load_seconds), ", "), r.adapters.step_seconds.at(0) * 1e3,
         fmt::join(in_ms({r.adapters.step_seconds.begin() + 1, r.adapters.step_seconds.end()}), ", "),
         r.adapters.unswitched_seconds * 1e3, r.adapters.switched_seconds * 1e3);
+  }
+  if (!options.eagle) return text;
+  text +=
+      "\n| engine | batch | tokens a verification | tried | right | draft ms | verify ms |\n"
+      "|---|---|---|---|---|---|---|\n";
+  for (const BenchResult& r : results) {
+    for (const BenchPoint& p : r.points) {
+      const SpeculationStats& s = p.speculation;
+      const auto each = [&](auto total) {
+        return static_cast<double>(total) / static_cast<double>(std::max<int64_t>(1, s.verifications));
+      };
+      text += fmt::format("| {} | {} | {:.2f} | {:.2f} | {:.2f} | {:.2f} | {:.2f} |\n", r.engine, p.batch,
+                          s.acceptance_length(), each(s.drafted), each(s.accepted), each(s.draft_seconds * 1e3),
+                          each(s.verify_seconds * 1e3));
+    }
   }
   return text;
 }

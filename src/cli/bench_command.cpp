@@ -1,8 +1,12 @@
+#include <sstream>
+
 #include "base/error.h"
+#include "base/mapped_file.h"
 #include "base/output_file.h"
 #include "bench/benchmark.h"
 #include "bench/memory.h"
 #include "cli/command.h"
+#include "cli/eagle_flags.h"
 #include "cli/pipeline.h"
 
 namespace edgewise {
@@ -11,10 +15,24 @@ namespace {
 struct BenchFlags {
   std::vector<std::string> engines;
   std::filesystem::path output_dir;
+  std::filesystem::path prompts;
+  EagleFlags eagle;
   BenchOptions options;
 };
 
-int bench(const BenchFlags& flags) {
+std::vector<std::string> read_lines(const std::filesystem::path& file) {
+  std::vector<std::string> lines;
+  std::istringstream text(read_text_file(file));
+  for (std::string line; std::getline(text, line);) {
+    if (!line.empty()) lines.push_back(line);
+  }
+  if (lines.empty()) usage_error("--prompts {}: no prompt in it", file.string());
+  return lines;
+}
+
+int bench(BenchFlags flags) {
+  flags.options.eagle = flags.eagle.if_asked();
+  if (!flags.prompts.empty()) flags.options.prompts = read_lines(flags.prompts);
   std::vector<BenchResult> results;
   OrderedJson document = OrderedJson::array();
   for (const std::string& engine : flags.engines) {
@@ -52,6 +70,8 @@ void add_bench(Commands& commands) {
   add_flag(command, "warmup", o.warmup, "runs beforehand that do not count");
   add_flag(command, "threads", o.threads, "CPU threads (0: all cores)");
   add_flag(command, "lora", o.adapters, "directories of PEFT adapters, which the sequences take in turn");
+  add_flag(command, "prompts", flags->prompts, "text file of prompts, one a line, in place of tokens in no order");
+  add_eagle_flags(command, flags->eagle, EagleDefault::kOff);
   add_flag(command, "output_dir", flags->output_dir, "where to write JSON, the Markdown table and SVG charts");
   commands.on_run(command, [flags] { return bench(*flags); });
 }

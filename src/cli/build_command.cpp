@@ -2,6 +2,7 @@
 #include "cli/build_flags.h"
 #include "cli/command.h"
 #include "cli/pipeline.h"
+#include "onnx/export.h"
 
 namespace edgewise {
 namespace {
@@ -57,8 +58,16 @@ void add_build(Commands& commands) {
   auto engine = std::make_shared<std::filesystem::path>();
   add_flag(command, "onnxDir", *onnx, "directory with model.onnx")->required();
   add_flag(command, "engineDir", *engine, "directory to write")->required();
+  auto eagle = std::make_shared<bool>(false);
+  command.add_flag(both_spellings("eagleBase") + "," + both_spellings("eagleDraft"), *eagle,
+                   "the directory must hold a draft head, which is built with its model in any case");
   add_build_flags(command, *flags);
-  commands.on_run(command, [flags, onnx, engine] {
+  commands.on_run(command, [flags, onnx, engine, eagle] {
+    if (*eagle && !std::filesystem::exists(*onnx / kDraftFile)) {
+      usage_error(
+          "{}: no {}; `edgewise export --model_dir MODEL --draft_model_dir HEAD` writes both into one directory",
+          onnx->string(), kDraftFile);
+    }
     print_report(build_engine(*onnx, *engine, flags->take()), *engine);
     return 0;
   });

@@ -20,6 +20,9 @@ struct EagleFlags {
   std::optional<EagleOptions> if_there(const std::filesystem::path& engine, bool prompt_lookup) const;
 };
 
+inline constexpr const char* kGaveUpWarning =
+    "warning: guessing ahead did not pay and was switched off for the rest of an answer\n";
+
 enum class EagleDefault { kOff, kOn };
 void add_eagle_flags(CLI::App& command, EagleFlags& flags, EagleDefault unless_told);
 

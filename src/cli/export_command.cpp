@@ -13,7 +13,10 @@ void add_export(Commands& commands) {
   auto request = std::make_shared<ExportRequest>();
   auto model = std::make_shared<std::string>();
   auto draft = std::make_shared<std::string>();
-  add_flag(command, "model_dir", *model, "checkpoint directory or hub name")->required();
+  command
+      .add_option(both_spellings("model_dir") + "," + both_spellings("base_model_dir"), *model,
+                  "checkpoint directory or hub name")
+      ->required();
   add_flag(command, "draft_model_dir", *draft, "EAGLE-3 head of the model, for speculative decoding");
   add_flag(command, "output_dir", request->output_dir, "directory to write")->required();
   add_flag(command, "dtype", request->dtype, "fp32, fp16 or bf16 for float weights (default: the checkpoint's)");

@@ -37,7 +37,9 @@ OrderedJson profile_document(const Session& session, const std::vector<double>& 
     list.push_back(
         {{"name", node->name}, {"operator", op_name(node->op)}, {"ms", time * 1e3}, {"share", time / total}});
   }
-  return {{"total_ms", total * 1e3}, {"ms_by_operator", by_kind}, {"nodes", list}};
+  OrderedJson result = {{"total_ms", total * 1e3}, {"ms_by_operator", by_kind}, {"nodes", list}};
+  if (session.speculates()) result["speculation"] = to_json(session.scheduler().speculation());
+  return result;
 }
 
 // An adapter that does not load spoils the requests that ask for it.
@@ -77,6 +79,7 @@ int infer(const InferFlags& flags) {
   if (flags.dump_profile) {
     write_text_file(flags.profile, profile_document(session, session.executable().take_profile()).dump(2) + "\n");
   }
+  if (std::ranges::any_of(completions, &Completion::gave_up_drafting)) fmt::print(stderr, "{}", kGaveUpWarning);
   int failed = 0;
   for (const auto& response : document.at("responses")) failed += response.contains("error") ? 1 : 0;
   fmt::print("answered {} of {} requests into {}\n", document.at("responses").size() - static_cast<size_t>(failed),

@@ -110,6 +110,7 @@ int inspect(const InspectFlags& flags) {
   if (!fs::exists(path)) fail(ErrorKind::kIo, "{}: no such file or directory", path.string());
   if (fs::exists(path / kEngineFileName)) {
     inspect_engine(path / kEngineFileName, flags);
+    if (fs::exists(path / kDraftEngineFileName)) inspect_engine(path / kDraftEngineFileName, flags);
   } else if (path.extension() == ".engine") {
     inspect_engine(path, flags);
   } else if (fs::exists(path / "model.onnx") || path.extension() == ".onnx") {

@@ -20,7 +20,8 @@ std::vector<std::string> arguments(int argc, char** argv) {
                                                             {"tensorrt-edgellm-quantize-llm", "quantize"},
                                                             {"tensorrt-edgellm-export-llm", "export"},
                                                             {"tensorrt-edgellm-merge-lora", "merge"},
-                                                            {"tensorrt-edgellm-reduce-vocab", "reduce-vocab"}};
+                                                            {"tensorrt-edgellm-reduce-vocab", "reduce-vocab"},
+                                                            {"tensorrt-edgellm-export-draft", "export"}};
   std::vector<std::string> result;
   const auto link = kLinks.find(std::filesystem::path(argc > 0 ? argv[0] : "").filename().string());
   if (link != kLinks.end()) result.push_back(link->second);

@@ -19,6 +19,7 @@ const std::set<std::string> kFileFields = {"batch_size",
                                            "presence_penalty",
                                            "frequency_penalty",
                                            "ignore_eos",
+                                           "disable_spec_decode",
                                            "seed",
                                            "stop",
                                            "num_logprobs",
@@ -80,6 +81,7 @@ Request read_request(const JsonView& file, const JsonView& object, const Ordered
   const JsonView& lengths = object.has("max_generate_length") ? object : file;
   request.max_tokens = int_field(lengths, "max_generate_length", 256);
   request.ignore_eos = object.boolean("ignore_eos", file.boolean("ignore_eos", false));
+  request.disable_spec_decode = read_disable_spec_decode(object, read_disable_spec_decode(file));
   if (const auto format = read_response_format(object.has("response_format") ? ordered : ordered_file))
     request.grammar = session.grammar(*format);
   request.adapter = object.string("lora_name", "");
@@ -161,6 +163,8 @@ OrderedJson response_document(const RequestFile& file, const std::vector<Complet
     if (c.drafted_tokens > 0) {
       response["drafted_tokens"] = c.drafted_tokens;
       response["accepted_tokens"] = c.accepted_tokens;
+      response["verifications"] = c.verifications;
+      response["speculation_switched_off"] = c.gave_up_drafting;
     }
     if (!c.logprobs.empty()) response["logprobs"] = logprobs_document(c.logprobs);
     if (!c.error.empty()) response["error"] = c.error;

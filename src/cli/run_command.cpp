@@ -83,7 +83,7 @@ void print_speed(const Completion& c) {
     fmt::print(stderr, "[{} of {} tokens tried ahead were right: {:.2f} tokens a verification]\n", c.accepted_tokens,
                c.drafted_tokens, 1 + static_cast<double>(c.accepted_tokens) / c.verifications);
   }
-  if (c.gave_up_drafting) fmt::print(stderr, "warning: trying tokens ahead did not pay here and was switched off\n");
+  if (c.gave_up_drafting) fmt::print(stderr, "{}", kGaveUpWarning);
 }
 
 int answer_once(Session& session, const RunFlags& flags, const std::string& prompt) {

@@ -32,6 +32,10 @@ void read_sampling(const JsonView& object, SamplingOptions& s) {
   }
 }
 
+bool read_disable_spec_decode(const JsonView& object, bool fallback) {
+  return object.boolean("disable_spec_decode", fallback);
+}
+
 std::vector<std::string> read_stop(const JsonView& object) {
   if (!object.has("stop")) return {};
   const Json& stop = object.at("stop").value();

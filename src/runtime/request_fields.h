@@ -17,6 +17,9 @@ int int_field(const JsonView& object, const std::string& key, int64_t fallback);
 // temperature, top_p, top_k, min_p, the penalties, num_logprobs, seed, logit_bias: those that are there.
 void read_sampling(const JsonView& object, SamplingOptions& options);
 
+// "disable_spec_decode": true for an answer without guessing ahead.
+bool read_disable_spec_decode(const JsonView& object, bool fallback = false);
+
 // "stop": a string or an array of strings.
 std::vector<std::string> read_stop(const JsonView& object);
 

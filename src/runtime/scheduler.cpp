@@ -42,7 +42,7 @@ Scheduler::Scheduler(Executable& executable, const SchedulerLimits& limits, std:
   sliced_.reserve(sequences);
   rows_.reserve(rows);
   first_rows_.reserve(sequences);
-  masks_.reserve(rows);
+  tree_masks_.reserve(rows);
   path_.reserve(kMostTreeTokens);
   copies_.reserve(kMostTreeTokens);
   kept_.reserve(step_tokens);
@@ -98,8 +98,9 @@ StepOutcome Scheduler::run() noexcept {
   const double seconds = seconds_since(start);
   const int prefilled = static_cast<int>(tokens_.size()) - decoding_;
   budget_.note_step(decoding_, prefilled, seconds);
-  if (prefilled == 0) times_.note(decoding_, seconds);
-  if (decoding_ > decoding_sequences_) speculation_.verify_seconds += seconds;
+  const bool guessed = decoding_ > decoding_sequences_;
+  if (guessed) speculation_.verify_seconds += seconds;
+  if (prefilled == 0) cost_.note(decoding_sequences_, guessed, seconds + (guessed ? draft_seconds_ : 0));
   return outcome;
 }
 
@@ -162,7 +163,7 @@ void Scheduler::plan() noexcept {
   sliced_.clear();
   rows_.clear();
   first_rows_.clear();
-  masks_.clear();
+  tree_masks_.clear();
   // Decoding sequences first, so a long prompt delays nobody by more than its chunk.
   for (Sequence* sequence : running_) {
     if (!sequence->decoding()) continue;
@@ -201,12 +202,12 @@ void Scheduler::add_draft(Sequence& sequence) noexcept {
   SequenceSlice& slice = slices_.back();
   slice.token_count += sequence.draft.size();
   if (!sequence.draft.is_chain()) {
-    const size_t begin = masks_.size();
-    masks_.push_back(1);  // bit 0 is the last token, bit i + 1 guess i
+    const size_t begin = tree_masks_.size();
+    tree_masks_.push_back(1);  // bit 0 is the last token, bit i + 1 guess i
     for (size_t i = 0; i < sequence.draft.tokens.size(); ++i)
-      masks_.push_back(masks_[begin + static_cast<size_t>(sequence.draft.parents[i] + 1)] | uint64_t{2} << i);
+      tree_masks_.push_back(tree_masks_[begin + static_cast<size_t>(sequence.draft.parents[i] + 1)] | uint64_t{2} << i);
     slice.tree_begin = sequence.kv_length;
-    slice.tree = std::span(masks_).subspan(begin);
+    slice.tree = std::span(tree_masks_).subspan(begin);
   }
   for (int i = 0; i < sequence.draft.size(); ++i) {
     rows_.push_back(static_cast<int32_t>(tokens_.size()));
@@ -283,42 +284,34 @@ void Scheduler::keep_path(Sequence& sequence, int first_slot) noexcept {
 void Scheduler::draft() noexcept {
   if (drafter_ == nullptr) return;
   requests_.clear();
+  const auto decoding = std::ranges::count_if(running_, [](const Sequence* sequence) { return sequence->decoding(); });
   for (size_t i = 0; i < slices_.size(); ++i) {
     Sequence& sequence = *sliced_[i];
     const bool decoded = static_cast<int>(i) < decoding_sequences_;
     if (sequence.finished() || (decoded && !sequence.speculates())) continue;
     const auto begin = static_cast<size_t>(kept_begin_[i]);
     const size_t end = i + 1 < slices_.size() ? static_cast<size_t>(kept_begin_[i + 1]) : kept_.size();
-    requests_.push_back(
-        {&sequence, std::span(kept_).subspan(begin, end - begin), slices_[i].kv_length, draft_depth(sequence)});
+    requests_.push_back({&sequence, std::span(kept_).subspan(begin, end - begin), slices_[i].kv_length,
+                         draft_depth(sequence, static_cast<int>(decoding))});
   }
   if (requests_.empty()) return;
   const auto start = std::chrono::steady_clock::now();
   drafter_->draft(requests_);
-  const double seconds = seconds_since(start);
-  speculation_.draft_seconds += seconds;
-  int drafted = 0;
-  for (const DraftRequest& request : requests_) drafted += request.sequence->draft.size();
-  const bool prompts = static_cast<int>(slices_.size()) > decoding_sequences_;
-  if (drafted > 0 && !prompts) draft_times_.note(drafted, seconds);
+  draft_seconds_ = seconds_since(start);
+  speculation_.draft_seconds += draft_seconds_;
 }
 
-// The longest chain worth guessing for a sequence; 0 when guessing does not pay.
-int Scheduler::draft_depth(Sequence& sequence) noexcept {
+// The longest chain worth guessing for a sequence, beside which so many decode; 0 when guessing does not pay.
+int Scheduler::draft_depth(Sequence& sequence, int decoding) noexcept {
   if (!sequence.decoding() || !sequence.speculates()) return 0;
   const int most = std::min(drafter_->max_depth(), sequence.max_tokens - sequence.generated() - 1);
   if (most < 1 || !cache_.reserve(sequence.pages, sequence.kv_length + 1 + drafter_->slots())) return 0;
   if (!limits_.weigh_drafts) return most;
-  const auto decoding = std::ranges::count_if(running_, [](const Sequence* other) { return other->decoding(); });
-  const int beside = std::max(1, static_cast<int>(decoding));
-  if (!times_.knows(beside)) return 0;  // the next step shows what one without guesses takes
-  // Giving up is for good, as the drafter then loses track of the sequence.
-  const double drafted =
-      static_cast<double>(speculation_.drafted) / static_cast<double>(std::max<int64_t>(1, speculation_.verifications));
-  const double guesses = beside * drafted;
-  const double seconds = times_.seconds(beside + guesses) + draft_times_.seconds(guesses);
-  sequence.gave_up = sequence.acceptance.tokens() * times_.seconds(beside) < seconds;
-  return sequence.gave_up ? 0 : most;
+  if (cost_.wants_plain(decoding)) return 0;
+  if (sequence.acceptance.tokens() >= cost_.ratio(decoding)) return most;
+  sequence.gave_up = true;  // for good, as the drafter loses track of it
+  cost_.doubt(decoding);
+  return 0;
 }
 
 void Scheduler::publish(Sequence& sequence) noexcept {

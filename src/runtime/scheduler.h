@@ -84,7 +84,7 @@ class Scheduler {
   void sample_rows(Sequence& sequence, const SequenceSlice& slice, size_t first_row) noexcept;
   void keep_path(Sequence& sequence, int first_slot) noexcept;
   void draft() noexcept;
-  int draft_depth(Sequence& sequence) noexcept;
+  int draft_depth(Sequence& sequence, int decoding) noexcept;
   int most_drafted() const { return drafter_ == nullptr ? 0 : drafter_->tokens(drafter_->max_depth()); }
   void accept(Sequence& sequence, int32_t token) noexcept;
   void retire() noexcept;
@@ -107,9 +107,9 @@ class Scheduler {
   std::vector<SequenceSlice> slices_;
   std::vector<Sequence*> sliced_;
   std::vector<int32_t> rows_;
-  std::vector<int32_t> first_rows_;  // of each slice among rows_, -1 for none
-  std::vector<uint64_t> masks_;      // of rows in trees
-  int decoding_ = 0;                 // rows of decoding sequences, which come first
+  std::vector<int32_t> first_rows_;   // of each slice among rows_, -1 for none
+  std::vector<uint64_t> tree_masks_;  // of rows in trees
+  int decoding_ = 0;                  // rows of decoding sequences, which come first
   int decoding_sequences_ = 0;
   std::vector<float> logits_;
 
@@ -119,8 +119,8 @@ class Scheduler {
   std::vector<int32_t> kept_;        // rows that stay, slice by slice
   std::vector<int32_t> kept_begin_;  // of each slice
   std::vector<DraftRequest> requests_;
-  StepTimes times_;
-  StepTimes draft_times_;  // by tokens drafted
+  SpeculationCost cost_;
+  double draft_seconds_ = 0;  // of the guesses that the next step tries
   SpeculationStats speculation_;
 };
 

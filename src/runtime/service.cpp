@@ -128,6 +128,9 @@ void Service::count(const Completion& completion) {
   stats_.cached_tokens += static_cast<uint64_t>(completion.cached_tokens);
   ended_tokens_ += completion.tokens.size();
   stats_.preemptions += static_cast<uint64_t>(completion.preemptions);
+  stats_.drafted_tokens += static_cast<uint64_t>(completion.drafted_tokens);
+  stats_.accepted_tokens += static_cast<uint64_t>(completion.accepted_tokens);
+  stats_.verifications += static_cast<uint64_t>(completion.verifications);
 }
 
 }  // namespace edgewise

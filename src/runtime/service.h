@@ -28,6 +28,9 @@ struct ServiceStats {
   uint64_t cached_tokens = 0;
   uint64_t generated_tokens = 0;
   uint64_t preemptions = 0;
+  uint64_t drafted_tokens = 0;  // tried ahead
+  uint64_t accepted_tokens = 0;
+  uint64_t verifications = 0;  // steps of one answer that tried some
 };
 
 class Service {

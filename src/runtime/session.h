@@ -50,8 +50,7 @@ class Session {
   int max_step_tokens() const { return limits_.max_step_tokens; }
   // What generation_config.json recommends; greedy when it says nothing.
   const SamplingOptions& recommended_sampling() const { return recommended_; }
-  // The head's executable, null without one.
-  Executable* draft_head() { return head_.get(); }
+  bool speculates() const { return drafter_ != nullptr; }
   bool has_chat_template() const { return chat_template_.has_value(); }
 
   // Ids of a conversation (an array of {"role", "content"}) with the prompt for an answer behind it.

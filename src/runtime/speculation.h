@@ -6,7 +6,8 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
-#include <optional>
+
+#include "formats/json.h"
 
 namespace edgewise {
 
@@ -23,54 +24,45 @@ struct SpeculationStats {
   }
 };
 
-// The least time something took, forgotten slowly: what else the machine does makes single times longer.
-class LeastSeconds {
- public:
-  void note(double seconds) {
-    least_ = count_ == 0 ? seconds : std::min(seconds, 1.02 * least_);
-    count_ = std::min(count_ + 1, kEnough);
-  }
-  bool known() const { return count_ == kEnough; }
-  double seconds() const { return known() ? least_ : 0; }
+// What came between two looks.
+SpeculationStats operator-(const SpeculationStats& a, const SpeculationStats& b);
+OrderedJson to_json(const SpeculationStats& stats);
 
- private:
-  static constexpr int kEnough = 2;
-  double least_ = 0;
-  int count_ = 0;
-};
-
-// Seconds that steps take, by their number of rows.
-class StepTimes {
+// What a step with guesses takes in terms of one without, by the number of sequences that decode. The two are timed
+// close after one another, so that what else the machine does falls out.
+class SpeculationCost {
  public:
-  void note(int rows, double seconds) {
-    Entry& entry = entries_[index(rows)];
-    entry.rows = entry.rows == 0 ? rows : 0.8 * entry.rows + 0.2 * rows;
-    entry.time.note(seconds);
+  // Whether the next step had better do without guesses, to compare.
+  bool wants_plain(int sequences) const {
+    const Entry& entry = entries_[index(sequences)];
+    return entry.steps >= (entry.ratio == 0 ? kFirstSteps : kSteps);
   }
-  bool knows(int rows) const { return entries_[index(rows)].time.known(); }
-  // Between what is known, in proportion; beyond it as its nearest neighbour, so that it gets tried.
-  double seconds(double rows) const {
-    const Entry* below = nullptr;
-    for (const Entry& entry : entries_) {
-      if (!entry.time.known()) continue;
-      if (entry.rows <= rows) {
-        below = &entry;
-      } else if (below == nullptr) {
-        return entry.time.seconds();
-      } else {
-        const double share = (rows - below->rows) / (entry.rows - below->rows);
-        return below->time.seconds() + share * (entry.time.seconds() - below->time.seconds());
-      }
+  // Of a step that nothing but decoding shared; `seconds` with the making of the guesses.
+  void note(int sequences, bool guessed, double seconds) {
+    Entry& entry = entries_[index(sequences)];
+    if (guessed) {
+      entry.seconds = entry.steps == 0 ? seconds : 0.8 * entry.seconds + 0.2 * seconds;
+      ++entry.steps;
+    } else if (entry.steps > 0) {
+      const double ratio = entry.seconds / seconds;
+      entry.ratio = entry.ratio == 0 ? ratio : 0.5 * (entry.ratio + ratio);
+      entry.steps = 0;
     }
-    return below == nullptr ? 0 : below->time.seconds();
   }
+  // 0: not known yet.
+  double ratio(int sequences) const { return entries_[index(sequences)].ratio; }
+  // Somebody gave up for it: if that goes on, guesses are tried again, as times may have changed.
+  void doubt(int sequences) { entries_[index(sequences)].ratio *= 0.97; }
 
  private:
+  static constexpr int kFirstSteps = 2;  // before the first comparison
+  static constexpr int kSteps = 32;      // between two
   struct Entry {
-    double rows = 0;  // on average
-    LeastSeconds time;
+    double seconds = 0;  // of steps with guesses since the last comparison, on average
+    int steps = 0;
+    double ratio = 0;
   };
-  static size_t index(int rows) { return static_cast<size_t>(std::bit_width(static_cast<unsigned>(rows))); }
+  static size_t index(int sequences) { return static_cast<size_t>(std::bit_width(static_cast<unsigned>(sequences))); }
   std::array<Entry, 33> entries_;  // by powers of two
 };
 

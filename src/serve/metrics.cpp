@@ -53,6 +53,9 @@ std::string Metrics::text(const ServiceStats& s) const {
   print_value(out, "generated_tokens_total", "counter", "Tokens of answers.", s.generated_tokens);
   print_value(out, "preemptions_total", "counter", "Times a sequence left for want of pages and was computed again.",
               s.preemptions);
+  print_value(out, "drafted_tokens_total", "counter", "Tokens tried ahead of the model.", s.drafted_tokens);
+  print_value(out, "accepted_tokens_total", "counter", "Of those, what the model said too.", s.accepted_tokens);
+  print_value(out, "verifications_total", "counter", "Steps of an answer that tried some.", s.verifications);
   const std::lock_guard lock(mutex_);
   queue_.print(out, "queue_seconds", "From a request to its slot.");
   first_token_.print(out, "time_to_first_token_seconds", "From a request to its first token (TTFT).");

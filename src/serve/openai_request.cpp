@@ -32,7 +32,8 @@ const std::set<std::string> kShared = {"model",
                                        "repetition_penalty",
                                        "ignore_eos",
                                        "priority",
-                                       "response_format"};
+                                       "response_format",
+                                       "disable_spec_decode"};
 const std::set<std::string> kChatOnly = {"messages",    "top_logprobs", "max_completion_tokens", "modalities",
                                          "tool_choice", "tools",        "parallel_tool_calls"};
 const std::set<std::string> kTextOnly = {"prompt", "echo", "best_of", "suffix"};
@@ -166,6 +167,7 @@ ApiCall parse_api_call(ApiKind kind, const std::string& text, const Session& ses
   request.stop = read_stop(body);
   if (request.stop.size() > kMaxStops) body.reject("stop", "at most 16 strings");
   request.ignore_eos = body.boolean("ignore_eos", false);
+  request.disable_spec_decode = read_disable_spec_decode(body);
   request.priority = int_field(body, "priority", 0);
   // Chats end by themselves; a text of no given length is 16 tokens, as the API says.
   const int fallback = kind == ApiKind::kChat ? session.info().kv_capacity : 16;

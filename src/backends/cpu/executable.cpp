@@ -123,6 +123,16 @@ bool CpuExecutable::place_outputs(const StepInput& input, StepOutputs outputs) n
   return true;
 }
 
+// Steps behind the last one that a wanted output needs are left out: nodes stand in topological order.
+size_t CpuExecutable::steps_for(StepOutputs outputs) const noexcept {
+  size_t end = 0;
+  for (size_t i = 0; i < std::min(outputs.size(), homes_.size()); ++i) {
+    const NodeId maker = graph_.value(graph_.outputs()[i]).producer;
+    if (!outputs[i].empty()) end = std::max(end, static_cast<size_t>(maker + 1));
+  }
+  return end == 0 ? steps_.size() : end;
+}
+
 StepOutcome CpuExecutable::run(const StepInput& input, StepOutputs outputs) noexcept {
   const auto tokens = static_cast<int>(input.count(hidden_columns_));
   const auto rows = static_cast<int>(input.logits_rows.size());
@@ -132,6 +142,7 @@ StepOutcome CpuExecutable::run(const StepInput& input, StepOutputs outputs) noex
   if (!place_outputs(input, outputs)) return StepOutcome::kTooLarge;
   // Read in place: no operator writes to a graph input.
   if (hidden_ != kNone) values_[static_cast<size_t>(hidden_)] = const_cast<float*>(input.hidden.data());
+  end_ = steps_for(outputs);
   StepContext context;
   context.input = &input;
   context.tokens = tokens;
@@ -151,12 +162,12 @@ void CpuExecutable::run_nodes(StepContext& context, int worker) noexcept {
   const bool observed = static_cast<bool>(observer_);
   const bool timed = profiling_ && worker == 0;
   Clock::time_point start = timed ? Clock::now() : Clock::time_point{};
-  for (size_t i = 0; i < steps_.size(); ++i) {
+  for (size_t i = 0; i < end_; ++i) {
     const Step& step = steps_[i];
     const int count = context.count(step.of_rows);
     step.op->run(context, worker, workers);
     bool barrier = true;
-    if (i + 1 < steps_.size() && step.of_rows == steps_[i + 1].of_rows) {
+    if (i + 1 < end_ && step.of_rows == steps_[i + 1].of_rows) {
       barrier = step.op->sharing(count, workers) != Sharing::kRows ||
                 steps_[i + 1].op->sharing(count, workers) != Sharing::kRows;
     }

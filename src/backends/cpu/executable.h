@@ -57,6 +57,7 @@ class CpuExecutable final : public Executable {
   void place_values();
   KvPages pages_of(const Node& node);
   bool place_outputs(const StepInput& input, StepOutputs outputs) noexcept;
+  size_t steps_for(StepOutputs outputs) const noexcept;
   void run_nodes(StepContext& context, int worker) noexcept;
   void report(size_t node, const StepContext& context);
 
@@ -66,6 +67,7 @@ class CpuExecutable final : public Executable {
   ThreadPool& pool_;
   AdapterSet adapters_;
   std::vector<Step> steps_;
+  size_t end_ = 0;              // of the steps that run this time
   std::vector<float*> values_;  // by value id; into the arena
   std::vector<float*> homes_;   // of the outputs; into the arena
   ValueId hidden_ = kNone;      // the graph's input of activations, where it has one
