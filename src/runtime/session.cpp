@@ -158,6 +158,18 @@ void Session::cancel(Generation& generation) {
   std::erase(active_, &generation);
 }
 
+CacheOwner Session::cache_owner() const {
+  return {info().model, engine_->fingerprint, info().kv_dtype, vocabulary_, {}, -1};
+}
+
+void Session::save(const fs::path& file, std::span<const int32_t> tokens, const OrderedJson& messages) {
+  write_session_file(file, cache_owner(), tokens, messages, scheduler_->cache(), *executable_);
+}
+
+OrderedJson Session::load(const fs::path& file) {
+  return read_session_file(file, cache_owner(), scheduler_->cache(), *executable_);
+}
+
 std::vector<Completion> Session::generate(const std::vector<Request>& requests) {
   std::vector<Completion> completions(requests.size());
   std::vector<std::unique_ptr<Generation>> generations(requests.size());

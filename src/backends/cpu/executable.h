@@ -31,6 +31,9 @@ class CpuExecutable final : public Executable {
   CpuExecutable(const Graph& graph, const LoadOptions& options, Isa isa);
   StepOutcome run(const StepInput& input, std::span<float> logits) noexcept override;
   MemoryUse memory() const override;
+  size_t page_bytes() const override;
+  void read_page(int32_t page, std::span<std::byte> to) const override;
+  void write_page(int32_t page, std::span<const std::byte> from) override;
   void set_profiling(bool on) override { profiling_ = on; }
   std::vector<double> take_profile() override;
   void observe(NodeObserver observer) override { observer_ = std::move(observer); }
@@ -42,9 +45,18 @@ class CpuExecutable final : public Executable {
     bool of_rows = false;
   };
 
+  // A layer's part of the KV cache.
+  struct Layer {
+    KvLayout layout;
+    std::unique_ptr<PageMemory> memory;
+    KvPages pages;
+  };
+
   void build(const BuildContext& context);
   void place_values();
   KvPages pages_of(const Node& node);
+  template <typename Visit>
+  void visit_page(int32_t page, Visit visit) const;
   void run_nodes(StepContext& context, int worker) noexcept;
   void report(size_t node, const StepContext& context);
 
@@ -57,7 +69,7 @@ class CpuExecutable final : public Executable {
   int64_t embedding_columns_ = 0;
   std::unique_ptr<PageMemory> arena_;
   std::unique_ptr<PageMemory> workspace_;
-  std::map<int64_t, std::pair<std::unique_ptr<PageMemory>, KvPages>> layers_;
+  std::map<int64_t, Layer> layers_;
   std::vector<double> profile_;
   bool profiling_ = false;
   bool failed_ = false;  // an observer threw
