@@ -27,18 +27,19 @@ struct SequenceSlice {
   int32_t adapter = -1;
 };
 
-inline constexpr std::string_view kEmbeddingsInput = "inputs_embeds";
+// The graph input of activations: of graphs that go on from another one's, such as a draft head or a piece of a model.
+inline constexpr std::string_view kHiddenInput = "hidden_states";
 
 struct StepInput {
   std::span<const int32_t> tokens;     // [N]
   std::span<const int32_t> positions;  // [N]
-  std::span<const float> embeddings;   // [N, hidden], for graphs with the input "inputs_embeds" instead of tokens
+  std::span<const float> hidden;       // [N, columns], for graphs with the input "hidden_states"
   std::span<const SequenceSlice> sequences;
   std::span<const int32_t> logits_rows;  // [R], ascending
 
-  // N; `columns` of the embeddings, 0 when the graph starts from tokens.
+  // N; `columns` of the hidden states, 0 when the graph starts from tokens.
   size_t count(int64_t columns) const {
-    return columns > 0 ? embeddings.size() / static_cast<size_t>(columns) : tokens.size();
+    return columns > 0 ? hidden.size() / static_cast<size_t>(columns) : tokens.size();
   }
 };
 
@@ -65,12 +66,19 @@ struct MemoryUse {
 // Called after a node ran, with its outputs as float32 [rows, columns]. For `check`, calibration and debugging.
 using NodeObserver = std::function<void(const Node& node, std::span<const Tensor> outputs)>;
 
+// Where a step's results go: one buffer for each output of the graph, in their order, float32 [rows, columns]. An
+// output whose buffer is empty or missing is not written.
+using StepOutputs = std::span<const std::span<float>>;
+
 // A loaded engine. Holds the KV pages; which page belongs to whom is the runtime's business.
 class Executable {
  public:
   virtual ~Executable() = default;
-  // Runs one step and writes the graph's output, float32 logits [R, vocabulary]. Allocates nothing.
-  virtual StepOutcome run(const StepInput& input, std::span<float> logits) noexcept = 0;
+  // Runs one step; the first output are the logits [R, vocabulary]. Allocates nothing.
+  virtual StepOutcome run(const StepInput& input, StepOutputs outputs) noexcept = 0;
+  StepOutcome run(const StepInput& input, std::span<float> first) noexcept {
+    return run(input, StepOutputs(&first, 1));
+  }
   virtual MemoryUse memory() const = 0;
   // One page of the KV cache, the keys and values of all layers, as [page_bytes()] that only an executable of the same
   // engine reads. Equal bytes give equal results. Between steps only.

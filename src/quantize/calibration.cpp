@@ -103,8 +103,8 @@ Graph extract(const Graph& graph, const Segment& segment, std::map<std::string, 
     }
   };
   if (segment.input != kNone) {
-    moved[segment.input] = part.add_input(std::string(kEmbeddingsInput), DType::kF32, graph.value(segment.input).shape);
-    names[std::string(kEmbeddingsInput)] = segment.input;
+    moved[segment.input] = part.add_input(std::string(kHiddenInput), DType::kF32, graph.value(segment.input).shape);
+    names[std::string(kHiddenInput)] = segment.input;
   }
   const std::function<ValueId(ValueId)> move_value = [&](ValueId id) -> ValueId {
     if (const auto known = moved.find(id); known != moved.end()) return known->second;

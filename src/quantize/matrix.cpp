@@ -29,7 +29,7 @@ TransposedProduct::TransposedProduct(const FloatMatrix& b, int64_t max_rows)
     : n_(b.rows), loaded_(std::make_unique<Loaded>()) {
   const Backend& backend = find_backend("cpu");
   Graph& graph = loaded_->graph;
-  const ValueId x = graph.add_input(std::string(kEmbeddingsInput), DType::kF32, {kTokens, b.columns});
+  const ValueId x = graph.add_input(std::string(kHiddenInput), DType::kF32, {kTokens, b.columns});
   const ValueId weight = graph.add_constant("b", Tensor::from_floats(DType::kF32, {b.rows, b.columns}, b.data));
   graph.mark_output(graph.add(Op::kLinear, "product", {x, weight, kNone, kNone, kNone}, {{"transposed", int64_t{1}}}));
   backend.pack(graph, 0);
@@ -41,7 +41,7 @@ TransposedProduct::~TransposedProduct() = default;
 FloatMatrix TransposedProduct::operator()(const FloatMatrix& a) const {
   FloatMatrix result(a.rows, n_);
   StepInput input;
-  input.embeddings = a.data;
+  input.hidden = a.data;
   const StepOutcome outcome = loaded_->executable->run(input, result.data);
   if (outcome != StepOutcome::kDone) fail(ErrorKind::kInternal, "a matrix product failed: {}", outcome_name(outcome));
   return result;

@@ -38,11 +38,12 @@ class CheckExecutable final : public Executable {
     tested_->observe([this](const Node& node, std::span<const Tensor> outputs) { compare(node, outputs); });
   }
 
-  StepOutcome run(const StepInput& input, std::span<float> logits) noexcept override {
+  using Executable::run;
+  StepOutcome run(const StepInput& input, StepOutputs outputs) noexcept override {
     different_ = false;
-    const StepOutcome outcome = reference_->run(input, logits);
+    const StepOutcome outcome = reference_->run(input, outputs);
     if (outcome != StepOutcome::kDone) return outcome;
-    const StepOutcome tested = tested_->run(input, logits);
+    const StepOutcome tested = tested_->run(input, outputs);
     return different_ ? StepOutcome::kDeviceFault : tested;
   }
   MemoryUse memory() const override { return tested_->memory(); }

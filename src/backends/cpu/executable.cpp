@@ -51,8 +51,8 @@ CpuExecutable::CpuExecutable(const Graph& graph, const LoadOptions& options, Isa
   context.workers = pool_.size();
   context.owner = this;
   context.pages_of = [](void* owner, const Node& node) { return static_cast<CpuExecutable*>(owner)->pages_of(node); };
-  embeddings_ = graph.find_value(kEmbeddingsInput);
-  if (embeddings_ != kNone) embedding_columns_ = graph.value(embeddings_).shape.at(1);
+  hidden_ = graph.find_value(kHiddenInput);
+  if (hidden_ != kNone) hidden_columns_ = graph.value(hidden_).shape.at(1);
   build(context);
   place_values();
   profile_.assign(graph.nodes().size(), 0.0);
@@ -129,21 +129,30 @@ void CpuExecutable::place_values() {
   for (size_t i = 0; i < lives.size(); ++i) {
     if (lives[i].bytes > 0) values_[i] = reinterpret_cast<float*>(arena_->data() + plan.offsets[i]);
   }
+  for (const ValueId id : graph_.outputs()) homes_.push_back(values_[static_cast<size_t>(id)]);
 }
 
-StepOutcome CpuExecutable::run(const StepInput& input, std::span<float> logits) noexcept {
-  const auto tokens = static_cast<int>(input.count(embedding_columns_));
+// The operators that make wanted outputs write them where the caller wants them. False when one does not fit.
+bool CpuExecutable::place_outputs(const StepInput& input, StepOutputs outputs) noexcept {
+  for (size_t i = 0; i < homes_.size(); ++i) {
+    const auto id = static_cast<size_t>(graph_.outputs()[i]);
+    const bool wanted = i < outputs.size() && !outputs[i].empty();
+    values_[id] = wanted ? outputs[i].data() : homes_[i];
+    const Shape& shape = graph_.value(graph_.outputs()[i]).shape;
+    const size_t rows = shape[0] == kRows ? input.logits_rows.size() : input.count(hidden_columns_);
+    if (wanted && outputs[i].size() < rows * static_cast<size_t>(shape[1])) return false;
+  }
+  return true;
+}
+
+StepOutcome CpuExecutable::run(const StepInput& input, StepOutputs outputs) noexcept {
+  const auto tokens = static_cast<int>(input.count(hidden_columns_));
   const auto rows = static_cast<int>(input.logits_rows.size());
   if (tokens > options_.max_tokens || rows > options_.max_rows) return StepOutcome::kTooLarge;
   if (static_cast<int>(input.sequences.size()) > options_.max_sequences) return StepOutcome::kTooLarge;
-  const ValueId output = graph_.outputs().at(0);
-  const Shape& shape = graph_.value(output).shape;
-  const size_t count = static_cast<size_t>(shape[0] == kRows ? rows : tokens) * static_cast<size_t>(shape[1]);
-  if (logits.size() < count) return StepOutcome::kTooLarge;
-  float* const home = values_[static_cast<size_t>(output)];
-  values_[static_cast<size_t>(output)] = logits.data();  // the last operator writes them in place
+  if (!place_outputs(input, outputs)) return StepOutcome::kTooLarge;
   // Read in place: no operator writes to a graph input.
-  if (embeddings_ != kNone) values_[static_cast<size_t>(embeddings_)] = const_cast<float*>(input.embeddings.data());
+  if (hidden_ != kNone) values_[static_cast<size_t>(hidden_)] = const_cast<float*>(input.hidden.data());
   StepContext context;
   context.input = &input;
   context.tokens = tokens;
@@ -153,7 +162,6 @@ StepOutcome CpuExecutable::run(const StepInput& input, std::span<float> logits) 
   context.pool = &pool_;
   failed_ = false;
   pool_.run([&](int worker) { run_nodes(context, worker); });
-  values_[static_cast<size_t>(output)] = home;
   return failed_ ? StepOutcome::kDeviceFault : StepOutcome::kDone;
 }
 

@@ -29,7 +29,8 @@ class PageMemory {
 class CpuExecutable final : public Executable {
  public:
   CpuExecutable(const Graph& graph, const LoadOptions& options, Isa isa);
-  StepOutcome run(const StepInput& input, std::span<float> logits) noexcept override;
+  using Executable::run;
+  StepOutcome run(const StepInput& input, StepOutputs outputs) noexcept override;
   MemoryUse memory() const override;
   size_t page_bytes() const override;
   void read_page(int32_t page, std::span<std::byte> to) const override;
@@ -57,6 +58,7 @@ class CpuExecutable final : public Executable {
   KvPages pages_of(const Node& node);
   template <typename Visit>
   void visit_page(int32_t page, Visit visit) const;
+  bool place_outputs(const StepInput& input, StepOutputs outputs) noexcept;
   void run_nodes(StepContext& context, int worker) noexcept;
   void report(size_t node, const StepContext& context);
 
@@ -65,8 +67,9 @@ class CpuExecutable final : public Executable {
   ThreadPool pool_;
   std::vector<Step> steps_;
   std::vector<float*> values_;  // by value id; into the arena
-  ValueId embeddings_ = kNone;  // the graph's input of activations, where it has one
-  int64_t embedding_columns_ = 0;
+  std::vector<float*> homes_;   // of the outputs; into the arena
+  ValueId hidden_ = kNone;      // the graph's input of activations, where it has one
+  int64_t hidden_columns_ = 0;
   std::unique_ptr<PageMemory> arena_;
   std::unique_ptr<PageMemory> workspace_;
   std::map<int64_t, Layer> layers_;

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -204,6 +205,43 @@ TEST(CpuExecutable, AllocatesNothing) {
     EXPECT_GT(use.kv_cache, 0u);
     EXPECT_GT(use.activations, 0u);
   }
+}
+
+// All outputs that are wanted, in both backends, and the same bits whichever are.
+TEST(CpuExecutable, WritesTheOutputsThatAreWanted) {
+  const TestModel model;
+  Graph graph = model.build();
+  graph.mark_output(graph.find_value("layer0.out"));
+  graph.mark_output(graph.find_value("layer1.out"));
+  const Graph fast = packed(graph);
+  StepMaker steps(2, 200, model.vocabulary, 3);
+  const LoadOptions options = options_for(steps, DType::kF32, 2);
+  reference::ReferenceExecutable slow(graph, options);
+  CpuExecutable quick(fast, options, supported_isas().back());
+  const StepInput& input = steps.next({{0, 70}, {1, 9}});
+  const auto run = [&](Executable& executable, std::array<bool, 3> wanted) {
+    std::array<std::vector<float>, 3> results;
+    const int64_t columns[] = {model.vocabulary, model.hidden, model.hidden};
+    std::vector<std::span<float>> outputs;
+    for (size_t i = 0; i < 3; ++i) {
+      if (wanted[i]) results[i].resize(79 * static_cast<size_t>(columns[i]));
+      outputs.emplace_back(results[i]);
+    }
+    EXPECT_EQ(executable.run(input, StepOutputs(outputs)), StepOutcome::kDone);
+    return results;
+  };
+  const auto expected = run(slow, {true, true, true});
+  const auto all = run(quick, {true, true, true});
+  for (size_t i = 0; i < 3; ++i) EXPECT_LT(relative_error(all[i], expected[i]), 1e-4) << i;
+  EXPECT_EQ(run(quick, {true, false, false})[0], all[0]);
+  EXPECT_EQ(run(quick, {false, false, true})[2], all[2]);
+  EXPECT_EQ(run(slow, {false, true, false})[1], expected[1]);
+  std::vector<float> logits(79 * static_cast<size_t>(model.vocabulary));
+  EXPECT_EQ(quick.run(input, logits), StepOutcome::kDone);
+  EXPECT_EQ(logits, all[0]);
+  std::vector<float> short_buffer(79);
+  const std::span<float> too_short[] = {logits, short_buffer};
+  EXPECT_EQ(quick.run(input, StepOutputs(too_short)), StepOutcome::kTooLarge);
 }
 
 TEST(CpuExecutable, RefusesStepsTooLarge) {

@@ -111,14 +111,14 @@ std::vector<float> ReferenceExecutable::floats(const Node& node, size_t index) c
   return graph_.constant(node.inputs[index]).to_floats();
 }
 
-StepOutcome ReferenceExecutable::run(const StepInput& input, std::span<float> logits) noexcept {
-  const ValueId embeddings = graph_.find_value(kEmbeddingsInput);
-  tokens_ = input.count(embeddings == kNone ? 0 : graph_.value(embeddings).shape.at(1));
+StepOutcome ReferenceExecutable::run(const StepInput& input, StepOutputs outputs) noexcept {
+  const ValueId hidden = graph_.find_value(kHiddenInput);
+  tokens_ = input.count(hidden == kNone ? 0 : graph_.value(hidden).shape.at(1));
   if (tokens_ > static_cast<size_t>(options_.max_tokens)) return StepOutcome::kTooLarge;
   try {
-    if (embeddings != kNone) {
-      values_[static_cast<size_t>(embeddings)].assign(input.embeddings.begin(), input.embeddings.end());
-      rows_[static_cast<size_t>(embeddings)] = static_cast<int64_t>(tokens_);
+    if (hidden != kNone) {
+      values_[static_cast<size_t>(hidden)].assign(input.hidden.begin(), input.hidden.end());
+      rows_[static_cast<size_t>(hidden)] = static_cast<int64_t>(tokens_);
     }
     for (size_t i = 0; i < graph_.nodes().size(); ++i) {
       const Node& node = graph_.nodes()[i];
@@ -134,9 +134,12 @@ StepOutcome ReferenceExecutable::run(const StepInput& input, std::span<float> lo
       }
       observer_(node, outputs);
     }
-    const Matrix result = matrix(graph_.outputs().at(0));
-    if (logits.size() < result.data.size()) return StepOutcome::kTooLarge;
-    std::copy(result.data.begin(), result.data.end(), logits.begin());
+    for (size_t i = 0; i < std::min(outputs.size(), graph_.outputs().size()); ++i) {
+      if (outputs[i].empty()) continue;
+      const Matrix result = matrix(graph_.outputs()[i]);
+      if (outputs[i].size() < result.data.size()) return StepOutcome::kTooLarge;
+      std::copy(result.data.begin(), result.data.end(), outputs[i].begin());
+    }
     return StepOutcome::kDone;
   } catch (const std::bad_alloc&) {
     return StepOutcome::kOutOfMemory;

@@ -44,7 +44,8 @@ class ReferenceExecutable final : public Executable {
  public:
   ReferenceExecutable(const Graph& graph, const LoadOptions& options);
 
-  StepOutcome run(const StepInput& input, std::span<float> logits) noexcept override;
+  using Executable::run;
+  StepOutcome run(const StepInput& input, StepOutputs outputs) noexcept override;
   MemoryUse memory() const override;
   size_t page_bytes() const override;
   void read_page(int32_t page, std::span<std::byte> to) const override;
