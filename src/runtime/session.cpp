@@ -134,6 +134,7 @@ std::unique_ptr<Generation> Session::prepare(const Request& request, ProgressCal
 }
 
 void Session::begin(Generation& generation) {
+  active_.reserve(active_.size() + 1);  // nothing fails behind submit()
   if (!scheduler_->submit(generation.sequence())) {
     fail(ErrorKind::kBusy, "{} requests wait already; try again later", scheduler_->waiting());
   }
