@@ -1,6 +1,7 @@
 // The scheduler over a real model: answers do not depend on company or on chunks, and a step allocates nothing.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <random>
 
 #include "backends/backend.h"
@@ -431,6 +432,21 @@ TEST(PrefillBudget, KeepsStepsShort) {
 TEST(Sampler, GreedyIsTheFirstLargest) {
   std::vector<float> logits{1, 5, 5, 2};
   EXPECT_EQ(Sampler({}, 4, {}).sample(logits), 1);
+}
+
+// As from weights that are not numbers: some token, and no crash.
+TEST(Sampler, LogitsThatAreNoNumbers) {
+  SamplingOptions options;
+  options.temperature = 1;
+  options.num_logprobs = 2;
+  for (const float logit : {NAN, INFINITY, -INFINITY}) {
+    for (const bool mixed : {false, true}) {
+      std::vector<float> logits(9, logit);
+      if (mixed) logits[4] = 1;
+      const int32_t token = Sampler(options, 9, {}).sample(logits);
+      EXPECT_TRUE(token >= 0 && token < 9) << token;
+    }
+  }
 }
 
 // Frequencies of many draws against the probabilities that the options leave.

@@ -119,12 +119,18 @@ TEST_F(ServiceTest, AThrowingCallbackSpoilsItsOwnAnswerOnly) {
   const std::string alone = session_.generate(request(2)).text;
   Service service(session_, 10);
   Collector good;
-  service.submit(request(1),
-                 [](const Completion&, std::string_view) -> bool { throw std::runtime_error("bad client"); });
+  Completion ended;
+  service.submit(request(1), [&](const Completion& so_far, std::string_view) -> bool {
+    ended = so_far;
+    throw std::runtime_error("bad client");
+  });
   service.submit(request(2), good.callback());
   EXPECT_EQ(good.wait().text, alone);
   EXPECT_TRUE(service.drain(std::chrono::seconds(10)));
-  EXPECT_EQ(service.stats().cancelled, 1u);
+  EXPECT_EQ(service.stats().failed, 1u);
+  EXPECT_EQ(ended.finish, FinishReason::kError);
+  EXPECT_EQ(ended.error, "bad client");
+  EXPECT_EQ(service.stats().pages_available, service.stats().pages);
 }
 
 TEST_F(ServiceTest, AnswersKeepToTheirFormat) {

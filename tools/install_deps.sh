@@ -5,7 +5,7 @@ packages=(
   g++ cmake ninja-build mold pkg-config
   nlohmann-json3-dev libfmt-dev libcli11-dev libyaml-cpp-dev libpcre2-dev libutf8proc-dev
   libprotobuf-dev protobuf-compiler libflatbuffers-dev flatbuffers-compiler libxxhash-dev
-  libhwy-dev libssl-dev libevent-dev libgtest-dev
+  libhwy-dev libssl-dev libevent-dev libedit-dev libgtest-dev
   python3 python3-venv
 )
 [ "${1:-}" = fuzz ] && packages+=(clang-14 libfuzzer-14-dev libclang-rt-14-dev)

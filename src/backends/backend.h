@@ -106,6 +106,11 @@ class Executable {
   // Copies exactly, in order.
   virtual void copy_slots(std::span<const SlotCopy> copies) noexcept = 0;
   virtual MemoryUse memory() const = 0;
+  // One page of the KV cache, the keys and values of all layers, as [page_bytes()] that only an executable of the same
+  // engine reads. Equal bytes give equal results. Between steps only.
+  virtual size_t page_bytes() const = 0;
+  virtual void read_page(int32_t page, std::span<std::byte> to) const = 0;
+  virtual void write_page(int32_t page, std::span<const std::byte> from) = 0;
   // Seconds spent in each node since the last call, in the order of the graph; empty unless profiling is on.
   virtual void set_profiling(bool on) = 0;
   virtual std::vector<double> take_profile() = 0;

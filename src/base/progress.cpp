@@ -12,8 +12,10 @@ namespace edgewise {
 namespace {
 
 volatile std::sig_atomic_t g_interrupts = 0;
+volatile std::sig_atomic_t g_terminated = 0;
 
-void on_interrupt(int) {
+void on_interrupt(int number) {
+  if (number == SIGTERM) g_terminated = 1;
   g_interrupts = g_interrupts + 1;
   if (g_interrupts > 1) ::_exit(130);  // the second Ctrl-C does not wait for a clean end
 }
@@ -62,7 +64,7 @@ void install_interrupt_handler() {
 }
 
 bool interrupted() { return g_interrupts > 0; }
-void clear_interrupt() { g_interrupts = 0; }
+void clear_interrupt() { g_interrupts = g_terminated; }
 
 void check_interrupted() {
   if (interrupted()) throw Error(ErrorKind::kInterrupted, "interrupted");

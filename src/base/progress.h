@@ -30,6 +30,7 @@ class Progress {
 // so that destructors remove half-written output.
 void install_interrupt_handler();
 bool interrupted();
+// Ctrl-C has been served. Not so SIGTERM: it ends the program.
 void clear_interrupt();
 void check_interrupted();
 

@@ -3,6 +3,7 @@
 #include "base/output_file.h"
 #include "cli/command.h"
 #include "cli/eagle_flags.h"
+#include "cli/pipeline.h"
 #include "cli/request_file.h"
 
 namespace edgewise {

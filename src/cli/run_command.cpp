@@ -7,10 +7,10 @@
 #include "base/mapped_file.h"
 #include "base/progress.h"
 #include "cli/build_flags.h"
+#include "cli/chat.h"
 #include "cli/command.h"
 #include "cli/eagle_flags.h"
 #include "cli/pipeline.h"
-#include "runtime/session.h"
 
 namespace edgewise {
 namespace {
@@ -22,6 +22,7 @@ struct RunFlags {
   std::string prompt;
   std::string system;
   std::string lora;
+  std::filesystem::path session;
   std::filesystem::path cache_dir = default_cache_dir();
   bool raw = false;
   bool quiet = false;
@@ -57,84 +58,40 @@ std::optional<AnswerFormat> answer_format(const RunFlags& flags) {
   return std::nullopt;
 }
 
-// Streams one answer to standard output and returns it.
-Completion answer(Session& session, const RunFlags& flags, std::vector<int32_t> prompt) {
-  Request request;
-  request.prompt = std::move(prompt);
-  request.sampling = sampling(flags, session);
-  request.max_tokens = flags.max_tokens;
-  if (const auto format = answer_format(flags)) request.grammar = session.grammar(*format);
-  request.adapter = flags.lora;
-  const Completion completion = session.generate(request, [](const Completion&, std::string_view text) {
-    std::cout << text << std::flush;
-    return !interrupted();
-  });
-  if (completion.finish == FinishReason::kError) usage_error("{}", completion.error);
-  std::cout << "\n";
-  return completion;
+// All but the prompt.
+Request request(const RunFlags& flags, const Session& session) {
+  Request result;
+  result.sampling = sampling(flags, session);
+  result.max_tokens = flags.max_tokens;
+  result.adapter = flags.lora;
+  if (const auto format = answer_format(flags)) result.grammar = session.grammar(*format);
+  return result;
 }
 
-void print_speed(const Completion& c) {
-  const double decoded = static_cast<double>(c.tokens.size()) - 1;
-  fmt::print(stderr, "[{} prompt tokens, first token after {:.0f} ms; {} tokens, {:.0f} tokens/s; {}]\n",
-             c.prompt_tokens, c.prefill_seconds * 1e3, c.tokens.size(),
-             c.decode_seconds > 0 ? decoded / c.decode_seconds : 0.0, finish_reason_name(c.finish));
-  if (c.drafted_tokens > 0) {
-    fmt::print(stderr, "[{} of {} tokens tried ahead were right: {:.2f} tokens a verification]\n", c.accepted_tokens,
-               c.drafted_tokens, 1 + static_cast<double>(c.accepted_tokens) / c.verifications);
-  }
-  if (c.gave_up_drafting) fmt::print(stderr, "{}", kGaveUpWarning);
-}
-
-int answer_once(Session& session, const RunFlags& flags, const std::string& prompt) {
-  std::vector<int32_t> ids;
-  if (flags.raw || !session.has_chat_template()) {
-    ids = session.encode_text(prompt);
-  } else {
-    OrderedJson messages = OrderedJson::array();
-    if (!flags.system.empty()) messages.push_back({{"role", "system"}, {"content", flags.system}});
-    messages.push_back({{"role", "user"}, {"content", prompt}});
-    ids = session.encode_chat(messages);
-  }
-  const Completion completion = answer(session, flags, std::move(ids));
-  if (!flags.quiet) print_speed(completion);
+int answer_raw(Session& session, const RunFlags& flags, const std::string& prompt) {
+  if (!flags.session.empty())
+    usage_error("--session keeps a conversation; leave out --raw, and take a model that chats");
+  Request raw = request(flags, session);
+  raw.prompt = session.encode_text(prompt);
+  const Completion completion = stream_answer(session, raw);
+  if (!flags.quiet) fmt::print(stderr, "{}\n", speed_text(completion));
   return interrupted() ? 130 : 0;
 }
 
-// A conversation on the terminal. Ctrl-C stops an answer; at the prompt it leaves.
-int chat(Session& session, const RunFlags& flags) {
-  if (!session.has_chat_template()) usage_error("this model has no chat template; give a prompt and --raw");
-  OrderedJson messages = OrderedJson::array();
-  const auto restart = [&] {
-    messages = OrderedJson::array();
-    if (!flags.system.empty()) messages.push_back({{"role", "system"}, {"content", flags.system}});
-  };
-  restart();
-  fmt::print(stderr, "Chat with {}. /clear forgets, /exit or Ctrl-D leaves, Ctrl-C stops an answer.\n",
-             session.info().model);
-  for (std::string line; std::cerr << "> " && std::getline(std::cin, line);) {
-    if (line.empty()) continue;
-    if (line == "/exit" || line == "/quit") return 0;
-    if (line == "/clear") {
-      restart();
-      continue;
-    }
-    if (line[0] == '/') {
-      fmt::print(stderr, "commands: /clear, /exit\n");
-      continue;
-    }
-    messages.push_back({{"role", "user"}, {"content", line}});
-    try {
-      const Completion completion = answer(session, flags, session.encode_chat(messages));
-      messages.push_back({{"role", "assistant"}, {"content", completion.text}});
-      if (!flags.quiet) print_speed(completion);
-    } catch (const Error& error) {
-      fmt::print(stderr, "error: {}\n", error.what());
-      messages.erase(messages.size() - 1);
-    }
-    clear_interrupt();
-  }
-  return 0;
+Conversation converse(Session& session, const RunFlags& flags) {
+  Conversation conversation(session, request(flags, session));
+  if (!flags.session.empty() && std::filesystem::exists(flags.session)) conversation.load(flags.session);
+  if (!flags.system.empty()) conversation.set_system(flags.system);
+  return conversation;
+}
+
+int answer_once(Session& session, const RunFlags& flags, const std::string& prompt) {
+  if (flags.raw || !session.has_chat_template()) return answer_raw(session, flags, prompt);
+  Conversation conversation = converse(session, flags);
+  const Completion completion = conversation.ask(prompt);
+  if (!flags.quiet) fmt::print(stderr, "{}\n", speed_text(completion));
+  if (!flags.session.empty()) conversation.save(flags.session);
+  return interrupted() ? 130 : 0;
 }
 
 int run(const RunFlags& flags) {
@@ -144,7 +101,10 @@ int run(const RunFlags& flags) {
                            .eagle = flags.eagle.if_there(engine, flags.prompt_lookup > 0)});
   if (!flags.lora.empty()) load_adapter(session, flags.lora, flags.lora);
   if (!flags.prompt.empty()) return answer_once(session, flags, flags.prompt);
-  if (::isatty(STDIN_FILENO) != 0) return chat(session, flags);
+  if (::isatty(STDIN_FILENO) != 0) {
+    Conversation conversation = converse(session, flags);
+    return chat(session, conversation, flags.session, flags.quiet);
+  }
   std::string text((std::istreambuf_iterator<char>(std::cin)), std::istreambuf_iterator<char>());
   while (!text.empty() && text.back() == '\n') text.pop_back();
   if (text.empty()) usage_error("the prompt on standard input is empty");
@@ -161,6 +121,8 @@ void add_run(Commands& commands) {
   command.add_option("prompt", flags->prompt, "the prompt; else standard input, else an interactive chat");
   add_flag(command, "system", flags->system, "system prompt");
   add_flag(command, "lora", flags->lora, "directory of a PEFT adapter to answer with");
+  command.add_option("--session", flags->session,
+                     "a file that keeps the conversation and its cache: read if it is there, written at the end");
   add_flag(command, "max_tokens", flags->max_tokens, "longest answer");
   add_flag(command, "prompt_lookup", flags->prompt_lookup, kPromptLookupHelp);
   add_eagle_flags(command, flags->eagle, EagleDefault::kOn);

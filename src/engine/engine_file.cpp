@@ -156,6 +156,7 @@ Attributes Reader::attributes(const engine_file::Node& node) const {
 Engine Reader::read() const {
   const engine_file::Plan& stored = plan();
   Engine engine;
+  engine.fingerprint = header_.plan_checksum;
   const auto text = [](const flatbuffers::String* s) { return s == nullptr ? std::string() : s->str(); };
   engine.info = {text(stored.model()),   text(stored.device()),    text(stored.layout()),
                  text(stored.machine()), stored.max_batch_size(),  stored.max_input_length(),

@@ -32,7 +32,8 @@ struct EngineInfo {
 
 struct Engine {
   EngineInfo info;
-  Graph graph;  // constants read the mapped file
+  Graph graph;               // constants read the mapped file
+  uint64_t fingerprint = 0;  // of the plan, and so of all weights: their checksums stand in it
 };
 
 // Writes constant by constant: one weight in memory at a time. Returns the file's size in bytes.

@@ -2,6 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <exception>
+#include <new>
+#include <utility>
+
 namespace edgewise {
 namespace {
 
@@ -35,38 +39,56 @@ void Generation::note(int32_t token) {
   completion_.logprobs.push_back({token, sequence_.sampler.last_logprob(), {alternatives.begin(), alternatives.end()}});
 }
 
-bool Generation::deliver(std::string_view text) noexcept {
+// Of the exception that is being handled.
+void Generation::note_error() noexcept {
+  sequence_.finish = FinishReason::kError;
   try {
-    return !callback_ || callback_(completion_, text);
+    throw;
+  } catch (const std::bad_alloc&) {
+    completion_.error = "out of memory";  // short enough to need none
+  } catch (const std::exception& error) {
+    try {
+      completion_.error = error.what();
+    } catch (const std::bad_alloc&) {
+      completion_.error = "out of memory";
+    }
   } catch (...) {
-    return false;
+    completion_.error = "unknown";
   }
 }
 
-FinishReason Generation::collect(StepOutcome outcome) {
+FinishReason Generation::take_tokens() {
   FinishReason leave = FinishReason::kNone;
   while (static_cast<int>(completion_.tokens.size()) < sequence_.generated() && leave == FinishReason::kNone) {
     const int32_t token = sequence_.tokens[static_cast<size_t>(sequence_.prompt_length) + completion_.tokens.size()];
     note(token);
     const std::string text = text_.push(token);
     if (text_.stopped()) leave = FinishReason::kStop;
-    if (!text.empty() && !deliver(text)) leave = FinishReason::kCancelled;
+    if (!text.empty() && callback_ && !callback_(completion_, text)) leave = FinishReason::kCancelled;
+  }
+  return leave;
+}
+
+FinishReason Generation::collect(StepOutcome outcome) noexcept {
+  FinishReason leave = FinishReason::kNone;
+  try {
+    if (sequence_.finish != FinishReason::kError) leave = take_tokens();
+  } catch (...) {
+    const bool finished = sequence_.finished();
+    note_error();
+    if (!finished) leave = std::exchange(sequence_.finish, FinishReason::kNone);
   }
   if (!sequence_.finished()) return leave;
-  finish(outcome);
+  if (completion_.finish == FinishReason::kNone) finish(outcome);
   return FinishReason::kNone;
 }
 
-void Generation::finish(StepOutcome outcome) {
-  if (completion_.finish != FinishReason::kNone) return;
-  const std::string rest = text_.finish();
-  completion_.finish = sequence_.finish;
-  if (sequence_.finish == FinishReason::kError) {
-    const bool off_grammar = outcome == StepOutcome::kDone && sequence_.constraint;
-    completion_.error = off_grammar ? "the answer's format: " + sequence_.constraint->state.error()
-                                    : fmt::format("the step failed: {}", outcome_name(outcome));
-  }
-  completion_.text = text_.text();
+void Generation::fail() noexcept {
+  note_error();
+  finish(StepOutcome::kDone);
+}
+
+void Generation::finish(StepOutcome outcome) noexcept {
   completion_.cached_tokens = sequence_.cached_tokens;
   completion_.preemptions = sequence_.preemptions;
   completion_.drafted_tokens = sequence_.drafted;
@@ -78,7 +100,23 @@ void Generation::finish(StepOutcome outcome) {
     completion_.prefill_seconds = seconds_between(sequence_.admitted, sequence_.first_token);
     completion_.decode_seconds = seconds_between(sequence_.first_token, sequence_.last_token);
   }
-  deliver(rest);
+  std::string rest;
+  try {
+    if (sequence_.finish == FinishReason::kError && completion_.error.empty()) {
+      const bool off_grammar = outcome == StepOutcome::kDone && sequence_.constraint;
+      completion_.error = off_grammar ? "the answer's format: " + sequence_.constraint->state.error()
+                                      : fmt::format("the step failed: {}", outcome_name(outcome));
+    }
+    rest = text_.finish();
+    completion_.text = text_.text();
+  } catch (...) {
+    note_error();
+  }
+  completion_.finish = sequence_.finish;
+  try {
+    if (callback_) callback_(completion_, rest);
+  } catch (...) {  // it is over already
+  }
 }
 
 }  // namespace edgewise

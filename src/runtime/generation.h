@@ -52,7 +52,7 @@ struct Completion {
 };
 
 // Receives an answer piece by piece: everything up to now, and the text that is new. `finish` is kNone until the last
-// call, whose text may be empty. False, or an exception, cancels the request.
+// call, whose text may be empty. False cancels the request; an exception ends it with an error.
 using ProgressCallback = std::function<bool(const Completion& so_far, std::string_view text)>;
 
 // One request under way: its sequence in the scheduler, and the text made of it.
@@ -68,15 +68,19 @@ class Generation {
     adapter_ = std::move(id);
   }
   // What came of the last step goes to the callback. Returns why the sequence must leave, kNone when it need not.
-  FinishReason collect(StepOutcome outcome = StepOutcome::kDone);
+  // Whatever fails on the way, memory included, is this request's error.
+  FinishReason collect(StepOutcome outcome = StepOutcome::kDone) noexcept;
+  // Ends a request that could not even begin; to be called in a handler of the exception.
+  void fail() noexcept;
   bool done() const { return sequence_.finished(); }
   // The answer so far; after done() all of it.
   const Completion& completion() const { return completion_; }
 
  private:
   void note(int32_t token);
-  bool deliver(std::string_view text) noexcept;
-  void finish(StepOutcome outcome);
+  FinishReason take_tokens();
+  void note_error() noexcept;
+  void finish(StepOutcome outcome) noexcept;
 
   bool with_logprobs_;
   std::shared_ptr<const int32_t> adapter_;

@@ -144,6 +144,7 @@ int32_t Sampler::draw(std::span<const float> logits) noexcept {
     const float scaled = (logits[i] - largest) * inverse;
     if (scaled >= floor) candidates_.push_back({static_cast<int32_t>(i), scaled});
   }
+  if (candidates_.empty()) return argmax(logits);  // none is a number
   const auto k = static_cast<size_t>(options_.top_k);
   if (k > 0 && k < candidates_.size()) {
     std::nth_element(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(k), candidates_.end(),

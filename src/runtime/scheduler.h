@@ -66,6 +66,7 @@ class Scheduler {
   // One step for all: admits, plans, runs, samples. Sequences that finished have left when it returns.
   StepOutcome step() noexcept;
 
+  KvCache& cache() { return cache_; }
   const KvCache& cache() const { return cache_; }
   const SpeculationStats& speculation() const { return speculation_; }
   SchedulerSnapshot snapshot() const;

@@ -67,10 +67,7 @@ void Service::loop() {
     end_answers();
   }
   for (auto& [ticket, generation] : active_) session_.cancel(*generation);
-  for (auto& [ticket, generation] : inbox_) {
-    session_.begin(*generation);
-    session_.cancel(*generation);
-  }
+  for (auto& [ticket, generation] : inbox_) session_.cancel(*generation);
 }
 
 // New requests to the scheduler, cancelled ones out of it; sleeps while there is nothing to do. False: the end.
@@ -78,7 +75,13 @@ bool Service::take_orders() {
   std::unique_lock lock(mutex_);
   wake_.wait(lock, [this] { return stop_ || !inbox_.empty() || !active_.empty() || !tasks_.empty(); });
   if (stop_) return false;
-  for (auto& [ticket, generation] : inbox_) session_.begin(*generation);
+  for (auto& [ticket, generation] : inbox_) {
+    try {
+      session_.begin(*generation);
+    } catch (...) {
+      generation->fail();
+    }
+  }
   active_.merge(inbox_);
   under_way_ = active_.size();
   const std::vector<Ticket> cancelled = std::exchange(cancelled_, {});

@@ -263,6 +263,7 @@ std::unique_ptr<Generation> Session::prepare(const Request& request, ProgressCal
 }
 
 void Session::begin(Generation& generation) {
+  active_.reserve(active_.size() + 1);  // nothing fails behind submit()
   if (!scheduler_->submit(generation.sequence())) {
     fail(ErrorKind::kBusy, "{} requests wait already; try again later", scheduler_->waiting());
   }
@@ -285,6 +286,18 @@ void Session::cancel(Generation& generation) {
   scheduler_->cancel(generation.sequence());
   generation.collect();
   std::erase(active_, &generation);
+}
+
+CacheOwner Session::cache_owner() const {
+  return {info().model, engine_->fingerprint, info().kv_dtype, vocabulary_, {}, -1};
+}
+
+void Session::save(const fs::path& file, std::span<const int32_t> tokens, const OrderedJson& messages) {
+  write_session_file(file, cache_owner(), tokens, messages, scheduler_->cache(), *executable_);
+}
+
+OrderedJson Session::load(const fs::path& file) {
+  return read_session_file(file, cache_owner(), scheduler_->cache(), *executable_);
 }
 
 std::vector<Completion> Session::generate(const std::vector<Request>& requests) {

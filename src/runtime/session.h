@@ -15,6 +15,7 @@
 #include "runtime/eagle_drafter.h"
 #include "runtime/generation.h"
 #include "runtime/scheduler.h"
+#include "runtime/session_file.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
@@ -81,11 +82,18 @@ class Session {
   bool idle() const { return active_.empty(); }
   const Scheduler& scheduler() const { return *scheduler_; }
 
+  // Writes a conversation to a file, and the cached pages of its `tokens`; load() of the same engine in another process
+  // returns the messages, and a prompt that begins with these tokens continues as it would have here, bit for bit.
+  // Throws Error: session_file.h. Between steps only.
+  void save(const std::filesystem::path& file, std::span<const int32_t> tokens, const OrderedJson& messages);
+  OrderedJson load(const std::filesystem::path& file);
+
   // Answers all requests side by side. A bad one gets an error, the others their answers.
   std::vector<Completion> generate(const std::vector<Request>& requests);
   Completion generate(const Request& request, ProgressCallback callback = {});
 
  private:
+  CacheOwner cache_owner() const;
   void check(const Request& request) const;
   std::shared_ptr<const int32_t> find_adapter(const std::string& name) const;
   void run(const std::vector<std::unique_ptr<Generation>>& generations);

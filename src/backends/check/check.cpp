@@ -51,6 +51,16 @@ class CheckExecutable final : public Executable {
     tested_->copy_slots(copies);
   }
   MemoryUse memory() const override { return tested_->memory(); }
+  // A page of each.
+  size_t page_bytes() const override { return reference_->page_bytes() + tested_->page_bytes(); }
+  void read_page(int32_t page, std::span<std::byte> to) const override {
+    reference_->read_page(page, to.first(reference_->page_bytes()));
+    tested_->read_page(page, to.subspan(reference_->page_bytes()));
+  }
+  void write_page(int32_t page, std::span<const std::byte> from) override {
+    reference_->write_page(page, from.first(reference_->page_bytes()));
+    tested_->write_page(page, from.subspan(reference_->page_bytes()));
+  }
   void set_profiling(bool on) override { tested_->set_profiling(on); }
   std::vector<double> take_profile() override { return tested_->take_profile(); }
   void add_adapter(int32_t id, const Adapter& adapter) override {

@@ -64,18 +64,46 @@ CpuExecutable::CpuExecutable(const Graph& graph, const LoadOptions& options, Isa
 }
 
 KvPages CpuExecutable::pages_of(const Node& node) {
-  const int64_t layer = node.integer("layer");
   const KvLayout layout = KvLayout::make(options_.kv_dtype, static_cast<int>(node.integer("kv_heads")),
                                          static_cast<int>(node.integer("head_dim")));
   const auto pages = static_cast<size_t>(options_.kv_pages);
-  LayerPages& kv = layers_[layer];
+  Layer& layer = layers_[node.integer("layer")];
   const size_t keys = layout.key_page_bytes() * pages;
-  if (kv.memory == nullptr) {
-    kv.memory = std::make_unique<PageMemory>(keys + layout.value_page_bytes() * pages);
-    kv.layout = layout;
-    kv.pages = {kv.memory->data(), kv.memory->data() + keys};
+  if (layer.memory == nullptr) {
+    layer.layout = layout;
+    layer.memory = std::make_unique<PageMemory>(keys + layout.value_page_bytes() * pages);
+    layer.pages = {layer.memory->data(), layer.memory->data() + keys};
   }
-  return kv.pages;
+  return layer.pages;
+}
+
+// Its keys and values in every layer, in order.
+template <typename Visit>
+void CpuExecutable::visit_page(int32_t page, Visit visit) const {
+  for (const auto& [number, layer] : layers_) {
+    visit(std::span(layer.pages.key_head(layer.layout, page, 0), layer.layout.key_page_bytes()));
+    visit(std::span(layer.pages.value_head(layer.layout, page, 0), layer.layout.value_page_bytes()));
+  }
+}
+
+size_t CpuExecutable::page_bytes() const {
+  size_t bytes = 0;
+  visit_page(0, [&](std::span<std::byte> part) { bytes += part.size(); });
+  return bytes;
+}
+
+void CpuExecutable::read_page(int32_t page, std::span<std::byte> to) const {
+  visit_page(page, [&](std::span<std::byte> part) {
+    std::ranges::copy(part, to.begin());
+    to = to.subspan(part.size());
+  });
+}
+
+void CpuExecutable::write_page(int32_t page, std::span<const std::byte> from) {
+  visit_page(page, [&](std::span<std::byte> part) {
+    std::ranges::copy(from.first(part.size()), part.begin());
+    from = from.subspan(part.size());
+  });
 }
 
 void CpuExecutable::build(const BuildContext& context) {
@@ -214,7 +242,7 @@ void CpuExecutable::copy_slots(std::span<const SlotCopy> copies) noexcept {
 MemoryUse CpuExecutable::memory() const {
   MemoryUse use;
   for (const Step& step : steps_) use.weights += step.op->weight_bytes();
-  for (const auto& [layer, pages] : layers_) use.kv_cache += pages.memory->size();
+  for (const auto& [number, layer] : layers_) use.kv_cache += layer.memory->size();
   use.weights += adapters_.bytes();
   use.activations = arena_->size();
   use.workspace = workspace_->size();

@@ -34,6 +34,9 @@ class CpuExecutable final : public Executable {
   StepOutcome run(const StepInput& input, StepOutputs outputs) noexcept override;
   void copy_slots(std::span<const SlotCopy> copies) noexcept override;
   MemoryUse memory() const override;
+  size_t page_bytes() const override;
+  void read_page(int32_t page, std::span<std::byte> to) const override;
+  void write_page(int32_t page, std::span<const std::byte> from) override;
   void set_profiling(bool on) override { profiling_ = on; }
   std::vector<double> take_profile() override;
   void add_adapter(int32_t id, const Adapter& adapter) override { adapters_.add(id, adapter); }
@@ -47,15 +50,18 @@ class CpuExecutable final : public Executable {
     bool of_rows = false;
   };
 
-  struct LayerPages {
-    std::unique_ptr<PageMemory> memory;
+  // A layer's part of the KV cache.
+  struct Layer {
     KvLayout layout;
+    std::unique_ptr<PageMemory> memory;
     KvPages pages;
   };
 
   void build(const BuildContext& context);
   void place_values();
   KvPages pages_of(const Node& node);
+  template <typename Visit>
+  void visit_page(int32_t page, Visit visit) const;
   bool place_outputs(const StepInput& input, StepOutputs outputs) noexcept;
   size_t steps_for(StepOutputs outputs) const noexcept;
   void run_nodes(StepContext& context, int worker) noexcept;
@@ -74,7 +80,7 @@ class CpuExecutable final : public Executable {
   int64_t hidden_columns_ = 0;
   std::unique_ptr<PageMemory> arena_;
   std::unique_ptr<PageMemory> workspace_;
-  std::map<int64_t, LayerPages> layers_;
+  std::map<int64_t, Layer> layers_;
   std::vector<double> profile_;
   bool profiling_ = false;
   bool failed_ = false;  // an observer threw

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstring>
 #include <new>
 
 #include "backends/kv_scale.h"
@@ -87,6 +88,16 @@ void LayerCache::copy(const SlotCopy& copy) {
     const auto to = static_cast<std::ptrdiff_t>(offset(copy.to_page, copy.to_slot, head));
     for (auto* pages : {&keys_, &values_}) std::copy_n(pages->begin() + from, head_dim_, pages->begin() + to);
   }
+}
+
+void LayerCache::read(int32_t page, std::span<std::byte> to) const {
+  std::memcpy(to.data(), keys_.data() + offset(page, 0, 0), page_bytes() / 2);
+  std::memcpy(to.data() + page_bytes() / 2, values_.data() + offset(page, 0, 0), page_bytes() / 2);
+}
+
+void LayerCache::write(int32_t page, std::span<const std::byte> from) {
+  std::memcpy(keys_.data() + offset(page, 0, 0), from.data(), page_bytes() / 2);
+  std::memcpy(values_.data() + offset(page, 0, 0), from.data() + page_bytes() / 2, page_bytes() / 2);
 }
 
 ReferenceExecutable::ReferenceExecutable(const Graph& graph, const LoadOptions& options)
@@ -341,6 +352,26 @@ MemoryUse ReferenceExecutable::memory() const {
   for (const auto& [layer, cache] : caches_) use.kv_cache += cache.bytes();
   for (const auto& data : values_) use.activations += data.capacity() * sizeof(float);
   return use;
+}
+
+size_t ReferenceExecutable::page_bytes() const {
+  size_t bytes = 0;
+  for (const auto& [layer, cache] : caches_) bytes += cache.page_bytes();
+  return bytes;
+}
+
+void ReferenceExecutable::read_page(int32_t page, std::span<std::byte> to) const {
+  for (const auto& [layer, cache] : caches_) {
+    cache.read(page, to);
+    to = to.subspan(cache.page_bytes());
+  }
+}
+
+void ReferenceExecutable::write_page(int32_t page, std::span<const std::byte> from) {
+  for (auto& [layer, cache] : caches_) {
+    cache.write(page, from);
+    from = from.subspan(cache.page_bytes());
+  }
 }
 
 std::vector<double> ReferenceExecutable::take_profile() {

@@ -18,10 +18,15 @@ class LayerCache {
   std::span<const float> key(int32_t page, int64_t slot, int64_t head) const { return at(keys_, page, slot, head); }
   std::span<const float> value(int32_t page, int64_t slot, int64_t head) const { return at(values_, page, slot, head); }
   size_t bytes() const { return (keys_.size() + values_.size()) * sizeof(float); }
+  // One page, its keys and then its values.
+  size_t page_bytes() const { return 2 * page_floats() * sizeof(float); }
+  void read(int32_t page, std::span<std::byte> to) const;
+  void write(int32_t page, std::span<const std::byte> from);
 
  private:
   // A head's key or value as the cache gives it back.
   std::vector<float> rounded(std::span<const float> head) const;
+  size_t page_floats() const { return static_cast<size_t>(heads_ * kPageTokens * head_dim_); }
   size_t offset(int32_t page, int64_t slot, int64_t head) const {
     return static_cast<size_t>(((page * heads_ + head) * kPageTokens + slot) * head_dim_);
   }
@@ -44,6 +49,9 @@ class ReferenceExecutable final : public Executable {
   StepOutcome run(const StepInput& input, StepOutputs outputs) noexcept override;
   void copy_slots(std::span<const SlotCopy> copies) noexcept override;
   MemoryUse memory() const override;
+  size_t page_bytes() const override;
+  void read_page(int32_t page, std::span<std::byte> to) const override;
+  void write_page(int32_t page, std::span<const std::byte> from) override;
   void set_profiling(bool on) override { profiling_ = on; }
   std::vector<double> take_profile() override;
   void add_adapter(int32_t id, const Adapter& adapter) override { adapters_[id] = bind_adapter(graph_, adapter); }
