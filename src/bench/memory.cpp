@@ -23,8 +23,8 @@ double megabytes(size_t bytes) { return static_cast<double>(bytes) / 1e6; }
 // Code, stacks and heap that only a running engine touches: measured on engines of 40 MB to 1.5 GB.
 constexpr size_t kTouchedByRunning = 2'500'000;
 
-// Embedding tables lie in the mapped file, of which a token touches its own row; the kernel then maps the 64 kB around
-// it (fault_around_bytes).
+// Embedding tables lie in the mapped file, of which a token touches its own row; the kernel then maps the 64 kB around it
+// (fault_around_bytes).
 size_t unread_table_bytes(const Graph& graph, size_t tokens) {
   constexpr size_t kFaultAround = 64 << 10;
   size_t unread = 0;
@@ -78,8 +78,7 @@ MemoryAnalysis analyze_memory(const std::filesystem::path& engine_dir, const std
       const size_t weights = use.weights - unread_table_bytes(engine.graph, static_cast<size_t>(batch * length));
       MemoryPoint point{batch, length, weights, use.kv_cache, use.activations, use.workspace, before, false};
       // Logits and the samplers' tables.
-      point.program +=
-          kTouchedByRunning + static_cast<size_t>(batch) * static_cast<size_t>(vocabulary) * (sizeof(float) + 12);
+      point.program += kTouchedByRunning + static_cast<size_t>(batch) * static_cast<size_t>(vocabulary) * (sizeof(float) + 12);
       point.fits = point.total() <= analysis.available;
       analysis.points.push_back(point);
     }

@@ -14,7 +14,8 @@ struct ReduceVocabRequest {
   // "frequency": by how often the text has them. "input_aware": what answers say and their own prompts do not comes
   // first, since the rest can be read off the prompt (arXiv:2508.15229), then by frequency; needs chats.
   std::string method = "frequency";
-  std::filesystem::path dataset;  // JSON lines with "messages" or "text", or lines of plain text; empty: the built-in chats
+  std::filesystem::path
+      dataset;  // JSON lines with "messages" or "text", or lines of plain text; empty: the built-in chats
   int64_t max_samples = 50000;
   std::filesystem::path coverage_text;  // another text to report on; empty: none
 };
