@@ -8,6 +8,8 @@
 namespace edgewise {
 namespace {
 
+constexpr int kTrial = 4;  // steps with guesses before a sequence may give up
+
 bool goes_first(const Sequence* a, const Sequence* b) {
   return a->priority != b->priority ? a->priority > b->priority : a->arrival < b->arrival;
 }
@@ -35,6 +37,7 @@ Scheduler::Scheduler(Executable& executable, const SchedulerLimits& limits, std:
   const auto sequences = static_cast<size_t>(limits.max_sequences);
   const size_t rows = sequences * static_cast<size_t>(most_drafted() + 1);
   const auto step_tokens = static_cast<size_t>(limits.max_step_tokens);
+  check_internal(rows <= step_tokens, "a step must hold all drafts");
   running_.reserve(sequences);
   tokens_.reserve(step_tokens);
   positions_.reserve(step_tokens);
@@ -284,15 +287,20 @@ void Scheduler::keep_path(Sequence& sequence, int first_slot) noexcept {
 void Scheduler::draft() noexcept {
   if (drafter_ == nullptr) return;
   requests_.clear();
-  const auto decoding = std::ranges::count_if(running_, [](const Sequence* sequence) { return sequence->decoding(); });
+  deciding_ = 0;
+  bool doubts = false;
+  for (const Sequence* sequence : running_) deciding_ += sequence->decoding() ? 1 : 0;
+  for (const Sequence* sequence : running_)
+    doubts |= sequence->decoding() && sequence->speculates() && sequence->doubts(cost_.ratio(deciding_));
+  plain_ = limits_.weigh_drafts && deciding_ == running() && cost_.wants_plain(deciding_, doubts);
   for (size_t i = 0; i < slices_.size(); ++i) {
     Sequence& sequence = *sliced_[i];
     const bool decoded = static_cast<int>(i) < decoding_sequences_;
     if (sequence.finished() || (decoded && !sequence.speculates())) continue;
     const auto begin = static_cast<size_t>(kept_begin_[i]);
     const size_t end = i + 1 < slices_.size() ? static_cast<size_t>(kept_begin_[i + 1]) : kept_.size();
-    requests_.push_back({&sequence, std::span(kept_).subspan(begin, end - begin), slices_[i].kv_length,
-                         draft_depth(sequence, static_cast<int>(decoding))});
+    requests_.push_back(
+        {&sequence, std::span(kept_).subspan(begin, end - begin), slices_[i].kv_length, draft_depth(sequence)});
   }
   if (requests_.empty()) return;
   const auto start = std::chrono::steady_clock::now();
@@ -301,16 +309,14 @@ void Scheduler::draft() noexcept {
   speculation_.draft_seconds += draft_seconds_;
 }
 
-// The longest chain worth guessing for a sequence, beside which so many decode; 0 when guessing does not pay.
-int Scheduler::draft_depth(Sequence& sequence, int decoding) noexcept {
+// The longest chain worth guessing for a sequence; 0 when guessing does not pay.
+int Scheduler::draft_depth(Sequence& sequence) noexcept {
   if (!sequence.decoding() || !sequence.speculates()) return 0;
   const int most = std::min(drafter_->max_depth(), sequence.max_tokens - sequence.generated() - 1);
   if (most < 1 || !cache_.reserve(sequence.pages, sequence.kv_length + 1 + drafter_->slots())) return 0;
-  if (!limits_.weigh_drafts) return most;
-  if (cost_.wants_plain(decoding)) return 0;
-  if (sequence.acceptance.tokens() >= cost_.ratio(decoding)) return most;
+  if (plain_) return 0;
+  if (!limits_.weigh_drafts || sequence.verifications < kTrial || !sequence.doubts(cost_.ratio(deciding_))) return most;
   sequence.gave_up = true;  // for good, as the drafter loses track of it
-  cost_.doubt(decoding);
   return 0;
 }
 

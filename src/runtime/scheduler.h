@@ -85,7 +85,7 @@ class Scheduler {
   void sample_rows(Sequence& sequence, const SequenceSlice& slice, size_t first_row) noexcept;
   void keep_path(Sequence& sequence, int first_slot) noexcept;
   void draft() noexcept;
-  int draft_depth(Sequence& sequence, int decoding) noexcept;
+  int draft_depth(Sequence& sequence) noexcept;
   int most_drafted() const { return drafter_ == nullptr ? 0 : drafter_->tokens(drafter_->max_depth()); }
   void accept(Sequence& sequence, int32_t token) noexcept;
   void retire() noexcept;
@@ -121,6 +121,8 @@ class Scheduler {
   std::vector<int32_t> kept_begin_;  // of each slice
   std::vector<DraftRequest> requests_;
   SpeculationCost cost_;
+  int deciding_ = 0;          // sequences that decode, as drafts are made
+  bool plain_ = false;        // no guesses this time, to compare
   double draft_seconds_ = 0;  // of the guesses that the next step tries
   SpeculationStats speculation_;
 };

@@ -67,6 +67,8 @@ struct Sequence {
   int length() const { return static_cast<int>(tokens.size()); }
   int generated() const { return length() - prompt_length; }
   bool decoding() const { return kv_length == length() - 1; }  // one row, then a new token
+  // Whether its guesses seem to cost more than they give, `cost` being that of a step in plain ones.
+  bool doubts(double cost) const { return acceptance.tokens() < cost; }
   bool speculates() const { return speculate && !gave_up; }
   bool finished() const { return finish != FinishReason::kNone; }
 };

@@ -32,10 +32,10 @@ OrderedJson to_json(const SpeculationStats& stats);
 // close after one another, so that what else the machine does falls out.
 class SpeculationCost {
  public:
-  // Whether the next step had better do without guesses, to compare.
-  bool wants_plain(int sequences) const {
+  // Whether the next step had better do without guesses, to compare; sooner where somebody thinks of giving up.
+  bool wants_plain(int sequences, bool doubts) const {
     const Entry& entry = entries_[index(sequences)];
-    return entry.steps >= (entry.ratio == 0 ? kFirstSteps : kSteps);
+    return entry.steps >= (entry.ratio == 0 || doubts ? kFewSteps : kSteps);
   }
   // Of a step that nothing but decoding shared; `seconds` with the making of the guesses.
   void note(int sequences, bool guessed, double seconds) {
@@ -51,12 +51,10 @@ class SpeculationCost {
   }
   // 0: not known yet.
   double ratio(int sequences) const { return entries_[index(sequences)].ratio; }
-  // Somebody gave up for it: if that goes on, guesses are tried again, as times may have changed.
-  void doubt(int sequences) { entries_[index(sequences)].ratio *= 0.97; }
 
  private:
-  static constexpr int kFirstSteps = 2;  // before the first comparison
-  static constexpr int kSteps = 32;      // between two
+  static constexpr int kFewSteps = 3;  // between two comparisons
+  static constexpr int kSteps = 32;
   struct Entry {
     double seconds = 0;  // of steps with guesses since the last comparison, on average
     int steps = 0;
