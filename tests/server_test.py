@@ -13,6 +13,7 @@ import threading
 import time
 import urllib.request
 
+import numpy as np
 import openai
 
 from cli_support import MODEL, Checks, program_from_arguments
@@ -90,6 +91,23 @@ class ServerTest:
         back = self.server.post("/detokenize", {"tokens": ids})[1]["prompt"]
         self.checks.that(back == "Once upon a time", f"detokenize: {back!r}")
         self.checks.that([m.id for m in self.client.models.list()] == ["tiny", "shakespeare", "upper"], "models")
+
+    def embeddings(self):
+        texts = ["A river flows to the sea.", "A stream runs into the ocean.", "2+2 equals 4"]
+        both = self.client.embeddings.create(model="tiny", input=texts, encoding_format="float")
+        vectors = [np.array(d.embedding) for d in both.data]
+        self.checks.that([v.shape for v in vectors] == [(384,)] * 3 and [d.index for d in both.data] == [0, 1, 2], f"{both.usage}")
+        self.checks.that(all(abs(np.linalg.norm(v) - 1) < 1e-5 for v in vectors), "they have length 1")
+        self.checks.that(vectors[0] @ vectors[1] > vectors[0] @ vectors[2], "nearer in meaning, nearer in direction")
+        packed = self.client.embeddings.create(model="tiny", input=texts[1])  # the client asks for base64
+        self.checks.that(np.allclose(packed.data[0].embedding, vectors[1], atol=1e-6), "base64, and alone")
+        ids = self.server.post("/tokenize", {"prompt": texts[2]})[1]["tokens"]
+        of_ids = self.server.post("/v1/embeddings", {"input": [ids, ids]})[1]
+        self.checks.that(np.allclose(of_ids["data"][1]["embedding"], vectors[2], atol=1e-6) and of_ids["usage"]["prompt_tokens"] == 2 * len(ids), "ids")
+        for what, body, mentions in [("dimensions", {"input": "x", "dimensions": 5}, "dimensions"), ("format", {"input": "x", "encoding_format": "int"}, "encoding_format"),
+                                     ("nothing", {"input": []}, "input"), ("an object", {"input": {}}, "input"), ("empty text", {"input": ""}, "empty")]:
+            status, reply = self.server.post("/v1/embeddings", body)
+            self.checks.that(status == 400 and mentions in reply["error"]["message"], f"{what}: {status} {reply}")
 
     def refusals(self):
         self.rejected("unknown field", 400, ["wings"], extra_body={"wings": 2})
@@ -246,7 +264,7 @@ class ServerTest:
             self.checks.that(result.returncode == 2 and mentions in result.stderr, f"--lora {lora}: {result.stderr}")
 
     def all(self):
-        for part in [self.chat_answers, self.sampling, self.completions, self.refusals, self.malformed_http, self.clients_that_leave,
+        for part in [self.chat_answers, self.sampling, self.completions, self.embeddings, self.refusals, self.malformed_http, self.clients_that_leave,
                      self.many_at_once, self.prefix_cache, self.adapters, self.starting, self.terminates]:
             with self.checks.part(part.__name__):
                 part()

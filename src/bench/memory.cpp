@@ -23,8 +23,8 @@ double megabytes(size_t bytes) { return static_cast<double>(bytes) / 1e6; }
 // Code, stacks and heap that only a running engine touches: measured on engines of 40 MB to 1.5 GB.
 constexpr size_t kTouchedByRunning = 2'500'000;
 
-// Embedding tables lie in the mapped file, of which a token touches its own row; the kernel then maps the 64 kB around it
-// (fault_around_bytes).
+// Embedding tables lie in the mapped file, of which a token touches its own row; the kernel then maps the 64 kB around
+// it (fault_around_bytes).
 size_t unread_table_bytes(const Graph& graph, size_t tokens) {
   constexpr size_t kFaultAround = 64 << 10;
   size_t unread = 0;

@@ -11,7 +11,7 @@ namespace edgewise {
 
 struct MemoryPoint {
   int batch = 1;
-  int length = 1;  // tokens of each sequence
+  int length = 1;      // tokens of each sequence
   size_t weights = 0;  // of an embedding table only what this many tokens touch
   size_t kv_cache = 0;
   size_t activations = 0;

@@ -19,7 +19,8 @@ struct Perplexity {
   double byte_perplexity = 0;  // the same sum a byte of text: comparable between tokenizers
 };
 
-// Over non-overlapping windows of `context` tokens, on a session with room for all logits; a shorter one at the end is left out.
+// Over non-overlapping windows of `context` tokens, on a session with room for all logits; a shorter one at the end is
+// left out.
 Perplexity measure_perplexity(Session& session, std::string_view text, int context);
 
 struct Agreement {

@@ -33,7 +33,7 @@ uint64_t fingerprint(const fs::path& directory) {
     files[entry.path().filename().string()] =
         fmt::format("{} {}", entry.file_size(), entry.last_write_time().time_since_epoch().count());
   }
-  std::string text = fs::weakly_canonical(directory).string();
+  std::string text = fmt::format("{} {}", kEngineVersion, fs::weakly_canonical(directory).string());
   for (const auto& [name, state] : files) text += fmt::format("\n{} {}", name, state);
   return XXH3_64bits(text.data(), text.size());
 }

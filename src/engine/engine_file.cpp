@@ -218,7 +218,7 @@ Engine Reader::read() const {
     }
     engine.graph.mark_output(id_of(output));
   }
-  if (engine.graph.outputs().empty() || engine.graph.outputs().size() > 2) {
+  if (engine.graph.outputs().empty() || engine.graph.outputs().size() > 3) {
     reject("expected the logits as output, and perhaps hidden states");
   }
   return engine;

@@ -13,7 +13,7 @@
 
 namespace edgewise {
 
-inline constexpr uint32_t kEngineVersion = 1;
+inline constexpr uint32_t kEngineVersion = 2;
 inline constexpr const char* kEngineFileName = "model.engine";
 // A draft head of the model beside it, and the tokens that its vocabulary stands for.
 inline constexpr const char* kDraftEngineFileName = "draft.engine";

@@ -21,7 +21,7 @@ struct QuantizeRequest {
 
 struct QuantizeReport {
   int linears = 0;
-  int64_t experts = 0;  // of each mixture; their weights stay as they are
+  int64_t experts = 0;        // of each mixture; their weights stay as they are
   uint64_t bytes_before = 0;  // of the weights, all tensors
   uint64_t bytes_after = 0;
   double output_error = 0;  // relative error of Linear outputs on the calibration text, mean; 0 without calibration

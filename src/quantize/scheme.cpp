@@ -42,16 +42,22 @@ namespace {
 
 // QuantizationArgs of the format: static, symmetric, 8-bit.
 Json quantization_args(const std::string& strategy, const std::string& type) {
-  return {{"actorder", nullptr}, {"block_structure", nullptr},
-          {"dynamic", false},    {"group_size", nullptr},
-          {"num_bits", 8},       {"observer", "minmax"},
-          {"observer_kwargs", Json::object()}, {"strategy", strategy},
-          {"symmetric", true},   {"type", type}};
+  return {{"actorder", nullptr},
+          {"block_structure", nullptr},
+          {"dynamic", false},
+          {"group_size", nullptr},
+          {"num_bits", 8},
+          {"observer", "minmax"},
+          {"observer_kwargs", Json::object()},
+          {"strategy", strategy},
+          {"symmetric", true},
+          {"type", type}};
 }
 
 }  // namespace
 
-Json quantization_config(const QuantScheme& scheme, const std::vector<std::string>& ignored, std::optional<DType> kv_cache) {
+Json quantization_config(const QuantScheme& scheme, const std::vector<std::string>& ignored,
+                         std::optional<DType> kv_cache) {
   Json weights = quantization_args("channel", "int");
   std::string format = "pack-quantized";
   switch (scheme.type) {
@@ -83,13 +89,10 @@ Json quantization_config(const QuantScheme& scheme, const std::vector<std::strin
   }
   Json cache = nullptr;
   if (kv_cache) cache = quantization_args("tensor", *kv_cache == DType::kI8 ? "int" : "float");
-  const Json group = {{"targets", {"Linear"}}, {"weights", weights}, {"input_activations", input}, {"output_activations", nullptr}};
-  return {{"quant_method", "compressed-tensors"},
-          {"format", format},
-          {"quantization_status", "compressed"},
-          {"config_groups", {{"group_0", group}}},
-          {"ignore", ignored},
-          {"kv_cache_scheme", cache},
+  const Json group = {
+      {"targets", {"Linear"}}, {"weights", weights}, {"input_activations", input}, {"output_activations", nullptr}};
+  return {{"quant_method", "compressed-tensors"},  {"format", format},  {"quantization_status", "compressed"},
+          {"config_groups", {{"group_0", group}}}, {"ignore", ignored}, {"kv_cache_scheme", cache},
           {"global_compression_ratio", nullptr}};
 }
 

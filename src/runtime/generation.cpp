@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <exception>
 #include <new>
 #include <utility>
@@ -13,6 +14,14 @@ double seconds_between(std::chrono::steady_clock::time_point a, std::chrono::ste
   return std::chrono::duration<double>(b - a).count();
 }
 
+std::vector<float> normalized(std::vector<float> values) {
+  double squares = 0;
+  for (const float value : values) squares += double{value} * double{value};
+  const double inverse = squares > 0 ? 1 / std::sqrt(squares) : 0;
+  for (float& value : values) value = static_cast<float>(value * inverse);
+  return values;
+}
+
 }  // namespace
 
 Generation::Generation(const Request& request, int max_tokens, LogitTokens logits, const Tokenizer& tokenizer,
@@ -22,6 +31,7 @@ Generation::Generation(const Request& request, int max_tokens, LogitTokens logit
       text_(tokenizer, request.stop, request.shown_tokens),
       callback_(std::move(callback)),
       submitted_(std::chrono::steady_clock::now()) {
+  sequence_.embed = request.embed;
   sequence_.ignore_end = request.ignore_eos;
   sequence_.priority = request.priority;
   sequence_.speculate = !request.disable_spec_decode &&
@@ -107,6 +117,7 @@ void Generation::finish(StepOutcome outcome) noexcept {
       completion_.error = off_grammar ? "the answer's format: " + sequence_.constraint->state.error()
                                       : fmt::format("the step failed: {}", outcome_name(outcome));
     }
+    if (sequence_.finish == FinishReason::kStop) completion_.embedding = normalized(sequence_.embedding);
     rest = text_.finish();
     completion_.text = text_.text();
   } catch (...) {

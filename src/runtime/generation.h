@@ -19,6 +19,7 @@ struct Request {
   std::vector<std::string> stop;
   std::vector<int32_t> shown_tokens;               // special ones that are part of the text all the same
   bool ignore_eos = false;                         // an end token does not end the answer
+  bool embed = false;                              // an embedding of the prompt instead of an answer
   std::string adapter;                             // one that the session has; empty: none
   int priority = 0;                                // higher ones go first
   std::shared_ptr<const CompiledGrammar> grammar;  // what the answer must be; none: any text
@@ -34,7 +35,8 @@ struct CompletionToken {
 
 struct Completion {
   std::string text;
-  std::vector<int32_t> tokens;  // an end token included
+  std::vector<float> embedding;  // [hidden], of length 1: the final hidden state of the prompt's last token
+  std::vector<int32_t> tokens;   // an end token included
   std::vector<CompletionToken> logprobs;
   FinishReason finish = FinishReason::kNone;
   std::string error;  // set when finish is kError; the other requests are not affected

@@ -52,6 +52,7 @@ Scheduler::Scheduler(Executable& executable, const SchedulerLimits& limits, std:
   kept_begin_.reserve(sequences);
   requests_.reserve(sequences);
   logits_.resize(rows * static_cast<size_t>(limits.vocabulary));
+  hidden_.resize(rows * static_cast<size_t>(limits.hidden));
 }
 
 bool Scheduler::submit(Sequence& sequence) {
@@ -59,6 +60,7 @@ bool Scheduler::submit(Sequence& sequence) {
   check_internal(sequence.prompt_length + sequence.max_tokens <= limits_.kv_capacity, "a sequence must fit the cache");
   if (waiting() >= limits_.max_waiting) return false;
   if (sequence.constraint) mask_worker_.launch();
+  if (sequence.embed) sequence.embedding.resize(static_cast<size_t>(limits_.hidden));
   sequence.arrival = ++arrivals_;
   sequence.draft.reserve(static_cast<size_t>(most_drafted()));
   waiting_.reserve(waiting_.size() + static_cast<size_t>(limits_.max_sequences) +
@@ -94,7 +96,9 @@ StepOutcome Scheduler::step() noexcept {
 
 StepOutcome Scheduler::run() noexcept {
   const auto start = std::chrono::steady_clock::now();
-  const std::span<float> outputs[] = {logits_, drafter_ == nullptr ? std::span<float>() : drafter_->features()};
+  const bool embeds = std::ranges::any_of(sliced_, [](const Sequence* sequence) { return sequence->embed; });
+  const std::span<float> outputs[] = {logits_, embeds ? std::span(hidden_) : std::span<float>(),
+                                      drafter_ == nullptr ? std::span<float>() : drafter_->features()};
   mask_worker_.start(sliced_);
   const StepOutcome outcome = executable_.run({tokens_, positions_, {}, slices_, rows_}, StepOutputs(outputs));
   mask_worker_.wait();
@@ -229,7 +233,13 @@ void Scheduler::commit() noexcept {
     kept_begin_.push_back(static_cast<int32_t>(kept_.size()));
     for (int row = slice.kv_length; row < sequence.kv_length; ++row)
       kept_.push_back(slice.first_token + row - slice.kv_length);
-    if (first_rows_[i] >= 0) sample_rows(sequence, slice, static_cast<size_t>(first_rows_[i]));
+    if (first_rows_[i] >= 0 && sequence.embed) {
+      const auto columns = static_cast<size_t>(limits_.hidden);
+      std::copy_n(hidden_.begin() + first_rows_[i] * limits_.hidden, columns, sequence.embedding.begin());
+      sequence.finish = FinishReason::kStop;
+    } else if (first_rows_[i] >= 0) {
+      sample_rows(sequence, slice, static_cast<size_t>(first_rows_[i]));
+    }
     publish(sequence);
   }
 }

@@ -16,6 +16,7 @@ namespace edgewise {
 
 struct SchedulerLimits {
   int64_t vocabulary = 0;
+  int64_t hidden = 0;  // columns of the engine's final hidden states; 0: it puts out none
   int max_sequences = 1;
   int max_waiting = 1 << 20;
   int max_step_tokens = 512;  // decode rows and prefill chunks of one step together
@@ -113,6 +114,7 @@ class Scheduler {
   int decoding_ = 0;                  // rows of decoding sequences, which come first
   int decoding_sequences_ = 0;
   std::vector<float> logits_;
+  std::vector<float> hidden_;  // of the rows with logits, when a sequence wants its own
 
   // What the step leaves to the drafter.
   std::vector<int32_t> path_;  // accepted nodes of one tree

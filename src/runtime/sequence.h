@@ -39,6 +39,7 @@ struct Sequence {
   int prompt_length;
   int max_tokens;           // of the answer
   bool ignore_end = false;  // end tokens do not end it
+  bool embed = false;       // no answer: the hidden state of the last token of the prompt goes to `embedding`
   int priority = 0;         // higher ones go first and may push lower ones out for a while
   int32_t adapter = -1;
   bool speculate = true;                        // take drafts where the scheduler makes some
@@ -48,10 +49,11 @@ struct Sequence {
   FinishReason finish = FinishReason::kNone;
 
   // The scheduler's.
-  uint64_t arrival = 0;   // in the order of submission
-  int kv_length = 0;      // tokens in the cache
-  int published = 0;      // full pages that others may use
-  int cached_tokens = 0;  // of the prompt, found in the cache when the sequence was first admitted
+  std::vector<float> embedding{};  // [hidden]
+  uint64_t arrival = 0;            // in the order of submission
+  int kv_length = 0;               // tokens in the cache
+  int published = 0;               // full pages that others may use
+  int cached_tokens = 0;           // of the prompt, found in the cache when the sequence was first admitted
   int preemptions = 0;
   DraftTree draft;  // what the next step tries behind the last token
   Acceptance acceptance;

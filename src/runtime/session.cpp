@@ -113,8 +113,8 @@ void Session::load_drafter(const fs::path& engine_dir, const SessionOptions& opt
   const Graph& model = engine_->graph;
   const Graph& head = head_engine_->graph;
   const ValueId input = head.find_value(kHiddenInput);
-  if (model.outputs().size() != 2 || head.outputs().size() != 2 || input == kNone ||
-      head.value(input).shape != model.value(model.outputs()[1]).shape ||
+  if (model.outputs().size() != 3 || head.outputs().size() != 2 || input == kNone ||
+      head.value(input).shape != model.value(model.outputs()[2]).shape ||
       head.value(input).shape != head.value(head.outputs()[1]).shape) {
     bad_file("{}: {} and {} do not belong together; build the engine again", engine_dir.string(), kEngineFileName,
              kDraftEngineFileName);
@@ -131,6 +131,9 @@ void Session::load_drafter(const fs::path& engine_dir, const SessionOptions& opt
 
 // Tokens that go in, and those that have logits.
 void Session::read_vocabulary() {
+  const auto& outputs = engine_->graph.outputs();
+  if (outputs.size() > 1 && engine_->graph.value(outputs[1]).shape[0] == kRows)
+    limits_.hidden = engine_->graph.value(outputs[1]).shape.at(1);
   limits_.vocabulary = engine_->graph.value(engine_->graph.outputs().at(0)).shape.at(1);
   vocabulary_ = limits_.vocabulary;
   if (!fs::exists(directory_ / kVocabMapFile)) return;
@@ -249,6 +252,7 @@ void Session::check(const Request& request) const {
     }
   }
   request.sampling.check(vocabulary_);
+  if (request.embed && limits_.hidden == 0) usage_error("this engine puts out no hidden states; build it again");
 }
 
 std::unique_ptr<Generation> Session::prepare(const Request& request, ProgressCallback callback) const {

@@ -110,30 +110,6 @@ OrderedJson read_messages(const JsonView& body, const OrderedJson& ordered) {
   return result;
 }
 
-// A string, an array of strings, an array of ids, or an array of those.
-std::vector<std::vector<int32_t>> read_prompts(const JsonView& body, const Session& session,
-                                               std::vector<std::string>& texts) {
-  if (!body.has("prompt")) body.reject("prompt", "a string or an array");
-  const Json& prompt = body.value().at("prompt");
-  const auto ids_of = [&](const Json& list) {
-    std::vector<int32_t> ids;
-    for (const Json& id : list) {
-      if (!id.is_number_integer()) body.reject("prompt", "a string, strings, ids, or arrays of ids");
-      ids.push_back(static_cast<int32_t>(std::clamp<int64_t>(id.get<int64_t>(), -1, INT32_MAX)));
-    }
-    return ids;
-  };
-  const bool one = prompt.is_string() || (prompt.is_array() && !prompt.empty() && prompt[0].is_number());
-  std::vector<std::vector<int32_t>> result;
-  for (const Json& item : one ? Json::array({prompt}) : prompt) {
-    if (!item.is_string() && !item.is_array()) body.reject("prompt", "a string, strings, ids, or arrays of ids");
-    result.push_back(item.is_string() ? session.encode_text(item.get<std::string>()) : ids_of(item));
-    texts.push_back(item.is_string() ? item.get<std::string>() : session.tokenizer().decode(result.back(), true));
-  }
-  if (result.empty()) usage_error("prompt: expected at least one");
-  return result;
-}
-
 void read_logprobs(const JsonView& body, ApiCall& call, SamplingOptions& sampling) {
   if (call.kind == ApiKind::kText) {
     call.logprobs = body.has("logprobs");
@@ -146,6 +122,32 @@ void read_logprobs(const JsonView& body, ApiCall& call, SamplingOptions& samplin
 }
 
 }  // namespace
+
+std::vector<std::vector<int32_t>> read_texts(const JsonView& body, const std::string& field, const Session& session,
+                                             std::vector<std::string>* texts) {
+  constexpr std::string_view kExpected = "a string, strings, ids, or arrays of ids";
+  if (!body.has(field)) body.reject(field, kExpected);
+  const Json& value = body.value().at(field);
+  const auto ids_of = [&](const Json& list) {
+    std::vector<int32_t> ids;
+    for (const Json& id : list) {
+      if (!id.is_number_integer()) body.reject(field, kExpected);
+      ids.push_back(static_cast<int32_t>(std::clamp<int64_t>(id.get<int64_t>(), -1, INT32_MAX)));
+    }
+    return ids;
+  };
+  const bool one = value.is_string() || (value.is_array() && !value.empty() && value[0].is_number());
+  if (!one && !value.is_array()) body.reject(field, kExpected);
+  std::vector<std::vector<int32_t>> result;
+  for (const Json& item : one ? Json::array({value}) : value) {
+    if (!item.is_string() && !item.is_array()) body.reject(field, kExpected);
+    result.push_back(item.is_string() ? session.encode_text(item.get<std::string>()) : ids_of(item));
+    if (texts == nullptr) continue;
+    texts->push_back(item.is_string() ? item.get<std::string>() : session.tokenizer().decode(result.back(), true));
+  }
+  if (result.empty()) usage_error("{}: expected at least one", field);
+  return result;
+}
 
 ApiCall parse_api_call(ApiKind kind, const std::string& text, const Session& session) {
   const Json document = parse_json(text, "the request");
@@ -185,7 +187,7 @@ ApiCall parse_api_call(ApiKind kind, const std::string& text, const Session& ses
     if (call.tools) apply_tool_use(*call.tools, session, request);
   } else {
     call.echo = body.boolean("echo", false);
-    prompts = read_prompts(body, session, call.echoed);
+    prompts = read_texts(body, "prompt", session, &call.echoed);
     if (prompts.size() * static_cast<size_t>(n) > kMaxChoices)
       usage_error("prompt: more than {} answers asked for", kMaxChoices);
   }

@@ -24,6 +24,11 @@ struct ApiCall {
   std::optional<ToolUse> tools;  // chat only
 };
 
+// A field that is a string, an array of strings, an array of ids, or an array of those: the ids of each, and in `texts`
+// what they say. Throws Error(kUsage) naming the field.
+std::vector<std::vector<int32_t>> read_texts(const JsonView& body, const std::string& field, const Session& session,
+                                             std::vector<std::string>* texts = nullptr);
+
 // Throws Error(kUsage) naming the field.
 ApiCall parse_api_call(ApiKind kind, const std::string& body, const Session& session);
 

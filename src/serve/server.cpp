@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "serve/answer.h"
+#include "serve/embeddings.h"
 #include "serve/openai_reply.h"
 #include "serve/page.h"
 
@@ -83,6 +84,7 @@ void ApiServer::route(const HttpRequest& request, const std::shared_ptr<HttpRepl
   if (path == "/v1/models") return reply->send(200, kJson, models());
   if (path == "/v1/chat/completions") return not_allowed("POST") ? void() : answer(ApiKind::kChat, request, reply);
   if (path == "/v1/completions") return not_allowed("POST") ? void() : answer(ApiKind::kText, request, reply);
+  if (path == "/v1/embeddings") return not_allowed("POST") ? void() : embed(request, reply);
   if (options_.lora_updates && (path == "/v1/load_lora_adapter" || path == "/v1/unload_lora_adapter")) {
     if (not_allowed("POST")) return;
     return reply->send(200, kJson, update_adapters(request.body, path == "/v1/load_lora_adapter"));
@@ -99,32 +101,60 @@ bool ApiServer::authorized(const HttpRequest& request) const {
   return given.starts_with(kBearer) && same_key(given.substr(kBearer.size()), options_.api_key);
 }
 
-void ApiServer::answer(ApiKind kind, const HttpRequest& request, const std::shared_ptr<HttpReply>& reply) {
-  ApiCall call = parse_api_call(kind, request.body, session_);
+// The model that is asked for, the server's own unless named; false when it was refused.
+bool ApiServer::choose_model(std::string& model, std::vector<Request>& requests,
+                             const std::shared_ptr<HttpReply>& reply) const {
   const auto names = model_names();
-  if (call.model.empty()) call.model = options_.model;
-  if (std::ranges::find(names, call.model) == names.end()) {
-    return reply->send(404, kJson,
-                       error_body(fmt::format("model \"{}\": this server has {}", call.model, fmt::join(names, ", ")),
-                                  "invalid_request_error"));
+  if (model.empty()) model = options_.model;
+  if (std::ranges::find(names, model) == names.end()) {
+    const std::string why = fmt::format("model \"{}\": this server has {}", model, fmt::join(names, ", "));
+    reply->send(404, kJson, error_body(why, "invalid_request_error"));
+    return false;
   }
-  for (Request& each : call.requests) each.adapter = call.model == options_.model ? "" : call.model;
-  ReplyHead head{fresh_id(kind), call.model, static_cast<int64_t>(std::time(nullptr))};
-  const auto shared = std::make_shared<Answer>(std::move(call), std::move(head), reply, session_.tokenizer(), metrics_);
+  for (Request& each : requests) each.adapter = model == options_.model ? "" : model;
+  return true;
+}
+
+// All of them or none; those of a client that goes away are cancelled.
+void ApiServer::submit(const std::vector<Request>& requests, const std::function<ProgressCallback(size_t)>& callback,
+                       const std::shared_ptr<HttpReply>& reply) {
   std::vector<Service::Ticket> tickets;
+  const auto cancel = [this](const std::vector<Service::Ticket>& submitted) {
+    for (const Service::Ticket ticket : submitted) service_.cancel(ticket);
+  };
   try {
-    for (size_t i = 0; i < shared->call().requests.size(); ++i) {
-      tickets.push_back(service_.submit(
-          shared->call().requests[i],
-          [shared, i](const Completion& so_far, std::string_view text) { return shared->progress(i, so_far, text); }));
-    }
+    for (size_t i = 0; i < requests.size(); ++i) tickets.push_back(service_.submit(requests[i], callback(i)));
   } catch (const Error&) {
-    for (const Service::Ticket ticket : tickets) service_.cancel(ticket);
+    cancel(tickets);
     throw;
   }
-  reply->on_gone([this, tickets] {
-    for (const Service::Ticket ticket : tickets) service_.cancel(ticket);
-  });
+  reply->on_gone([cancel, tickets] { cancel(tickets); });
+}
+
+void ApiServer::answer(ApiKind kind, const HttpRequest& request, const std::shared_ptr<HttpReply>& reply) {
+  ApiCall call = parse_api_call(kind, request.body, session_);
+  if (!choose_model(call.model, call.requests, reply)) return;
+  ReplyHead head{fresh_id(kind), call.model, static_cast<int64_t>(std::time(nullptr))};
+  const auto shared = std::make_shared<Answer>(std::move(call), std::move(head), reply, session_.tokenizer(), metrics_);
+  submit(
+      shared->call().requests,
+      [&](size_t i) {
+        return
+            [shared, i](const Completion& so_far, std::string_view text) { return shared->progress(i, so_far, text); };
+      },
+      reply);
+}
+
+void ApiServer::embed(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply) {
+  EmbeddingCall call = parse_embedding_call(request.body, session_);
+  if (!choose_model(call.model, call.requests, reply)) return;
+  const auto shared = std::make_shared<EmbeddingAnswer>(std::move(call), reply);
+  submit(
+      shared->requests(),
+      [&](size_t i) {
+        return [shared, i](const Completion& so_far, std::string_view) { return shared->progress(i, so_far); };
+      },
+      reply);
 }
 
 // The model, then its adapters.

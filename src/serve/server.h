@@ -33,7 +33,11 @@ class ApiServer {
   void handle(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply);
   void route(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply);
   bool authorized(const HttpRequest& request) const;
+  bool choose_model(std::string& model, std::vector<Request>& requests, const std::shared_ptr<HttpReply>& reply) const;
+  void submit(const std::vector<Request>& requests, const std::function<ProgressCallback(size_t)>& callback,
+              const std::shared_ptr<HttpReply>& reply);
   void answer(ApiKind kind, const HttpRequest& request, const std::shared_ptr<HttpReply>& reply);
+  void embed(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply);
   std::vector<std::string> model_names() const;
   std::string models() const;
   std::string update_adapters(const std::string& body, bool load);
