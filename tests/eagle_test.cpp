@@ -49,6 +49,7 @@ struct Pair {
       for (size_t i = 0; i < graph->nodes().size(); ++i) find_backend("cpu").pack(*graph, static_cast<NodeId>(i));
       graph->compact();
     }
+    put_out_final_hidden(base);
     for (const int64_t offset : eagle.draft_to_target.to_int64())
       targets.push_back(static_cast<int32_t>(targets.size()) + static_cast<int32_t>(offset));
     vocabulary = spec.vocabulary;
@@ -188,7 +189,7 @@ TEST(EagleHead, GuessesWhatTheBaseSays) {
     const auto count = static_cast<int32_t>(tokens.size());
     SequenceSlice slice{0, count, 0, count, pages, -1};
     std::vector<float> features(tokens.size() * static_cast<size_t>(pair().hidden));
-    const std::span<float> outputs[] = {{}, features};
+    const std::span<float> outputs[] = {{}, {}, features};
     ASSERT_EQ(base->run({tokens, positions, {}, {&slice, 1}, {}}, StepOutputs(outputs)), StepOutcome::kDone);
     const std::span next = std::span(tokens).subspan(1);
     slice.token_count = count - 1;

@@ -138,7 +138,7 @@ TEST_F(VocabTest, HeadKeepsItsRows) {
     const DecoderSpec spec = describe_model(checkpoint.config(), checkpoint.config_path());
     const std::vector<int32_t> kept = {0, 1, 7, 100, static_cast<int32_t>(spec.vocabulary) - 1};
     const auto logits = [&](const std::vector<int32_t>& tokens, int64_t count) {
-      const Graph graph = build_decoder(spec, checkpoint, {DType::kF32, tokens});
+      const Graph graph = build_decoder(spec, checkpoint, {DType::kF32, {}, tokens});
       const auto executable =
           find_backend("reference")
               .load(graph, {.max_tokens = 8, .max_rows = 8, .kv_pages = 1, .kv_dtype = DType::kF32});

@@ -68,18 +68,6 @@ DType kv_dtype_of(const fs::path& onnx_dir, const BuildOptions& options) {
               file.string(), scheme.integer("num_bits"), type);
 }
 
-// Where the logits come from, for those who ask for embeddings: the rows that the head reads.
-void put_out_final_hidden(Graph& graph) {
-  ValueId at = graph.outputs().at(0);
-  while (graph.value(at).producer >= 0) {
-    const Node& node = graph.nodes()[static_cast<size_t>(graph.value(at).producer)];
-    at = node.inputs[0];
-    if (node.op == Op::kLinear) break;
-  }
-  if (graph.value(at).shape == Shape{kRows, graph.value(at).shape.back()})
-    graph.outputs().insert(graph.outputs().begin() + 1, at);
-}
-
 // One graph into one engine file; the report gathers what all files took.
 void compile(Graph& plain, const EngineInfo& info, const BuildOptions& options, const fs::path& file,
              BuildReport& report) {

@@ -44,6 +44,32 @@ std::vector<ValueId> transplant(const Graph& from, const std::vector<ValueId>& v
   return result;
 }
 
+// Behind the attention go only the rows whose guesses are wanted: the others are there for their keys and values.
+void select_rows_behind_attention(Graph& head) {
+  std::vector<ValueId> selected(head.values().size(), kNone);  // by value: the same on those rows
+  const auto select = [&](ValueId id) {
+    ValueId& known = selected[static_cast<size_t>(id)];
+    if (known == kNone) known = head.add(Op::kSelectRows, head.value(id).name + ".rows", {id});
+    return known;
+  };
+  std::vector<bool> behind(head.values().size(), false);
+  for (size_t i = 0, count = head.nodes().size(); i < count; ++i) {
+    const Op op = head.nodes()[i].op;
+    const std::vector<ValueId> inputs = head.nodes()[i].inputs;
+    const auto is_behind = [&](ValueId id) { return id != kNone && behind[static_cast<size_t>(id)]; };
+    if (op != Op::kAttention && !std::ranges::any_of(inputs, is_behind)) continue;
+    for (const ValueId id : head.nodes()[i].outputs) behind[static_cast<size_t>(id)] = true;
+    if (op == Op::kAttention) continue;
+    for (size_t k = 0; k < inputs.size(); ++k) {
+      const bool attended = is_behind(inputs[k]) &&
+                            head.nodes()[static_cast<size_t>(head.value(inputs[k]).producer)].op == Op::kAttention;
+      const bool row = inputs[k] != kNone && !head.value(inputs[k]).is_constant() && !is_behind(inputs[k]);
+      if (attended || row) head.nodes()[i].inputs[k] = select(inputs[k]);
+    }
+    for (const ValueId id : head.nodes()[i].outputs) head.value(id).shape[0] = kRows;
+  }
+}
+
 }  // namespace
 
 void join_draft_head(Graph& base, Graph& head, const std::string& source) {
@@ -66,6 +92,7 @@ void join_draft_head(Graph& base, Graph& head, const std::string& source) {
   guesses.name = head.name;
   guesses.outputs() = transplant(head, {head.outputs()[0], head.outputs()[1]}, guesses);
   head = std::move(guesses);
+  select_rows_behind_attention(head);
   for (Graph* graph : {&base, &head}) {
     graph->compact();
     verify_graph(*graph);
@@ -75,6 +102,17 @@ void join_draft_head(Graph& base, Graph& head, const std::string& source) {
     if (id != kNone && head.value(id).shape.at(1) == columns) continue;
     bad_file("{}: its features have {} columns and its hidden states others", source, columns);
   }
+}
+
+void put_out_final_hidden(Graph& base) {
+  ValueId at = base.outputs().at(0);
+  while (base.value(at).producer >= 0) {
+    const Node& node = base.nodes()[static_cast<size_t>(base.value(at).producer)];
+    at = node.inputs[0];
+    if (node.op == Op::kLinear) break;
+  }
+  if (base.value(at).shape == Shape{kRows, base.value(at).shape.back()})
+    base.outputs().insert(base.outputs().begin() + 1, at);
 }
 
 }  // namespace edgewise

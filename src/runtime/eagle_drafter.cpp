@@ -52,7 +52,7 @@ EagleDrafter::EagleDrafter(Executable& head, const EagleOptions& options, const 
   rows_.reserve(sequences * top_k);
   masks_.reserve(sequences * top_k);
   logits_.resize(sequences * top_k * targets_.size());
-  outputs_.resize(rows * hidden);
+  outputs_.resize(sequences * top_k * hidden);
 }
 
 void EagleDrafter::draft(std::span<const DraftRequest> requests) noexcept {
@@ -107,7 +107,7 @@ void EagleDrafter::catch_up(std::span<const DraftRequest> requests) noexcept {
     tree.slots = 0;
   }
   if (!run()) return;
-  for (size_t i = 0; i < growing_; ++i) add_children(trees_[i], -1, i, rows_[i]);
+  for (size_t i = 0; i < growing_; ++i) add_children(trees_[i], -1, i, static_cast<int32_t>(i));
 }
 
 // One more level for the trees that want it: the best guesses of the last one, and what the head says behind them.

@@ -10,7 +10,7 @@ namespace edgewise {
 
 struct EagleOptions {
   int top_k = 1;           // branches of each guess; 1: a chain
-  int steps = 7;           // depth of the tree
+  int steps = 5;           // depth of the tree
   int verify_tokens = 60;  // of the tree that the model checks, its root included
   // Guesses that are less probable than this in the eyes of the head, with all before them, are not made.
   double least_chance = 0.4;
@@ -87,7 +87,7 @@ class EagleDrafter final : public Drafter {
   std::vector<int32_t> rows_;
   std::vector<uint64_t> masks_;
   std::vector<float> logits_;
-  std::vector<float> outputs_;  // [rows, hidden]
+  std::vector<float> outputs_;  // [rows with logits, hidden]
   std::vector<int32_t> order_;
 };
 

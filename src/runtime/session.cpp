@@ -115,7 +115,7 @@ void Session::load_drafter(const fs::path& engine_dir, const SessionOptions& opt
   const ValueId input = head.find_value(kHiddenInput);
   if (model.outputs().size() != 3 || head.outputs().size() != 2 || input == kNone ||
       head.value(input).shape != model.value(model.outputs()[2]).shape ||
-      head.value(input).shape != head.value(head.outputs()[1]).shape) {
+      head.value(input).shape[1] != head.value(head.outputs()[1]).shape[1]) {
     bad_file("{}: {} and {} do not belong together; build the engine again", engine_dir.string(), kEngineFileName,
              kDraftEngineFileName);
   }

@@ -1,5 +1,5 @@
-// /v1/embeddings (https://platform.openai.com/docs/api-reference/embeddings): for each text the final hidden state of its
-// last token, scaled to length 1, as vLLM pools decoder models.
+// /v1/embeddings (https://platform.openai.com/docs/api-reference/embeddings): for each text the final hidden state of
+// its last token, scaled to length 1, as vLLM pools decoder models.
 #pragma once
 
 #include <memory>
