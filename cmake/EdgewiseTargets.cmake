@@ -28,12 +28,14 @@ function(edgewise_library name)
   endif()
 endfunction()
 
-# A GoogleTest program; its tests run from the source root and find data through EDGEWISE_SOURCE_DIR.
+# A GoogleTest program; its tests run from the source root and find data through EDGEWISE_SOURCE_DIR, and what is packed
+# there, whole vocabularies, through EDGEWISE_TEST_DATA.
 function(edgewise_test name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
-  target_compile_definitions(${name} PRIVATE EDGEWISE_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+  target_compile_definitions(${name} PRIVATE EDGEWISE_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
+                                             EDGEWISE_TEST_DATA="${CMAKE_BINARY_DIR}/test_data")
   foreach(dependency ${ARG_DEPENDS})
     target_link_libraries(${name} PRIVATE edgewise_${dependency})
   endforeach()

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes tests/data/tokenizers/components.json: small tokenizers that between them use every component of
+"""Writes components.json in tests/data/tokenizers.tar.xz: small tokenizers that between them use every component of
 tokenizer.json, and what Hugging Face's library encodes and decodes with them.
 
     pip install tokenizers==0.23.* && python tools/make_tokenizer_goldens.py
@@ -12,11 +12,13 @@ import json
 import pathlib
 import random
 import struct
+import tarfile
+import tempfile
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-OUTPUT = ROOT / "tests" / "data" / "tokenizers" / "components.json"
+ARCHIVE = ROOT / "tests" / "data" / "tokenizers.tar.xz"
 
 TEXTS = [
     "",
@@ -315,11 +317,14 @@ def main():
             decoded.append({"ids": ids, "text": decode(tokenizer, ids, False), "skipped": decode(tokenizer, ids, True)})
         cases.append({"name": configuration[0], "file": document, "encoded": results, "decoded": decoded})
     data = {"texts": TEXTS, "models": made, "cases": cases}
-    OUTPUT.parent.mkdir(parents=True, exist_ok=True)
-    with OUTPUT.open("w", encoding="utf-8") as file:
-        json.dump(data, file, ensure_ascii=False, separators=(",", ":"))
-        file.write("\n")
-    print(f"{OUTPUT.relative_to(ROOT)}: {len(cases)} tokenizers, {OUTPUT.stat().st_size / 1e6:.2f} MB")
+    with tempfile.TemporaryDirectory() as folder:
+        with tarfile.open(ARCHIVE) as archive:
+            archive.extractall(folder)
+        output = pathlib.Path(folder) / "tokenizers" / "components.json"
+        output.write_text(json.dumps(data, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
+        with tarfile.open(ARCHIVE, "w:xz", preset=9) as archive:
+            archive.add(output.parent, "tokenizers")
+        print(f"{ARCHIVE.relative_to(ROOT)}: {len(cases)} tokenizers, {output.stat().st_size / 1e6:.2f} MB unpacked")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ struct Model {
   GrammarCompiler compiler;
 
   Model(const std::filesystem::path& file, const std::string& end_token)
-      : tokenizer(Tokenizer::load(std::filesystem::path(EDGEWISE_SOURCE_DIR) / file)),
+      : tokenizer(Tokenizer::load(file)),
         vocabulary(tokenizer.vocab_size() + 70),  // models pad
         end(*tokenizer.token_to_id(end_token)),
         compiler(tokenizer, vocabulary, {end}) {}
@@ -35,15 +35,15 @@ struct Model {
 
 // A byte-level vocabulary of 8192 tokens, GPT-2's, and one with byte fallback.
 inline const Model& tiny() {
-  static const Model model("models/edge-tiny-16m/tokenizer.json", "<|im_end|>");
+  static const Model model(EDGEWISE_SOURCE_DIR "/models/edge-tiny-16m/tokenizer.json", "<|im_end|>");
   return model;
 }
 inline const Model& gpt2() {
-  static const Model model("tests/data/tokenizers/gpt2/tokenizer.json", "<|endoftext|>");
+  static const Model model(EDGEWISE_TEST_DATA "/tokenizers/gpt2/tokenizer.json", "<|endoftext|>");
   return model;
 }
 inline const Model& llama() {
-  static const Model model("tests/data/tokenizers/llama2/tokenizer.json", "</s>");
+  static const Model model(EDGEWISE_TEST_DATA "/tokenizers/llama2/tokenizer.json", "</s>");
   return model;
 }
 

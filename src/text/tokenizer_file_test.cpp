@@ -13,7 +13,7 @@
 namespace edgewise {
 namespace {
 
-const std::string kComponents = std::string(EDGEWISE_SOURCE_DIR) + "/tests/data/tokenizers/components.json";
+const std::string kComponents = std::string(EDGEWISE_TEST_DATA) + "/tokenizers/components.json";
 constexpr std::string_view kText = "Hello <s> w\xC3\xB6rld 123,  \xE4\xBD\xA0\xE5\xA5\xBD <mask>!\n";
 
 // The whole range of use; must throw Error or succeed.

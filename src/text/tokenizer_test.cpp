@@ -16,7 +16,7 @@ namespace edgewise {
 namespace {
 
 const std::filesystem::path kRoot = EDGEWISE_SOURCE_DIR;
-const std::filesystem::path kData = kRoot / "tests/data/tokenizers";
+const std::filesystem::path kData = std::filesystem::path(EDGEWISE_TEST_DATA) / "tokenizers";
 
 std::vector<int32_t> ids_of(const Json& list) { return list.get<std::vector<int32_t>>(); }
 
