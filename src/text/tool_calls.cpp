@@ -54,8 +54,9 @@ class CallScanner {
   bool member(const std::string& key) {
     const size_t begin = pos_;
     if (key == "name") {
-      scan_.name = string();
-      return scan_.name.has_value();
+      const auto name = string();
+      if (!scan_.name) scan_.name = name;  // the first one went out
+      return name.has_value();
     }
     const bool done = skip_value();
     if (key == "arguments" || key == "parameters") {
@@ -184,7 +185,7 @@ ReplyPiece ToolCallParser::push(std::string_view text) {
 ReplyPiece ToolCallParser::finish() {
   ReplyPiece out;
   const bool begun = state_ == State::kCalls && held_.find('{') != std::string::npos;
-  if (begun && !named_) give_up(out);
+  if (begun && !named_) give_up(out, held_.size());
   if (state_ == State::kStart || state_ == State::kContent) out.content += held_;
   held_.clear();
   return out;
@@ -236,10 +237,11 @@ bool ToolCallParser::between_calls(ReplyPiece& out) {
   const std::string_view rest = std::string_view(held_).substr(at);
   if (form_ == ToolCallForm::kHermes && rest.size() < kHermesEnd.size() && kHermesEnd.starts_with(rest)) return false;
   if (!marked_ && calls_ == 0) {
-    give_up(out);
+    give_up(out, held_.size());
     return true;
   }
-  const size_t end = rest.starts_with(kHermesEnd) ? kHermesEnd.size() : rest.starts_with(']') ? 1 : 0;
+  const std::string_view closing = form_ == ToolCallForm::kHermes ? kHermesEnd : "]";
+  const size_t end = rest.starts_with(closing) ? closing.size() : 0;
   held_.erase(0, at + end);
   state_ = State::kContent;
   behind_calls_ = true;
@@ -254,7 +256,7 @@ bool ToolCallParser::read_call(ReplyPiece& out) {
   const bool known = call.name && (marked_ || std::ranges::count(names_, *call.name) > 0);
   const bool broken = call.state == CallScan::State::kInvalid;
   if ((broken || complete || call.name) && !known) {
-    give_up(out);
+    give_up(out, begin + call.end);
     return true;
   }
   if (known && !named_) {
@@ -274,10 +276,11 @@ bool ToolCallParser::read_call(ReplyPiece& out) {
   return true;
 }
 
-// What is held is no call. Behind a marker the reply may still have some.
-void ToolCallParser::give_up(ReplyPiece& out) {
+// What is held is no call, up to `end`. Behind a marker the reply may still have some.
+void ToolCallParser::give_up(ReplyPiece& out, size_t end) {
   if (marked_) out.content += tool_call_marker(form_);
-  out.content += std::exchange(held_, "");
+  out.content += held_.substr(0, end);
+  held_.erase(0, end);
   state_ = marked_ ? State::kContent : State::kPlain;
 }
 

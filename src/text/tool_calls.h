@@ -54,7 +54,7 @@ class ToolCallParser {
   bool find_call(ReplyPiece& out);
   bool between_calls(ReplyPiece& out);
   bool read_call(ReplyPiece& out);
-  void give_up(ReplyPiece& out);
+  void give_up(ReplyPiece& out, size_t end);
 
   ToolCallForm form_;
   std::vector<std::string> names_;
