@@ -2,7 +2,6 @@
 // One request suffers at most; all others get their answers, and all pages come back.
 #include <gtest/gtest.h>
 #include <sys/syscall.h>
-#include <unistd.h>
 
 #include <array>
 #include <atomic>
@@ -14,9 +13,7 @@
 #include <thread>
 
 #include "base/error.h"
-#include "compiler/build.h"
-#include "models/families.h"
-#include "onnx/export.h"
+#include "embedded_model.h"
 #include "runtime/service.h"
 
 namespace {
@@ -82,21 +79,8 @@ class FaultyExecutable final : public Executable {
 class FaultTest : public testing::Test {
  protected:
   static void SetUpTestSuite() {
-    directory_ = fs::temp_directory_path() / ("edgewise-fault-" + std::to_string(::getpid()));
-    fs::create_directories(directory_ / "onnx");
-    const auto model = fs::path(EDGEWISE_SOURCE_DIR) / "models/edge-tiny-16m";
-    const Checkpoint checkpoint = Checkpoint::open(model);
-    const DecoderSpec spec = describe_model(checkpoint.config(), checkpoint.config_path());
-    export_onnx(build_decoder(spec, checkpoint, {DType::kBF16}), directory_ / "onnx", {});
-    for (const char* name : {"tokenizer.json", "tokenizer_config.json", "config.json"})
-      fs::copy(model / name, directory_ / "onnx");
-    BuildOptions options;
-    options.max_batch_size = 4;
-    options.max_input_length = 200;
-    options.kv_capacity = 256;
-    options.kv_policy = "paged";
-    options.opt_level = 0;
-    build_engine(directory_ / "onnx", directory_ / "engine", options);
+    directory_ = export_embedded_model("fault");
+    build_small_engine(directory_);
   }
   static void TearDownTestSuite() { fs::remove_all(directory_); }
 

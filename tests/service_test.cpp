@@ -2,15 +2,12 @@
 #include "runtime/service.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <future>
 #include <regex>
 
 #include "base/error.h"
-#include "compiler/build.h"
-#include "models/families.h"
-#include "onnx/export.h"
+#include "embedded_model.h"
 
 namespace edgewise {
 namespace {
@@ -19,22 +16,8 @@ namespace fs = std::filesystem;
 class ServiceTest : public testing::Test {
  protected:
   static void SetUpTestSuite() {
-    directory_ = fs::temp_directory_path() / ("edgewise-service-" + std::to_string(::getpid()));
-    fs::create_directories(directory_ / "onnx");
-    const auto model = fs::path(EDGEWISE_SOURCE_DIR) / "models/edge-tiny-16m";
-    const Checkpoint checkpoint = Checkpoint::open(model);
-    const DecoderSpec spec = describe_model(checkpoint.config(), checkpoint.config_path());
-    export_onnx(build_decoder(spec, checkpoint, {DType::kBF16}), directory_ / "onnx", {});
-    fs::copy(model / "tokenizer.json", directory_ / "onnx");
-    fs::copy(model / "tokenizer_config.json", directory_ / "onnx");
-    fs::copy(model / "config.json", directory_ / "onnx");
-    BuildOptions options;
-    options.max_batch_size = 4;
-    options.max_input_length = 200;
-    options.kv_capacity = 256;
-    options.kv_policy = "paged";
-    options.opt_level = 0;
-    build_engine(directory_ / "onnx", directory_ / "engine", options);
+    directory_ = export_embedded_model("service");
+    build_small_engine(directory_);
   }
   static void TearDownTestSuite() { fs::remove_all(directory_); }
 

@@ -11,9 +11,7 @@
 #include "base/error.h"
 #include "base/mapped_file.h"
 #include "base/output_file.h"
-#include "compiler/build.h"
-#include "models/families.h"
-#include "onnx/export.h"
+#include "embedded_model.h"
 #include "runtime/session.h"
 
 #include <xxhash.h>
@@ -25,14 +23,7 @@ namespace fs = std::filesystem;
 class SessionTest : public testing::Test {
  protected:
   static void SetUpTestSuite() {
-    directory_ = fs::temp_directory_path() / ("edgewise-session-" + std::to_string(::getpid()));
-    fs::create_directories(directory_ / "onnx");
-    const auto model = fs::path(EDGEWISE_SOURCE_DIR) / "models/edge-tiny-16m";
-    const Checkpoint checkpoint = Checkpoint::open(model);
-    const DecoderSpec spec = describe_model(checkpoint.config(), checkpoint.config_path());
-    export_onnx(build_decoder(spec, checkpoint, {DType::kBF16}), directory_ / "onnx", {});
-    for (const char* name : {"tokenizer.json", "tokenizer_config.json", "config.json"})
-      fs::copy(model / name, directory_ / "onnx");
+    directory_ = export_embedded_model("session");
     build("bf16", DType::kBF16, 512);
     build("int8", DType::kI8, 512);
     build("fp8", DType::kF8E4M3, 512);

@@ -9,6 +9,7 @@
 #include "backends/kv_scale.h"
 #include "base/error.h"
 #include "base/progress.h"
+#include "base/seconds.h"
 #include "base/tensor.h"
 #include "base/thread_pool.h"
 
@@ -16,8 +17,6 @@ namespace edgewise {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
 // Ordinary tokens in no order: content does not change how long a step takes.
 std::vector<int32_t> make_prompt(int length, int64_t vocabulary, int salt) {
   std::vector<int32_t> prompt;

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/output_file.h"
+#include "base/seconds.h"
 #include "cli/build_flags.h"
 #include "cli/quantize_flags.h"
 #include "cli/recipe.h"
@@ -20,10 +21,6 @@
 namespace edgewise {
 namespace fs = std::filesystem;
 namespace {
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 // Names, sizes and times of a directory's files: what a cached stage depends on.
 uint64_t fingerprint(const fs::path& directory) {

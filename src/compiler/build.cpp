@@ -119,8 +119,7 @@ BuildReport build_engine(const fs::path& onnx_dir, const fs::path& engine_dir, c
   }
   compile(model, info, options, out.path() / kEngineFileName, report);
   copy_companions(onnx_dir, out.path());
-  if (fs::exists(onnx_dir / "vocab_map.safetensors"))  // of an export with fewer logits
-    fs::copy_file(onnx_dir / "vocab_map.safetensors", out.path() / "vocab_map.safetensors");
+  if (fs::exists(onnx_dir / kVocabMapFile)) fs::copy_file(onnx_dir / kVocabMapFile, out.path() / kVocabMapFile);
   out.commit();
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return report;

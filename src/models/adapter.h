@@ -4,6 +4,7 @@
 
 #include <filesystem>
 
+#include "formats/companions.h"
 #include "graph/low_rank.h"
 
 namespace edgewise {
@@ -14,10 +15,7 @@ namespace edgewise {
 Adapter read_adapter(const std::filesystem::path& path);
 
 // Quantizers that divide channels by factors and fold those into other weights (AWQ, SmoothQuant) leave the factors in
-// this file beside the model, a safetensors file: M.input f32 [K] and M.output f32 [n] of a module M. It is not called
-// *.safetensors since loaders take such files for weights.
-inline constexpr const char* kChannelScalesFile = "channel_scales.st";
-
+// kChannelScalesFile beside the model, a safetensors file: M.input f32 [K] and M.output f32 [n] of a module M.
 // Makes an adapter of the float model one of the quantized model: A takes the divided inputs, B gives divided outputs.
 void follow_channel_scales(const std::filesystem::path& file, Adapter& adapter);
 

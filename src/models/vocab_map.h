@@ -8,10 +8,9 @@
 #include <vector>
 
 #include "base/tensor.h"
+#include "formats/companions.h"
 
 namespace edgewise {
-
-inline constexpr const char* kVocabMapFile = "vocab_map.safetensors";
 
 // Throws Error(kBadFile) unless ids ascend and lie in [0, vocabulary).
 std::vector<int32_t> read_vocab_map(const std::filesystem::path& file, int64_t vocabulary);

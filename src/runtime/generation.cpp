@@ -7,12 +7,10 @@
 #include <new>
 #include <utility>
 
+#include "base/seconds.h"
+
 namespace edgewise {
 namespace {
-
-double seconds_between(std::chrono::steady_clock::time_point a, std::chrono::steady_clock::time_point b) {
-  return std::chrono::duration<double>(b - a).count();
-}
 
 std::vector<float> normalized(std::vector<float> values) {
   double squares = 0;

@@ -4,6 +4,7 @@
 #include <cassert>
 
 #include "base/error.h"
+#include "base/seconds.h"
 
 namespace edgewise {
 namespace {
@@ -16,10 +17,6 @@ bool goes_first(const Sequence* a, const Sequence* b) {
 
 void insert_in_order(std::vector<Sequence*>& list, Sequence& sequence) {
   list.insert(std::upper_bound(list.begin(), list.end(), &sequence, goes_first), &sequence);
-}
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 }  // namespace
@@ -203,26 +200,6 @@ void Scheduler::add_rows(Sequence& sequence, int count) noexcept {
   if (last) rows_.push_back(first + count - 1);
 }
 
-// Its draft behind the row of its last token.
-void Scheduler::add_draft(Sequence& sequence) noexcept {
-  if (sequence.draft.empty()) return;
-  SequenceSlice& slice = slices_.back();
-  slice.token_count += sequence.draft.size();
-  if (!sequence.draft.is_chain()) {
-    const size_t begin = tree_masks_.size();
-    tree_masks_.push_back(1);  // bit 0 is the last token, bit i + 1 guess i
-    for (size_t i = 0; i < sequence.draft.tokens.size(); ++i)
-      tree_masks_.push_back(tree_masks_[begin + static_cast<size_t>(sequence.draft.parents[i] + 1)] | uint64_t{2} << i);
-    slice.tree_begin = sequence.kv_length;
-    slice.tree = std::span(tree_masks_).subspan(begin);
-  }
-  for (int i = 0; i < sequence.draft.size(); ++i) {
-    rows_.push_back(static_cast<int32_t>(tokens_.size()));
-    tokens_.push_back(sequence.draft.tokens[static_cast<size_t>(i)]);
-    positions_.push_back(slice.position(i + 1));
-  }
-}
-
 void Scheduler::commit() noexcept {
   kept_.clear();
   kept_begin_.clear();
@@ -268,66 +245,6 @@ void Scheduler::sample_rows(Sequence& sequence, const SequenceSlice& slice, size
     kept_.push_back(slice.first_token + 1 + node);
   }
   if (!sequence.draft.empty()) keep_path(sequence, slice.kv_length + 1);
-}
-
-// Accepted guesses become tokens of the sequence: their keys and values go where a chain has them.
-void Scheduler::keep_path(Sequence& sequence, int first_slot) noexcept {
-  copies_.clear();
-  const auto page_of = [&](int slot) { return sequence.pages[static_cast<size_t>(slot / kPageTokens)]; };
-  for (int i = 0; i < static_cast<int>(path_.size()); ++i) {
-    const int from = first_slot + path_[static_cast<size_t>(i)];
-    const int to = first_slot + i;
-    if (from != to) copies_.push_back({page_of(from), from % kPageTokens, page_of(to), to % kPageTokens});
-  }
-  if (!copies_.empty()) executable_.copy_slots(copies_);
-  const auto right = static_cast<int>(path_.size());
-  sequence.kv_length += right;
-  sequence.acceptance.note(right);
-  ++sequence.verifications;
-  sequence.drafted += sequence.draft.size();
-  sequence.accepted += right;
-  ++speculation_.verifications;
-  speculation_.drafted += sequence.draft.size();
-  speculation_.accepted += right;
-  sequence.draft.clear();
-}
-
-// Guesses for the next step. The drafter sees every prompt and every sequence that still speculates, so that what it
-// keeps in its cache is as long as what the model keeps.
-void Scheduler::draft() noexcept {
-  if (drafter_ == nullptr) return;
-  requests_.clear();
-  deciding_ = 0;
-  bool doubts = false;
-  for (const Sequence* sequence : running_) deciding_ += sequence->decoding() ? 1 : 0;
-  for (const Sequence* sequence : running_)
-    doubts |= sequence->decoding() && sequence->speculates() && sequence->doubts(cost_.ratio(deciding_));
-  plain_ = limits_.weigh_drafts && deciding_ == running() && cost_.wants_plain(deciding_, doubts);
-  for (size_t i = 0; i < slices_.size(); ++i) {
-    Sequence& sequence = *sliced_[i];
-    const bool decoded = static_cast<int>(i) < decoding_sequences_;
-    if (sequence.finished() || (decoded && !sequence.speculates())) continue;
-    const auto begin = static_cast<size_t>(kept_begin_[i]);
-    const size_t end = i + 1 < slices_.size() ? static_cast<size_t>(kept_begin_[i + 1]) : kept_.size();
-    requests_.push_back(
-        {&sequence, std::span(kept_).subspan(begin, end - begin), slices_[i].kv_length, draft_depth(sequence)});
-  }
-  if (requests_.empty()) return;
-  const auto start = std::chrono::steady_clock::now();
-  drafter_->draft(requests_);
-  draft_seconds_ = seconds_since(start);
-  speculation_.draft_seconds += draft_seconds_;
-}
-
-// The longest chain worth guessing for a sequence; 0 when guessing does not pay.
-int Scheduler::draft_depth(Sequence& sequence) noexcept {
-  if (!sequence.decoding() || !sequence.speculates()) return 0;
-  const int most = std::min(drafter_->max_depth(), sequence.max_tokens - sequence.generated() - 1);
-  if (most < 1 || !cache_.reserve(sequence.pages, sequence.kv_length + 1 + drafter_->slots())) return 0;
-  if (plain_) return 0;
-  if (!limits_.weigh_drafts || sequence.verifications < kTrial || !sequence.doubts(cost_.ratio(deciding_))) return most;
-  sequence.gave_up = true;  // for good, as the drafter loses track of it
-  return 0;
 }
 
 void Scheduler::publish(Sequence& sequence) noexcept {
