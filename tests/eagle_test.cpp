@@ -81,7 +81,7 @@ std::vector<Golden> goldens() {
 
 // How one run differs from the plainest.
 struct Setup {
-  std::optional<EagleOptions> eagle = {};
+  std::optional<DraftingOptions> eagle = {};
   int sequences = 1;
   int step_tokens = 256;
   int kv_pages = 0;  // 0: enough for all
@@ -123,12 +123,12 @@ struct Bench {
     use(targets);
   }
   void use(const std::vector<int32_t>& tokens) {
-    const EagleLimits eagle{limits.max_sequences, limits.max_step_tokens, pair().hidden};
+    const DraftLimits eagle{limits.max_sequences, limits.max_step_tokens, pair().hidden};
     if (options) drafter = std::make_unique<EagleDrafter>(*head, *options, eagle, tokens);
     scheduler = std::make_unique<Scheduler>(*base, limits, std::vector<int32_t>{2}, drafter.get());
   }
 
-  std::optional<EagleOptions> options;
+  std::optional<DraftingOptions> options;
   std::vector<int32_t> targets;
   SchedulerLimits limits;
   std::unique_ptr<Executable> base;
@@ -169,9 +169,9 @@ std::vector<std::vector<int32_t>> prompts() {
   return result;
 }
 
-const EagleOptions kChain{.top_k = 1, .steps = 5};
-const EagleOptions kTree{.top_k = 3, .steps = 4, .verify_tokens = 16, .least_chance = 0.05};
-const EagleOptions kWide{.top_k = 10, .steps = 6, .verify_tokens = 60, .least_chance = 0};
+const DraftingOptions kChain{.top_k = 1, .steps = 5};
+const DraftingOptions kTree{.top_k = 3, .steps = 4, .verify_tokens = 16, .least_chance = 0.05};
+const DraftingOptions kWide{.top_k = 10, .steps = 6, .verify_tokens = 60, .least_chance = 0};
 
 // Row p of the head, fed with token p+1 and the base's features of position p, names token p+2.
 TEST(EagleHead, GuessesWhatTheBaseSays) {
@@ -215,7 +215,7 @@ TEST(EagleHead, GuessesWhatTheBaseSays) {
 TEST(Eagle, GreedyTokensAreThoseWithoutIt) {
   const auto expected = run({}, prompts());
   const auto golden = goldens();
-  for (const EagleOptions& options : {kChain, kTree, kWide}) {
+  for (const DraftingOptions& options : {kChain, kTree, kWide}) {
     SCOPED_TRACE(options.top_k);
     const Outcome found = run({.eagle = options}, prompts());
     EXPECT_EQ(found.tokens, expected.tokens);
@@ -233,7 +233,7 @@ TEST(Eagle, CompanyChunksAndCachesChangeNoToken) {
   for (auto& prompt : longer)
     while (prompt.size() < 55) prompt.insert(prompt.begin(), 7);
   const Outcome longest = run({}, longer, 60);
-  for (const EagleOptions& options : {kChain, kTree}) {
+  for (const DraftingOptions& options : {kChain, kTree}) {
     SCOPED_TRACE(options.top_k);
     EXPECT_EQ(run({.eagle = options, .sequences = 16}, many).tokens, twice);
     EXPECT_EQ(run({.eagle = options, .sequences = 3, .step_tokens = 7}, many).tokens, twice);
@@ -264,7 +264,7 @@ TEST(Eagle, SharedPrefixes) {
   for (const size_t length : {200, 130, 200, 129, 128, 190})
     long_prompts.emplace_back(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(length));
   const auto expected = run({.sequences = 2}, long_prompts);
-  for (const EagleOptions& options : {kChain, kTree}) {
+  for (const DraftingOptions& options : {kChain, kTree}) {
     const Outcome found = run({.eagle = options, .sequences = 2}, long_prompts);
     EXPECT_EQ(found.tokens, expected.tokens);
     EXPECT_GT(found.cached, 0);
@@ -280,14 +280,14 @@ TEST(Eagle, SampledTokensAreThoseWithoutIt) {
   for (const uint64_t seed : {1, 2, 3}) {
     sampling.seed = seed;
     const auto expected = run({.sampling = sampling}, prompts());
-    for (const EagleOptions& options : {kChain, kTree})
+    for (const DraftingOptions& options : {kChain, kTree})
       EXPECT_EQ(run({.eagle = options, .sequences = 4, .sampling = sampling}, prompts()).tokens, expected.tokens);
   }
 }
 
 // A whole prompt, then steps that guess and check.
 TEST(Eagle, AStepAllocatesNothing) {
-  for (const EagleOptions& options : {kChain, kWide}) {
+  for (const DraftingOptions& options : {kChain, kWide}) {
     Bench bench({.eagle = options, .sequences = 2, .weigh = true});
     const auto all = prompts();
     SamplingOptions sampling;

@@ -204,7 +204,7 @@ BenchResult run_benchmark(const std::filesystem::path& engine_dir, const BenchOp
   result.engine = engine_dir.string();
   std::ofstream("/proc/self/clear_refs") << "5";  // peak memory starts afresh, whatever ran before in this process
   const auto start = Clock::now();
-  Session session(engine_dir, {.threads = options.threads, .eagle = options.eagle, .share_prefixes = false});
+  Session session(engine_dir, options.session);
   result.load_seconds = seconds_since(start);
   const EngineInfo& info = session.info();
   if (options.input_length > info.max_input_length || options.input_length + options.output_length > info.kv_capacity) {
@@ -227,7 +227,7 @@ BenchResult run_benchmark(const std::filesystem::path& engine_dir, const BenchOp
   }
   result.memory = session.executable().memory();
   result.peak_memory = peak_resident_bytes();
-  result.bandwidth = measure_bandwidth(options.threads);
+  result.bandwidth = measure_bandwidth(options.session.threads);
   for (BenchPoint& point : points) point.bandwidth_share /= result.bandwidth;
   result.points = std::move(points);
   return result;

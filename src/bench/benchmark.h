@@ -17,9 +17,8 @@ struct BenchOptions {
   std::vector<int> batch_sizes = {1};
   int iterations = 5;
   int warmup = 1;
-  int threads = 0;
   std::vector<std::filesystem::path> adapters;  // PEFT directories; the sequences take them in turn
-  std::optional<EagleOptions> eagle = {};
+  SessionOptions session = {.share_prefixes = false};
   std::vector<std::string> prompts = {};  // asked in place of tokens in no order: what is guessed depends on the text
 };
 

@@ -65,7 +65,7 @@ MemoryAnalysis analyze_memory(const std::filesystem::path& engine_dir, const std
   const int64_t vocabulary = engine.graph.value(engine.graph.outputs().at(0)).shape.at(1);
   std::unique_ptr<Engine> head;  // loaded too where there is one: run and serve use it
   if (has_draft_head(engine_dir)) head = std::make_unique<Engine>(read_engine(engine_dir / kDraftEngineFileName));
-  const EagleOptions eagle;
+  const DraftingOptions eagle;
   const int drafted = head ? eagle.tokens(eagle.steps) : 0;
   for (const int batch : batches) {
     for (const int length : lengths) {

@@ -21,7 +21,7 @@ OrderedJson to_json(const BenchResult& r, const BenchOptions& options) {
                       {"decode_tokens_per_second", to_json(p.decode)},
                       {"bytes_per_decode_step", p.bytes_per_step},
                       {"share_of_bandwidth", p.bandwidth_share}});
-    if (options.eagle) points.back()["speculation"] = to_json(p.speculation);
+    if (options.session.guesses()) points.back()["speculation"] = to_json(p.speculation);
   }
   OrderedJson adapters = nullptr;
   if (!options.adapters.empty()) {
@@ -74,7 +74,7 @@ std::string to_markdown(const std::vector<BenchResult>& results, const BenchOpti
         fmt::join(in_ms({r.adapters.step_seconds.begin() + 1, r.adapters.step_seconds.end()}), ", "),
         r.adapters.unswitched_seconds * 1e3, r.adapters.switched_seconds * 1e3);
   }
-  if (!options.eagle) return text;
+  if (!options.session.guesses()) return text;
   text +=
       "\n| engine | batch | tokens a verification | tried | right | draft ms | verify ms |\n"
       "|---|---|---|---|---|---|---|\n";

@@ -6,7 +6,7 @@
 #include "bench/benchmark.h"
 #include "bench/memory.h"
 #include "cli/command.h"
-#include "cli/eagle_flags.h"
+#include "cli/draft_flags.h"
 #include "cli/pipeline.h"
 
 namespace edgewise {
@@ -16,7 +16,7 @@ struct BenchFlags {
   std::vector<std::string> engines;
   std::filesystem::path output_dir;
   std::filesystem::path prompts;
-  EagleFlags eagle;
+  DraftFlags draft;
   BenchOptions options;
 };
 
@@ -31,7 +31,7 @@ std::vector<std::string> read_lines(const std::filesystem::path& file) {
 }
 
 int bench(BenchFlags flags) {
-  flags.options.eagle = flags.eagle.if_asked();
+  flags.draft.apply({}, flags.options.session);
   if (!flags.prompts.empty()) flags.options.prompts = read_lines(flags.prompts);
   std::vector<BenchResult> results;
   OrderedJson document = OrderedJson::array();
@@ -68,10 +68,10 @@ void add_bench(Commands& commands) {
   add_flag(command, "batch_sizes", o.batch_sizes, "sequences side by side");
   add_flag(command, "iterations", o.iterations, "measured runs");
   add_flag(command, "warmup", o.warmup, "runs beforehand that do not count");
-  add_flag(command, "threads", o.threads, "CPU threads (0: all cores)");
+  add_flag(command, "threads", o.session.threads, "CPU threads (0: all cores)");
   add_flag(command, "lora", o.adapters, "directories of PEFT adapters, which the sequences take in turn");
   add_flag(command, "prompts", flags->prompts, "text file of prompts, one a line, in place of tokens in no order");
-  add_eagle_flags(command, flags->eagle, EagleDefault::kOff);
+  add_draft_flags(command, flags->draft, HeadDefault::kOff);
   add_flag(command, "output_dir", flags->output_dir, "where to write JSON, the Markdown table and SVG charts");
   commands.on_run(command, [flags] { return bench(*flags); });
 }

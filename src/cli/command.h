@@ -32,9 +32,6 @@ CLI::Option* add_flag(CLI::App& command, const std::string& flag, T& value, cons
   return command.add_option(both_spellings(flag), value, what)->capture_default_str();
 }
 
-inline constexpr const char* kPromptLookupHelp =
-    "tokens tried at once where the text repeats itself (speculative decoding without a draft model; 0: none)";
-
 void add_quantize(Commands& commands);
 void add_export(Commands& commands);
 void add_build(Commands& commands);

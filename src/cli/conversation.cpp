@@ -4,7 +4,7 @@
 
 #include "base/error.h"
 #include "base/progress.h"
-#include "cli/eagle_flags.h"
+#include "cli/draft_flags.h"
 
 namespace edgewise {
 

@@ -2,7 +2,7 @@
 #include "base/mapped_file.h"
 #include "base/output_file.h"
 #include "cli/command.h"
-#include "cli/eagle_flags.h"
+#include "cli/draft_flags.h"
 #include "cli/pipeline.h"
 #include "cli/request_file.h"
 
@@ -17,8 +17,7 @@ struct InferFlags {
   bool dump_profile = false;
   int warmup = 0;
   int threads = 0;
-  int prompt_lookup = 0;
-  EagleFlags eagle;
+  DraftFlags draft;
 };
 
 // Seconds by operator kind and by node, the slowest first.
@@ -58,10 +57,9 @@ void load_adapters(Session& session, RequestFile& file) {
 
 int infer(const InferFlags& flags) {
   if (flags.dump_profile && flags.profile.empty()) usage_error("--dumpProfile needs --profileOutputFile");
-  Session session(flags.engine, {.threads = flags.threads,
-                                 .draft_tokens = flags.prompt_lookup,
-                                 .eagle = flags.eagle.if_asked(),
-                                 .profile = flags.dump_profile});
+  SessionOptions options{.threads = flags.threads, .profile = flags.dump_profile};
+  flags.draft.apply(flags.engine, options);
+  Session session(flags.engine, options);
   RequestFile file = parse_request_file(read_text_file(flags.input), flags.input.string(), session);
   if (file.batch_size > session.info().max_batch_size) {
     fmt::print(stderr, "note: batch_size {} is above the engine's {}; requests beyond it wait for a slot\n",
@@ -101,8 +99,7 @@ void add_infer(Commands& commands) {
   command.add_flag(both_spellings("dumpProfile"), flags->dump_profile, "time every operator");
   add_flag(command, "profileOutputFile", flags->profile, "where --dumpProfile writes, JSON");
   add_flag(command, "warmup", flags->warmup, "answers of the first request that are thrown away beforehand");
-  add_flag(command, "prompt_lookup", flags->prompt_lookup, kPromptLookupHelp);
-  add_eagle_flags(command, flags->eagle, EagleDefault::kOff);
+  add_draft_flags(command, flags->draft, HeadDefault::kOff);
   add_flag(command, "threads", flags->threads, "CPU threads (0: all cores)");
   commands.on_run(command, [flags] { return infer(*flags); });
 }

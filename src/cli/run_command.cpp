@@ -9,15 +9,14 @@
 #include "cli/build_flags.h"
 #include "cli/chat.h"
 #include "cli/command.h"
-#include "cli/eagle_flags.h"
+#include "cli/draft_flags.h"
 #include "cli/pipeline.h"
 
 namespace edgewise {
 namespace {
 
 struct RunFlags {
-  int prompt_lookup = 0;
-  EagleFlags eagle;
+  DraftFlags draft;
   std::string model;
   std::string prompt;
   std::string system;
@@ -96,9 +95,9 @@ int answer_once(Session& session, const RunFlags& flags, const std::string& prom
 
 int run(const RunFlags& flags) {
   const auto engine = ensure_engine(flags.model, flags.cache_dir, flags.build.take());
-  Session session(engine, {.threads = flags.threads,
-                           .draft_tokens = flags.prompt_lookup,
-                           .eagle = flags.eagle.if_there(engine, flags.prompt_lookup > 0)});
+  SessionOptions options{.threads = flags.threads};
+  flags.draft.apply(engine, options);
+  Session session(engine, options);
   if (!flags.lora.empty()) load_adapter(session, flags.lora, flags.lora);
   if (!flags.prompt.empty()) return answer_once(session, flags, flags.prompt);
   if (::isatty(STDIN_FILENO) != 0) {
@@ -124,8 +123,7 @@ void add_run(Commands& commands) {
   command.add_option("--session", flags->session,
                      "a file that keeps the conversation and its cache: read if it is there, written at the end");
   add_flag(command, "max_tokens", flags->max_tokens, "longest answer");
-  add_flag(command, "prompt_lookup", flags->prompt_lookup, kPromptLookupHelp);
-  add_eagle_flags(command, flags->eagle, EagleDefault::kOn);
+  add_draft_flags(command, flags->draft, HeadDefault::kOn);
   command.add_option(both_spellings("temperature"), flags->temperature,
                      "0 is greedy (default: the model's recommendation)");
   command.add_option(both_spellings("top_p"), flags->top_p, "nucleus sampling");

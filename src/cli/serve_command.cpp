@@ -3,7 +3,7 @@
 #include "base/error.h"
 #include "cli/build_flags.h"
 #include "cli/command.h"
-#include "cli/eagle_flags.h"
+#include "cli/draft_flags.h"
 #include "cli/pipeline.h"
 #include "serve/server.h"
 
@@ -19,9 +19,8 @@ struct ServeFlags {
   int max_body_mb = 8;
   int reply_timeout = 600;
   int grace = 30;
-  int prompt_lookup = 0;
   std::vector<std::string> adapters;
-  EagleFlags eagle;
+  DraftFlags draft;
 };
 
 // "out/engine/" is served as "engine".
@@ -53,10 +52,9 @@ int serve(ServeFlags& flags) {
   options.http.reply_timeout = std::chrono::seconds(flags.reply_timeout);
   options.grace = std::chrono::seconds(flags.grace);
   const auto engine = ensure_engine(flags.model, flags.cache_dir, flags.build.take());
-  Session session(engine, {.threads = flags.threads,
-                           .draft_tokens = flags.prompt_lookup,
-                           .eagle = flags.eagle.if_there(engine, flags.prompt_lookup > 0),
-                           .protect_decoding = true});
+  SessionOptions session_options{.threads = flags.threads, .protect_decoding = true};
+  flags.draft.apply(engine, session_options);
+  Session session(engine, session_options);
   load_adapters(session, flags);
   ApiServer server(session, options);
   if (options.host != "127.0.0.1" && options.host != "localhost" && options.host != "::1" && options.api_key.empty()) {
@@ -92,8 +90,7 @@ void add_serve(Commands& commands) {
   add_flag(command, "reply_timeout", flags->reply_timeout, "seconds an answer may take");
   add_flag(command, "grace", flags->grace, "seconds for answers under way when the server is told to end");
   add_flag(command, "cache_dir", flags->cache_dir, "where exported and built stages are kept");
-  add_flag(command, "prompt_lookup", flags->prompt_lookup, kPromptLookupHelp);
-  add_eagle_flags(command, flags->eagle, EagleDefault::kOn);
+  add_draft_flags(command, flags->draft, HeadDefault::kOn);
   add_flag(command, "threads", flags->threads, "CPU threads (0: all cores)");
   add_build_flags(command, flags->build);
   commands.on_run(command, [flags] { return serve(*flags); });

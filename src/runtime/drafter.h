@@ -8,6 +8,7 @@
 
 namespace edgewise {
 
+class KvCache;
 struct Sequence;
 
 // Tokens to try behind a sequence's last one, parents before their children.
@@ -63,7 +64,8 @@ class Drafter {
   // Where the model's second output is wanted, [rows of a step, columns]; empty: not at all.
   virtual std::span<float> features() { return {}; }
   // After each step, for all sequences it brought on: fills Sequence::draft of those with a depth. Allocates nothing.
-  virtual void draft(std::span<const DraftRequest> requests) noexcept = 0;
+  // `cache` knows the sequences' pages, and how far a drafter with pages of its own has followed.
+  virtual void draft(std::span<const DraftRequest> requests, KvCache& cache) noexcept = 0;
 };
 
 }  // namespace edgewise

@@ -68,6 +68,7 @@ int32_t KvCache::take() noexcept {
   const int32_t id = free_.back();
   free_.pop_back();
   page(id).uses = 1;
+  page(id).followed = 0;
   return id;
 }
 
@@ -117,6 +118,23 @@ void KvCache::publish(std::vector<int32_t>& table, size_t index, std::span<const
 
 void KvCache::release(std::vector<int32_t>& table) noexcept {
   for (; !table.empty(); table.pop_back()) give_back(table.back());
+}
+
+int KvCache::followed(std::span<const int32_t> table) const noexcept {
+  int tokens = 0;
+  for (const int32_t id : table) {
+    const int32_t here = pages_[static_cast<size_t>(id)].followed;
+    tokens += here;
+    if (here < kPageTokens) break;
+  }
+  return tokens;
+}
+
+void KvCache::note_followed(std::span<const int32_t> table, int tokens) noexcept {
+  for (const int32_t id : table) {
+    page(id).followed = std::clamp(tokens, 0, kPageTokens);
+    tokens -= kPageTokens;
+  }
 }
 
 bool KvCache::pin(std::span<const int32_t> table) noexcept {

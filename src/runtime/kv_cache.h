@@ -54,6 +54,11 @@ class KvCache {
   // Gives all pages back and empties the table.
   void release(std::vector<int32_t>& table) noexcept;
 
+  // Tokens at the beginning of `table` that a drafter holds in pages of its own with the same numbers; none in a page
+  // that is new. It may note more than the sequence has: guesses, which count once the model accepted them.
+  int followed(std::span<const int32_t> table) const noexcept;
+  void note_followed(std::span<const int32_t> table, int tokens) noexcept;
+
   // Keeps the published pages of `table` in the tree for good. At most half of all pages; false beyond that.
   bool pin(std::span<const int32_t> table) noexcept;
   // Forgets all unused pages and pins, as when weights of an adapter change.
@@ -68,6 +73,7 @@ class KvCache {
     bool pinned = false;
     int32_t parent = kNoPage;
     int32_t adapter = -1;
+    int32_t followed = 0;     // tokens that a drafter holds
     int32_t newer = kNoPage;  // neighbours in the list of unused pages
     int32_t older = kNoPage;
     int32_t next_in_bucket = kNoPage;

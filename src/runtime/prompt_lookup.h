@@ -32,7 +32,7 @@ class PromptLookup final : public Drafter {
   explicit PromptLookup(int tokens) : tokens_(tokens) {}
   int tokens(int depth) const override { return depth; }
   int max_depth() const override { return tokens_; }
-  void draft(std::span<const DraftRequest> requests) noexcept override {
+  void draft(std::span<const DraftRequest> requests, KvCache&) noexcept override {
     for (const DraftRequest& request : requests)
       look_up_draft(request.sequence->tokens, request.depth, request.sequence->draft);
   }

@@ -70,7 +70,7 @@ void Scheduler::draft() noexcept {
   }
   if (requests_.empty()) return;
   const auto start = std::chrono::steady_clock::now();
-  drafter_->draft(requests_);
+  drafter_->draft(requests_, cache_);
   draft_seconds_ = seconds_since(start);
   speculation_.draft_seconds += draft_seconds_;
 }

@@ -1,13 +1,11 @@
 #include "runtime/session.h"
 
 #include <algorithm>
-#include <numeric>
 
 #include "base/error.h"
 #include "base/progress.h"
 #include "base/thread_pool.h"
 #include "formats/companions.h"
-#include "formats/safetensors.h"
 #include "models/adapter.h"
 #include "models/vocab_map.h"
 #include "runtime/prompt_lookup.h"
@@ -25,42 +23,7 @@ Tokenizer load_tokenizer(const fs::path& engine_dir) {
 
 constexpr int kMostDraftTokens = 64;
 
-std::unique_ptr<Engine> load_engine(const fs::path& engine_dir, const char* name) {
-  const fs::path file = engine_dir / name;
-  if (!fs::exists(file)) {
-    fail(ErrorKind::kIo, "{}: no {}; build one with `edgewise build --onnxDir ONNX --engineDir {}`",
-         engine_dir.string(), name, engine_dir.string());
-  }
-  auto engine = std::make_unique<Engine>(read_engine(file));
-  const Backend& backend = find_backend(engine->info.device);
-  if (backend.layout() != engine->info.layout) {
-    bad_file("{}: its weights have the layout {}, this program's {} backend reads {}; build the engine again",
-             file.string(), engine->info.layout, engine->info.device, backend.layout());
-  }
-  return engine;
-}
-
-// The tokens that a head's vocabulary stands for.
-std::vector<int32_t> read_draft_vocabulary(const fs::path& file, int64_t size, int64_t vocabulary) {
-  std::vector<int32_t> tokens(static_cast<size_t>(size));
-  std::iota(tokens.begin(), tokens.end(), 0);
-  if (fs::exists(file)) {
-    const auto offsets = SafetensorsFile::open(file).at("d2t").to_int64();
-    if (offsets.size() != tokens.size())
-      bad_file("{}: d2t has {} entries, the head guesses among {} tokens", file.string(), offsets.size(), size);
-    for (size_t i = 0; i < tokens.size(); ++i)
-      tokens[i] = static_cast<int32_t>(std::clamp<int64_t>(tokens[i] + offsets[i], -1, vocabulary));
-  }
-  for (const int32_t token : tokens) {
-    if (token < 0 || token >= vocabulary)
-      bad_file("{}: the head guesses tokens beyond the model's vocabulary of {}", file.string(), vocabulary);
-  }
-  return tokens;
-}
-
 }  // namespace
-
-bool has_draft_head(const fs::path& engine_dir) { return fs::exists(engine_dir / kDraftEngineFileName); }
 
 Session::Session(const fs::path& engine_dir, const SessionOptions& options)
     : directory_(engine_dir),
@@ -72,10 +35,11 @@ Session::Session(const fs::path& engine_dir, const SessionOptions& options)
   if (options.draft_tokens < 0 || options.draft_tokens > kMostDraftTokens) {
     usage_error("--prompt_lookup {}: expected 0 to {}", options.draft_tokens, kMostDraftTokens);
   }
-  if (options.eagle) options.eagle->check();
-  if (options.eagle && options.draft_tokens > 0) usage_error("--eagle and --prompt_lookup: choose one of them");
-  const int drafted = options.eagle ? options.eagle->tokens(options.eagle->steps) : options.draft_tokens;
-  const int slots = options.eagle ? options.eagle->slots() : drafted;
+  const auto& drafting = options.drafting;
+  if (drafting) drafting->check();
+  check_internal(!drafting || options.draft_tokens == 0, "one kind of guesses");
+  const int drafted = drafting ? drafting->tokens(drafting->steps) : options.draft_tokens;
+  const int slots = drafting ? drafting->slots() : drafted;
   read_vocabulary();
   const int pages_each = (info.kv_capacity + slots + kPageTokens - 1) / kPageTokens;
   limits_.max_sequences = info.max_batch_size;
@@ -95,38 +59,19 @@ Session::Session(const fs::path& engine_dir, const SessionOptions& options)
                          .pool = std::make_shared<ThreadPool>(options.threads)};
   executable_ = find_backend(info.device).load(engine_->graph, load);
   executable_->set_profiling(options.profile);
-  load_drafter(engine_dir, options, load);
+  load_drafter(options, load);
   read_generation_config(engine_dir);
   grammars_ = std::make_unique<GrammarCache>(tokenizer_, vocabulary_, end_tokens_, kept_tokens_);
-  scheduler_ = std::make_unique<Scheduler>(*executable_, limits_, end_tokens_, drafter_.get());
+  scheduler_ = std::make_unique<Scheduler>(*executable_, limits_, end_tokens_, draft_.drafter.get());
 }
 
-void Session::load_drafter(const fs::path& engine_dir, const SessionOptions& options, LoadOptions load) {
-  if (options.draft_tokens > 0) drafter_ = std::make_unique<PromptLookup>(options.draft_tokens);
-  if (!options.eagle) return;
-  if (!has_draft_head(engine_dir)) {
-    fail(ErrorKind::kIo,
-         "{}: no {}; an engine with a draft head comes of `edgewise export --model_dir MODEL --draft_model_dir HEAD`",
-         engine_dir.string(), kDraftEngineFileName);
-  }
-  head_engine_ = load_engine(engine_dir, kDraftEngineFileName);
-  const Graph& model = engine_->graph;
-  const Graph& head = head_engine_->graph;
-  const ValueId input = head.find_value(kHiddenInput);
-  if (model.outputs().size() != 3 || head.outputs().size() != 2 || input == kNone ||
-      head.value(input).shape != model.value(model.outputs()[2]).shape ||
-      head.value(input).shape[1] != head.value(head.outputs()[1]).shape[1]) {
-    bad_file("{}: {} and {} do not belong together; build the engine again", engine_dir.string(), kEngineFileName,
-             kDraftEngineFileName);
-  }
-  const EagleLimits limits{limits_.max_sequences, limits_.max_step_tokens, head.value(input).shape.at(1)};
-  load.max_rows = limits_.max_sequences * options.eagle->top_k;
-  load.max_tokens = std::max(load.max_tokens, load.max_rows);
-  head_ = find_backend(info().device).load(head, load);
-  head_->set_profiling(options.profile);
-  drafter_ = std::make_unique<EagleDrafter>(
-      *head_, *options.eagle, limits,
-      read_draft_vocabulary(engine_dir / kDraftVocabularyFile, head.value(head.outputs()[0]).shape.at(1), vocabulary_));
+void Session::load_drafter(const SessionOptions& options, const LoadOptions& load) {
+  if (options.draft_tokens > 0) draft_.drafter = std::make_unique<PromptLookup>(options.draft_tokens);
+  if (!options.drafting) return;
+  const DraftedModel model{directory_, *engine_, tokenizer_, vocabulary_, kept_tokens_};
+  draft_ = options.draft_engine.empty() ? load_draft_head(model, *options.drafting, load)
+                                        : load_draft_engine(options.draft_engine, model, *options.drafting, load);
+  draft_.executable->set_profiling(options.profile);
 }
 
 // Tokens that go in, and those that have logits.
@@ -137,9 +82,7 @@ void Session::read_vocabulary() {
   limits_.vocabulary = engine_->graph.value(engine_->graph.outputs().at(0)).shape.at(1);
   vocabulary_ = limits_.vocabulary;
   if (!fs::exists(directory_ / kVocabMapFile)) return;
-  for (const Node& node : engine_->graph.nodes()) {
-    if (node.op == Op::kEmbedding) vocabulary_ = engine_->graph.value(node.inputs[1]).shape.at(0);
-  }
+  vocabulary_ = token_count(engine_->graph);
   kept_tokens_ = read_vocab_map(directory_ / kVocabMapFile, vocabulary_);
   if (static_cast<int64_t>(kept_tokens_.size()) != limits_.vocabulary) {
     bad_file("{}: {} tokens, the engine has {} logits; they do not belong together",

@@ -12,7 +12,7 @@
 #include "engine/engine_file.h"
 #include "formats/json.h"
 #include "runtime/answer_format.h"
-#include "runtime/eagle_drafter.h"
+#include "runtime/draft_model.h"
 #include "runtime/generation.h"
 #include "runtime/scheduler.h"
 #include "runtime/session_file.h"
@@ -22,19 +22,19 @@
 namespace edgewise {
 
 struct SessionOptions {
-  int threads = 0;                         // 0: as many as the process may use
-  int max_step_tokens = 256;               // prefill chunk
-  int draft_tokens = 0;                    // tried at once where the text repeats itself (prompt lookup); 0: none
-  std::optional<EagleOptions> eagle = {};  // guess ahead with the engine's draft head
-  int max_waiting = 1 << 20;               // requests beyond those are refused at once
+  int threads = 0;                               // 0: as many as the process may use
+  int max_step_tokens = 256;                     // prefill chunk
+  int draft_tokens = 0;                          // tried at once where the text repeats itself (prompt lookup); 0: none
+  std::optional<DraftingOptions> drafting = {};  // guess ahead with a model; not beside draft_tokens
+  std::filesystem::path draft_engine = {};       // that model's engine; empty: the engine's own draft head
+  int max_waiting = 1 << 20;                     // requests beyond those are refused at once
   bool all_logits = false;  // room for the logits of every token of a step, not of each sequence's last one
   bool profile = false;     // time every operator
   bool share_prefixes = true;
   bool protect_decoding = false;  // answers under way come first; else new prompts
-};
 
-// Whether an engine directory holds a draft head.
-bool has_draft_head(const std::filesystem::path& engine_dir);
+  bool guesses() const { return draft_tokens > 0 || drafting; }
+};
 
 class Session {
  public:
@@ -51,7 +51,7 @@ class Session {
   int max_step_tokens() const { return limits_.max_step_tokens; }
   // What generation_config.json recommends; greedy when it says nothing.
   const SamplingOptions& recommended_sampling() const { return recommended_; }
-  bool speculates() const { return drafter_ != nullptr; }
+  bool speculates() const { return draft_.drafter != nullptr; }
   bool has_chat_template() const { return chat_template_.has_value(); }
 
   // Ids of a conversation (an array of {"role", "content"}) with the prompt for an answer behind it.
@@ -99,7 +99,7 @@ class Session {
   void run(const std::vector<std::unique_ptr<Generation>>& generations);
   void read_vocabulary();
   void read_generation_config(const std::filesystem::path& engine_dir);
-  void load_drafter(const std::filesystem::path& engine_dir, const SessionOptions& options, LoadOptions load);
+  void load_drafter(const SessionOptions& options, const LoadOptions& load);
 
   std::filesystem::path directory_;
   std::unique_ptr<Engine> engine_;
@@ -107,9 +107,7 @@ class Session {
   std::optional<LoadedChatTemplate> chat_template_;
   std::optional<LoadedChatTemplate> tool_template_;  // where the model has a further one for tools
   std::unique_ptr<Executable> executable_;
-  std::unique_ptr<Engine> head_engine_;  // of a draft head, where one is used
-  std::unique_ptr<Executable> head_;
-  std::unique_ptr<Drafter> drafter_;
+  DraftModel draft_;
   std::unique_ptr<Scheduler> scheduler_;
   std::vector<Generation*> active_;
   SchedulerLimits limits_;
