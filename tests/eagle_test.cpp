@@ -4,170 +4,14 @@
 #include <unistd.h>
 
 #include <functional>
-#include <numeric>
 
-#include "backends/backend.h"
 #include "backends/cpu/allocation_count.h"
 #include "base/error.h"
 #include "base/output_file.h"
-#include "base/thread_pool.h"
-#include "compiler/draft_head.h"
-#include "compiler/passes.h"
-#include "models/eagle.h"
-#include "models/families.h"
-#include "runtime/eagle_drafter.h"
-#include "runtime/scheduler.h"
+#include "draft_bench.h"
 
 namespace edgewise {
 namespace {
-
-namespace fs = std::filesystem;
-
-const fs::path kBase = fs::path(EDGEWISE_SOURCE_DIR) / "models/edge-tiny-16m";
-const fs::path kHead = fs::path(EDGEWISE_SOURCE_DIR) / "models/edge-tiny-16m-eagle3";
-
-// Base and head as the compiler makes them, packed for the CPU.
-struct Pair {
-  Graph base;
-  Graph head;
-  std::vector<int32_t> targets;  // by index of the draft vocabulary
-  int64_t vocabulary = 0;
-  int64_t hidden = 0;
-
-  Pair() {
-    const Checkpoint checkpoint = Checkpoint::open(kBase);
-    const Checkpoint draft = Checkpoint::open(kHead);
-    const DecoderSpec spec = describe_model(checkpoint.config(), checkpoint.config_path());
-    const EagleHead eagle = describe_eagle(draft, spec, checkpoint);
-    DecoderOptions options;
-    options.hidden_layers = {eagle.hidden_layers.begin(), eagle.hidden_layers.end()};
-    base = build_decoder(spec, checkpoint, options);
-    head = build_eagle(eagle, draft, DType::kBF16);
-    join_draft_head(base, head, "head");
-    for (Graph* graph : {&base, &head}) {
-      run_passes(*graph, {});
-      for (size_t i = 0; i < graph->nodes().size(); ++i) find_backend("cpu").pack(*graph, static_cast<NodeId>(i));
-      graph->compact();
-    }
-    put_out_final_hidden(base);
-    for (const int64_t offset : eagle.draft_to_target.to_int64())
-      targets.push_back(static_cast<int32_t>(targets.size()) + static_cast<int32_t>(offset));
-    vocabulary = spec.vocabulary;
-    hidden = spec.hidden;
-  }
-};
-
-// One pair for all tests.
-const Pair& pair() {
-  static const Pair made;
-  return made;
-}
-
-struct Golden {
-  std::vector<int32_t> prompt;
-  std::vector<int32_t> answer;
-};
-
-std::vector<Golden> goldens() {
-  const auto file = SafetensorsFile::open(kBase / "golden.safetensors");
-  std::vector<Golden> result;
-  for (int i = 0; i < 10; ++i) {
-    const auto ids = file.at("prompt_" + std::to_string(i) + "_ids").to_int64();
-    const auto greedy = file.at("prompt_" + std::to_string(i) + "_greedy").to_int64();
-    result.push_back({{ids.begin(), ids.end()}, {greedy.begin(), greedy.end()}});
-  }
-  return result;
-}
-
-// How one run differs from the plainest.
-struct Setup {
-  std::optional<DraftingOptions> eagle = {};
-  int sequences = 1;
-  int step_tokens = 256;
-  int kv_pages = 0;  // 0: enough for all
-  DType kv = DType::kBF16;
-  bool weigh = false;
-  bool disabled = false;  // by every other request
-  SamplingOptions sampling = {};
-};
-
-struct Outcome {
-  std::vector<std::vector<int32_t>> tokens;
-  SpeculationStats stats;
-  int preemptions = 0;
-  int cached = 0;
-};
-
-// A scheduler and what it runs on.
-struct Bench {
-  explicit Bench(const Setup& setup) : options(setup.eagle), targets(pair().targets) {
-    limits.vocabulary = pair().vocabulary;
-    limits.max_sequences = setup.sequences;
-    limits.kv_capacity = 256;
-    limits.kv_pages = setup.kv_pages > 0 ? setup.kv_pages : 5 * setup.sequences;
-    limits.reserve_whole = setup.kv_pages == 0;
-    limits.weigh_drafts = setup.weigh;
-    const int rows = setup.sequences * (options ? options->tokens(options->steps) + 1 : 1);
-    limits.max_step_tokens = std::max(setup.step_tokens, rows);
-    LoadOptions load{.max_tokens = limits.max_step_tokens,
-                     .max_sequences = setup.sequences,
-                     .max_rows = rows,
-                     .kv_pages = limits.kv_pages,
-                     .kv_dtype = setup.kv,
-                     .pool = std::make_shared<ThreadPool>(2)};
-    base = find_backend("cpu").load(pair().base, load);
-    if (options) {
-      load.max_rows = setup.sequences * options->top_k;
-      head = find_backend("cpu").load(pair().head, load);
-    }
-    use(targets);
-  }
-  void use(const std::vector<int32_t>& tokens) {
-    const DraftLimits eagle{limits.max_sequences, limits.max_step_tokens, pair().hidden};
-    if (options) drafter = std::make_unique<EagleDrafter>(*head, *options, eagle, tokens);
-    scheduler = std::make_unique<Scheduler>(*base, limits, std::vector<int32_t>{2}, drafter.get());
-  }
-
-  std::optional<DraftingOptions> options;
-  std::vector<int32_t> targets;
-  SchedulerLimits limits;
-  std::unique_ptr<Executable> base;
-  std::unique_ptr<Executable> head;
-  std::unique_ptr<EagleDrafter> drafter;
-  std::unique_ptr<Scheduler> scheduler;
-};
-
-// All prompts through one scheduler, with the invariants checked between steps.
-Outcome run(const Setup& setup, const std::vector<std::vector<int32_t>>& prompts, int max_tokens = 24) {
-  const Bench bench(setup);
-  Scheduler& scheduler = *bench.scheduler;
-  std::vector<std::unique_ptr<Sequence>> sequences;
-  for (size_t i = 0; i < prompts.size(); ++i) {
-    sequences.push_back(std::make_unique<Sequence>(prompts[i], setup.sampling, max_tokens, pair().vocabulary));
-    sequences.back()->speculate = !setup.disabled || i % 2 == 0;
-    EXPECT_TRUE(scheduler.submit(*sequences.back()));
-  }
-  while (!scheduler.idle()) {
-    EXPECT_EQ(scheduler.step(), StepOutcome::kDone);
-    EXPECT_EQ(check_invariants(scheduler.snapshot()), "");
-  }
-  Outcome outcome;
-  for (size_t i = 0; i < prompts.size(); ++i) {
-    const Sequence& sequence = *sequences[i];
-    outcome.tokens.push_back(sequence.tokens);
-    outcome.preemptions += sequence.preemptions;
-    outcome.cached += sequence.cached_tokens;
-    EXPECT_TRUE(sequence.speculate || sequence.drafted == 0);
-  }
-  outcome.stats = scheduler.speculation();
-  return outcome;
-}
-
-std::vector<std::vector<int32_t>> prompts() {
-  std::vector<std::vector<int32_t>> result;
-  for (const Golden& golden : goldens()) result.push_back(golden.prompt);
-  return result;
-}
 
 const DraftingOptions kChain{.top_k = 1, .steps = 5};
 const DraftingOptions kTree{.top_k = 3, .steps = 4, .verify_tokens = 16, .least_chance = 0.05};
@@ -217,7 +61,7 @@ TEST(Eagle, GreedyTokensAreThoseWithoutIt) {
   const auto golden = goldens();
   for (const DraftingOptions& options : {kChain, kTree, kWide}) {
     SCOPED_TRACE(options.top_k);
-    const Outcome found = run({.eagle = options}, prompts());
+    const Outcome found = run({.drafting = options}, prompts());
     EXPECT_EQ(found.tokens, expected.tokens);
     EXPECT_GT(found.stats.accepted, 2 * found.stats.verifications);
   }
@@ -235,14 +79,14 @@ TEST(Eagle, CompanyChunksAndCachesChangeNoToken) {
   const Outcome longest = run({}, longer, 60);
   for (const DraftingOptions& options : {kChain, kTree}) {
     SCOPED_TRACE(options.top_k);
-    EXPECT_EQ(run({.eagle = options, .sequences = 16}, many).tokens, twice);
-    EXPECT_EQ(run({.eagle = options, .sequences = 3, .step_tokens = 7}, many).tokens, twice);
-    EXPECT_EQ(run({.eagle = options, .sequences = 4, .weigh = true}, many).tokens, twice);
-    const Outcome half = run({.eagle = options, .sequences = 4, .disabled = true}, many);
+    EXPECT_EQ(run({.drafting = options, .sequences = 16}, many).tokens, twice);
+    EXPECT_EQ(run({.drafting = options, .sequences = 3, .step_tokens = 7}, many).tokens, twice);
+    EXPECT_EQ(run({.drafting = options, .sequences = 4, .weigh = true}, many).tokens, twice);
+    const Outcome half = run({.drafting = options, .sequences = 4, .disabled = true}, many);
     EXPECT_EQ(half.tokens, twice);
     EXPECT_GT(half.stats.accepted, 0);
     // Fewer pages than answers need: some leave and are computed again.
-    const Outcome tight = run({.eagle = options, .sequences = 6, .kv_pages = 5}, longer, 60);
+    const Outcome tight = run({.drafting = options, .sequences = 6, .kv_pages = 5}, longer, 60);
     EXPECT_EQ(tight.tokens, longest.tokens);
     EXPECT_GT(tight.preemptions, 0);
   }
@@ -251,8 +95,8 @@ TEST(Eagle, CompanyChunksAndCachesChangeNoToken) {
 TEST(Eagle, QuantizedCaches) {
   for (const DType kv : {DType::kI8, DType::kF8E4M3}) {
     const auto expected = run({.kv = kv}, prompts());
-    EXPECT_EQ(run({.eagle = kChain, .kv = kv}, prompts()).tokens, expected.tokens);
-    EXPECT_EQ(run({.eagle = kTree, .sequences = 5, .kv = kv}, prompts()).tokens, expected.tokens);
+    EXPECT_EQ(run({.drafting = kChain, .kv = kv}, prompts()).tokens, expected.tokens);
+    EXPECT_EQ(run({.drafting = kTree, .sequences = 5, .kv = kv}, prompts()).tokens, expected.tokens);
   }
 }
 
@@ -265,7 +109,7 @@ TEST(Eagle, SharedPrefixes) {
     long_prompts.emplace_back(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(length));
   const auto expected = run({.sequences = 2}, long_prompts);
   for (const DraftingOptions& options : {kChain, kTree}) {
-    const Outcome found = run({.eagle = options, .sequences = 2}, long_prompts);
+    const Outcome found = run({.drafting = options, .sequences = 2}, long_prompts);
     EXPECT_EQ(found.tokens, expected.tokens);
     EXPECT_GT(found.cached, 0);
     EXPECT_GT(found.stats.verifications, 0);
@@ -281,14 +125,14 @@ TEST(Eagle, SampledTokensAreThoseWithoutIt) {
     sampling.seed = seed;
     const auto expected = run({.sampling = sampling}, prompts());
     for (const DraftingOptions& options : {kChain, kTree})
-      EXPECT_EQ(run({.eagle = options, .sequences = 4, .sampling = sampling}, prompts()).tokens, expected.tokens);
+      EXPECT_EQ(run({.drafting = options, .sequences = 4, .sampling = sampling}, prompts()).tokens, expected.tokens);
   }
 }
 
 // A whole prompt, then steps that guess and check.
 TEST(Eagle, AStepAllocatesNothing) {
   for (const DraftingOptions& options : {kChain, kWide}) {
-    Bench bench({.eagle = options, .sequences = 2, .weigh = true});
+    Bench bench({.drafting = options, .sequences = 2, .weigh = true});
     const auto all = prompts();
     SamplingOptions sampling;
     sampling.temperature = 0.7;
@@ -308,7 +152,7 @@ TEST(Eagle, AStepAllocatesNothing) {
 
 // Drafts that are never right are given up, and the answer stays what it is.
 TEST(Eagle, GivesUpWhereItDoesNotPay) {
-  Bench bench({.eagle = kWide, .sequences = 1, .weigh = true});
+  Bench bench({.drafting = kWide, .sequences = 1, .weigh = true});
   for (int32_t& token : bench.targets) token = 1;  // every guess is the unknown token
   bench.use(bench.targets);
   const auto expected = run({}, {prompts()[4]}, 60);

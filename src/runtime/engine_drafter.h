@@ -11,8 +11,8 @@ inline constexpr int kCatchUpTokens = kPageTokens;
 // left) it computes later, a few tokens a step, and guesses from then on. KvCache::followed() says how far it is.
 class EngineDrafter final : public ModelDrafter {
  public:
-  // `targets`: the tokens that the engine's logits stand for, -1 where the model has none. `vocabulary`: tokens that the
-  // engine takes; behind one beyond them a sequence gets no more guesses.
+  // `targets`: the tokens that the engine's logits stand for, -1 where the model has none. `vocabulary`: tokens that
+  // the engine takes; behind one beyond them a sequence gets no more guesses.
   EngineDrafter(Executable& engine, const DraftingOptions& options, const DraftLimits& limits,
                 std::vector<int32_t> targets, int64_t vocabulary)
       : ModelDrafter(engine, options, limits, most_step_tokens(limits), std::move(targets), 1),
