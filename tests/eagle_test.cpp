@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/output_file.h"
 #include "draft_bench.h"
+#include "text/tokenizer.h"
 
 namespace edgewise {
 namespace {
@@ -163,6 +164,35 @@ TEST(Eagle, GivesUpWhereItDoesNotPay) {
   EXPECT_TRUE(sequence.gave_up);
   EXPECT_GT(sequence.verifications, 0);
   EXPECT_LT(sequence.verifications, 20);
+}
+
+// Under a grammar nothing is tried that it forbids, and the answer is the one without guesses.
+TEST(Eagle, GuessesWithinAGrammar) {
+  const Tokenizer tokenizer = Tokenizer::load(kBase / "tokenizer.json");
+  const GrammarCompiler compiler(tokenizer, static_cast<int32_t>(pair().vocabulary), {2});
+  const auto grammar = compiler.compile_regex("[a-z ,.']{20,300}");  // as the model writes, but for capitals
+  const auto answer = [&](const RunSetup& setup) {
+    const Bench bench(setup);
+    Sequence sequence(prompts()[4], {}, 150, pair().vocabulary);
+    sequence.constraint = std::make_unique<TokenConstraint>(grammar);
+    EXPECT_TRUE(bench.scheduler->submit(sequence));
+    while (!bench.scheduler->idle()) {
+      EXPECT_EQ(bench.scheduler->step(), StepOutcome::kDone);
+      const ConstraintState& state = sequence.constraint->state;
+      std::vector<std::optional<ConstraintState::Place>> places;
+      for (size_t i = 0; i < sequence.draft.tokens.size(); ++i) {
+        const int32_t parent = sequence.draft.parents[i];
+        const auto before = parent < 0 ? state.place() : places.at(static_cast<size_t>(parent)).value();
+        places.push_back(state.behind(before, sequence.draft.tokens[i]));
+        EXPECT_TRUE(places.back().has_value());
+        if (!places.back()) places.back() = state.place();
+      }
+    }
+    EXPECT_EQ(sequence.accepted > 0, setup.drafting.has_value());
+    return sequence.tokens;
+  };
+  const auto expected = answer({});
+  for (const DraftingOptions& options : {kChain, kTree, kWide}) EXPECT_EQ(answer({.drafting = options}), expected);
 }
 
 // A copy of the head with its config and tensors changed.

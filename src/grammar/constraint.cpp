@@ -155,6 +155,15 @@ void ConstraintState::rollback(size_t tokens) noexcept {
   error_.clear();
 }
 
+std::optional<ConstraintState::Place> ConstraintState::behind(Place place, int32_t token) const noexcept {
+  try {
+    const grammar::Position next = grammar_->engine_->accept(place, token);
+    return next == grammar::Parser::kNowhere ? std::nullopt : std::optional(next);
+  } catch (const std::exception&) {
+    return std::nullopt;
+  }
+}
+
 bool ConstraintState::can_end() const noexcept { return grammar_->engine_->is_complete(history_.back()); }
 
 bool ConstraintState::must_end() noexcept {

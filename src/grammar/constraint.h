@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -101,6 +102,12 @@ class ConstraintState {
   // Takes back the last tokens accepted, all of them at most, and what came of them.
   void rollback(size_t tokens) noexcept;
 
+  // How far a text is. Looking ahead from one changes nothing here: what lies behind the token, and nothing when the
+  // grammar does not allow it or a limit is reached.
+  using Place = uint32_t;
+  Place place() const noexcept { return history_.back(); }
+  std::optional<Place> behind(Place place, int32_t token) const noexcept;
+
   bool can_end() const noexcept;  // the text so far is complete
   bool must_end() noexcept;       // and nothing can follow
   // The text that has to come next, as far as there is no choice; at most 4096 bytes.
@@ -116,7 +123,7 @@ class ConstraintState {
   void fail(const char* why) noexcept;
 
   std::shared_ptr<const CompiledGrammar> grammar_;
-  std::vector<uint32_t> history_;  // positions after each token
+  std::vector<Place> history_;  // after each token
   Status status_ = Status::kRunning;
   std::string error_;
 };

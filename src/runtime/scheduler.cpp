@@ -48,6 +48,8 @@ Scheduler::Scheduler(Executable& executable, const SchedulerLimits& limits, std:
   kept_.reserve(step_tokens);
   kept_begin_.reserve(sequences);
   requests_.reserve(sequences);
+  places_.reserve(kMostTreeTokens);
+  renumbered_.reserve(kMostTreeTokens);
   logits_.resize(rows * static_cast<size_t>(limits.vocabulary));
   hidden_.resize(rows * static_cast<size_t>(limits.hidden));
 }

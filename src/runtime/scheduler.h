@@ -84,6 +84,7 @@ class Scheduler {
   void commit() noexcept;
   void publish(Sequence& sequence) noexcept;
   void sample_rows(Sequence& sequence, const SequenceSlice& slice, size_t first_row) noexcept;
+  void prune_draft(Sequence& sequence) noexcept;
   void keep_path(Sequence& sequence, int first_slot) noexcept;
   void draft() noexcept;
   int draft_depth(Sequence& sequence) noexcept;
@@ -122,6 +123,8 @@ class Scheduler {
   std::vector<int32_t> kept_;        // rows that stay, slice by slice
   std::vector<int32_t> kept_begin_;  // of each slice
   std::vector<DraftRequest> requests_;
+  std::vector<ConstraintState::Place> places_;  // behind the guesses that a constraint allows
+  std::vector<int32_t> renumbered_;             // guesses of a pruned tree, -1: dropped
   SpeculationCost cost_;
   int deciding_ = 0;          // sequences that decode, as drafts are made
   bool plain_ = false;        // no guesses this time, to compare

@@ -26,6 +26,28 @@ void Scheduler::add_draft(Sequence& sequence) noexcept {
   }
 }
 
+// Drops the guesses that the constraint forbids, and all behind them: the model would never say them.
+void Scheduler::prune_draft(Sequence& sequence) noexcept {
+  const ConstraintState& state = sequence.constraint->state;
+  DraftTree& draft = sequence.draft;
+  places_.clear();
+  renumbered_.clear();
+  for (size_t i = 0; i < draft.tokens.size(); ++i) {
+    const int32_t old_parent = draft.parents[i];
+    const int32_t parent = old_parent < 0 ? -1 : renumbered_[static_cast<size_t>(old_parent)];
+    const bool lost = old_parent >= 0 && parent < 0;
+    const auto before = parent < 0 ? state.place() : places_[static_cast<size_t>(parent)];
+    const auto place = lost ? std::nullopt : state.behind(before, draft.tokens[i]);
+    renumbered_.push_back(place ? static_cast<int32_t>(places_.size()) : -1);
+    if (!place) continue;
+    draft.tokens[places_.size()] = draft.tokens[i];
+    draft.parents[places_.size()] = parent;
+    places_.push_back(*place);
+  }
+  draft.tokens.resize(places_.size());
+  draft.parents.resize(places_.size());
+}
+
 // Accepted guesses become tokens of the sequence: their keys and values go where a chain has them.
 void Scheduler::keep_path(Sequence& sequence, int first_slot) noexcept {
   copies_.clear();
@@ -71,6 +93,9 @@ void Scheduler::draft() noexcept {
   if (requests_.empty()) return;
   const auto start = std::chrono::steady_clock::now();
   drafter_->draft(requests_, cache_);
+  for (const DraftRequest& request : requests_) {
+    if (request.sequence->constraint) prune_draft(*request.sequence);
+  }
   draft_seconds_ = seconds_since(start);
   speculation_.draft_seconds += draft_seconds_;
 }
