@@ -166,6 +166,33 @@ TEST(Eagle, GivesUpWhereItDoesNotPay) {
   EXPECT_LT(sequence.verifications, 20);
 }
 
+// A second turn finds the pages of the first one in the cache, and the head its own beside them: it guesses as well as
+// after a prompt that it reads from the beginning.
+TEST(Eagle, GuessesAsWellAfterCachedTurns) {
+  const auto golden = goldens();
+  auto turn = golden[0].prompt;
+  for (const auto* more : {&golden[0].answer, &golden[1].prompt}) turn.insert(turn.end(), more->begin(), more->end());
+  Bench bench({.drafting = kChain});
+  const auto answer = [&](const std::vector<int32_t>& prompt, int tokens) {
+    auto sequence = std::make_unique<Sequence>(prompt, SamplingOptions{}, tokens, pair().vocabulary);
+    sequence->ignore_end = true;
+    EXPECT_TRUE(bench.scheduler->submit(*sequence));
+    while (!bench.scheduler->idle()) EXPECT_EQ(bench.scheduler->step(), StepOutcome::kDone);
+    return sequence;
+  };
+  auto next = answer(turn, 60)->tokens;
+  next.insert(next.end(), golden[2].prompt.begin(), golden[2].prompt.end());
+  ASSERT_LT(next.size(), 230);
+  const auto cached = answer(next, 25);
+  EXPECT_GE(cached->cached_tokens, 64);
+  bench.use(bench.targets);  // with an empty cache
+  const auto fresh = answer(next, 25);
+  EXPECT_EQ(fresh->cached_tokens, 0);
+  EXPECT_EQ(cached->tokens, fresh->tokens);
+  EXPECT_EQ(cached->verifications, fresh->verifications);
+  EXPECT_EQ(cached->accepted, fresh->accepted);
+}
+
 // Under a grammar nothing is tried that it forbids, and the answer is the one without guesses.
 TEST(Eagle, GuessesWithinAGrammar) {
   const Tokenizer tokenizer = Tokenizer::load(kBase / "tokenizer.json");
