@@ -72,15 +72,24 @@ HWY_INLINE void direct_tile(const LinearCall& call, int64_t panel, int token) {
   }
 }
 
+// Tokens of one pass over the weights: as many as have registers for their sums.
+constexpr int kMostTokens = kLanes == 16 ? 8 : 4;
+
+template <Encoding E, bool kBlockScales, int kPanels, int kTokens = kMostTokens>
+HWY_INLINE void direct_pass(const LinearCall& call, int64_t panel, int token, int count) {
+  if (count == kTokens) return direct_tile<E, kBlockScales, kTokens, kPanels>(call, panel, token);
+  if constexpr (kTokens > 1) direct_pass<E, kBlockScales, kPanels, kTokens - 1>(call, panel, token, count);
+}
+
+// In passes of equal size, nearly: few sums at a time wait for each other.
 template <Encoding E, bool kBlockScales, int kPanels>
 void direct_tokens(const LinearCall& call, int64_t panel) {
-  int token = 0;
-  for (; token + 4 <= call.tokens; token += 4) direct_tile<E, kBlockScales, 4, kPanels>(call, panel, token);
-  if (token + 2 <= call.tokens) {
-    direct_tile<E, kBlockScales, 2, kPanels>(call, panel, token);
-    token += 2;
+  int passes = (call.tokens + kMostTokens - 1) / kMostTokens;
+  for (int token = 0; passes > 0; --passes) {
+    const int count = (call.tokens - token + passes - 1) / passes;
+    direct_pass<E, kBlockScales, kPanels>(call, panel, token, count);
+    token += count;
   }
-  if (token < call.tokens) direct_tile<E, kBlockScales, 1, kPanels>(call, panel, token);
 }
 
 template <Encoding E, bool kBlockScales>

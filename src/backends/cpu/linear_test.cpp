@@ -186,6 +186,15 @@ TEST(CpuLinear, FloatWeights) {
   }
 }
 
+// The direct walk takes as many tokens at once as have registers.
+TEST(CpuLinear, PassesOfEverySize) {
+  std::mt19937 random(4);
+  for (int tokens = 1; tokens <= 18; ++tokens) {
+    check_case({DType::kBF16, DType::kF32, DType::kU8, false, false, true, false, 131, 50, 0, 1}, tokens, random);
+    check_case({DType::kF8E4M3, DType::kF32, DType::kU8, true, false, true, false, 131, 50, 64, 0.37}, tokens, random);
+  }
+}
+
 TEST(CpuLinear, ScaledFloatWeights) {
   std::mt19937 random(2);
   for (const DType weight : {DType::kF8E4M3, DType::kF4E2M1}) {
