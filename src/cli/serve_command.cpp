@@ -20,6 +20,8 @@ struct ServeFlags {
   int reply_timeout = 600;
   int grace = 30;
   int prompt_lookup = 0;
+  int64_t lora_idle_seconds = 300;
+  int max_loras = 0;
   std::vector<std::string> adapters;
   EagleFlags eagle;
 };
@@ -56,7 +58,8 @@ int serve(ServeFlags& flags) {
   Session session(engine, {.threads = flags.threads,
                            .draft_tokens = flags.prompt_lookup,
                            .eagle = flags.eagle.if_there(engine, flags.prompt_lookup > 0),
-                           .protect_decoding = true});
+                           .protect_decoding = true,
+                           .adapters = {std::chrono::seconds(flags.lora_idle_seconds), flags.max_loras}});
   load_adapters(session, flags);
   ApiServer server(session, options);
   if (options.host != "127.0.0.1" && options.host != "localhost" && options.host != "::1" && options.api_key.empty()) {
@@ -84,6 +87,10 @@ void add_serve(Commands& commands) {
       ->allow_extra_args(false);
   command.add_flag(both_spellings("lora_updates"), flags->options.lora_updates,
                    "let clients load and unload adapters (POST /v1/load_lora_adapter, /v1/unload_lora_adapter)");
+  add_flag(command, "lora_idle_seconds", flags->lora_idle_seconds,
+           "adapters unused for so long leave memory until a request names them (0: never)");
+  add_flag(command, "max_loras", flags->max_loras,
+           "adapters in memory, where answers under way do not use more (0: any number)");
   add_flag(command, "api_key", flags->options.api_key, "key that clients must send (also from EDGEWISE_API_KEY)");
   add_flag(command, "max_waiting", flags->options.max_waiting, "requests in the queue; more are refused with 429");
   add_flag(command, "max_connections", flags->options.http.max_open_replies,

@@ -24,6 +24,13 @@ double relative_distance(std::span<const float> found, std::span<const float> ex
   return std::sqrt(difference / size);
 }
 
+struct BothAdapters : PackedAdapter {
+  BothAdapters(std::shared_ptr<const PackedAdapter> r, std::shared_ptr<const PackedAdapter> t)
+      : reference(std::move(r)), tested(std::move(t)) {}
+  std::shared_ptr<const PackedAdapter> reference;
+  std::shared_ptr<const PackedAdapter> tested;
+};
+
 class CheckExecutable final : public Executable {
  public:
   CheckExecutable(const Graph& graph, const LoadOptions& options) : packed_(graph) {
@@ -63,11 +70,16 @@ class CheckExecutable final : public Executable {
   }
   void set_profiling(bool on) override { tested_->set_profiling(on); }
   std::vector<double> take_profile() override { return tested_->take_profile(); }
-  void add_adapter(int32_t id, const Adapter& adapter) override {
-    reference_->add_adapter(id, adapter);
-    tested_->add_adapter(id, adapter);
+  std::shared_ptr<const PackedAdapter> pack_adapter(const Adapter& adapter) const override {
+    return std::make_shared<BothAdapters>(reference_->pack_adapter(adapter), tested_->pack_adapter(adapter));
   }
-  void remove_adapter(int32_t id) override {
+  using Executable::add_adapter;
+  void add_adapter(int32_t id, std::shared_ptr<const PackedAdapter> adapter) override {
+    const auto& both = static_cast<const BothAdapters&>(*adapter);
+    reference_->add_adapter(id, both.reference);
+    tested_->add_adapter(id, both.tested);
+  }
+  void remove_adapter(int32_t id) noexcept override {
     reference_->remove_adapter(id);
     tested_->remove_adapter(id);
   }
