@@ -85,12 +85,15 @@ async def use(page, url, folder):
     await page.js("document.querySelector('#fresh').click()")
     check(await page.js("[...document.querySelector('#model').options].map(o => o.value).join()") == "tiny,shakespeare,upper", "adapters are listed")
     for notes, model in enumerate(["upper", "tiny"], 1):
-        await page.js(f"document.querySelector('#model').value = '{model}'; document.querySelector('#temperature').value = 0")
+        await page.js(f"document.querySelector('#model').value = '{model}'; document.querySelector('#temperature').value = 0;"
+                      "document.querySelector('#temperature').dispatchEvent(new Event('input'))")
         await page.say("Tell me about Paris")
         check(await page.wait(f"document.querySelectorAll('.note').length == {notes}"), f"an answer of {model}")
         text = await page.js("[...document.querySelectorAll('.assistant')].at(-1).textContent")
         check((text == text.upper()) == (model == "upper"), f"is {model}'s: {text[:40]!r}")
         check(f"{model}: " in await page.js("[...document.querySelectorAll('.note')].at(-1).textContent"), "and its note says so")
+    check(await page.js("document.querySelector('aside').scrollHeight <= innerHeight"), "the panel fits without a scroll bar")
+    await page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
     await page.screenshot(folder / "adapters.png")
     await page.js("document.querySelector('#max_tokens').value = 900; document.querySelector('#temperature').value = 2;"
                   "document.querySelector('#top_p').value = 1")
@@ -110,6 +113,8 @@ async def use(page, url, folder):
     check(await page.wait("document.querySelectorAll('.note').length == 1"), "an answer on a phone")
     check(await page.js("document.documentElement.scrollWidth <= innerWidth"), "nothing is wider than a phone")
     await page.screenshot(folder / "phone.png")
+    await page.js("document.querySelector('#panel').open = true")
+    await page.screenshot(folder / "phone_panel.png")
     return 1 if failed else 0
 
 
