@@ -2,27 +2,17 @@
 // with its name. `edgewise build --device check`, then `run`: for finding a wrong kernel.
 #include <fmt/format.h>
 
-#include <cmath>
 #include <cstdio>
 
 #include "backends/backend.h"
 #include "base/error.h"
+#include "base/relative_distance.h"
 
 namespace edgewise {
 namespace {
 
 // Differences travel from operator to operator, so this is what a whole model may gather, not one kernel's rounding.
 constexpr double kTolerance = 0.05;
-
-double relative_distance(std::span<const float> found, std::span<const float> expected) {
-  double difference = 0;
-  double size = 1e-30;
-  for (size_t i = 0; i < expected.size(); ++i) {
-    difference += (double{found[i]} - double{expected[i]}) * (double{found[i]} - double{expected[i]});
-    size += double{expected[i]} * double{expected[i]};
-  }
-  return std::sqrt(difference / size);
-}
 
 struct BothAdapters : PackedAdapter {
   BothAdapters(std::shared_ptr<const PackedAdapter> r, std::shared_ptr<const PackedAdapter> t)
