@@ -40,6 +40,8 @@ class Session {
  public:
   // Throws Error naming what is missing or does not fit.
   explicit Session(const std::filesystem::path& engine_dir, const SessionOptions& options = {});
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
 
   const EngineInfo& info() const { return engine_->info; }
   const Graph& graph() const { return engine_->graph; }
