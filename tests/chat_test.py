@@ -21,7 +21,7 @@ import termios
 import time
 
 from cli_support import MODEL, Checks, program_from_arguments
-from cli_test import cut_model
+from cut_model import cut_model
 
 CTRL_C, CTRL_D, ENTER, UP, LEFT, BACKSPACE = "\x03", "\x04", "\r", "\x1b[A", "\x1b[D", "\x7f"
 PATIENCE = 120

@@ -8,6 +8,7 @@ import resource
 import struct
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 
@@ -120,3 +121,14 @@ def program_from_arguments():
     if len(sys.argv) != 2:
         sys.exit(f"usage: {sys.argv[0]} build/edgewise")
     return Program(sys.argv[1])
+
+
+def run_parts(test_class):
+    """Makes a test of the program and an empty directory, and runs its parts(); the exit code."""
+    with tempfile.TemporaryDirectory() as folder:
+        test = test_class(program_from_arguments(), pathlib.Path(folder))
+        for part in test.parts():
+            with test.checks.part(part.__name__):
+                part()
+        test.close()
+        return test.checks.finish()

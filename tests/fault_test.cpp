@@ -62,8 +62,14 @@ class FaultyExecutable final : public Executable {
     return std::exchange(next, StepOutcome::kDone);
   }
   void copy_slots(std::span<const SlotCopy> copies) noexcept override { inner_.copy_slots(copies); }
-  void add_adapter(int32_t id, const Adapter& adapter) override { inner_.add_adapter(id, adapter); }
-  void remove_adapter(int32_t id) override { inner_.remove_adapter(id); }
+  std::shared_ptr<const PackedAdapter> pack_adapter(const Adapter& adapter) const override {
+    return inner_.pack_adapter(adapter);
+  }
+  using Executable::add_adapter;
+  void add_adapter(int32_t id, std::shared_ptr<const PackedAdapter> adapter) override {
+    inner_.add_adapter(id, std::move(adapter));
+  }
+  void remove_adapter(int32_t id) noexcept override { inner_.remove_adapter(id); }
   MemoryUse memory() const override { return inner_.memory(); }
   size_t page_bytes() const override { return inner_.page_bytes(); }
   void read_page(int32_t page, std::span<std::byte> to) const override { inner_.read_page(page, to); }

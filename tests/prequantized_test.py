@@ -305,9 +305,23 @@ def same_but_for_ties(expected, found, tie):
     return True
 
 
+def check_adapter_warning(checks, program):
+    """AutoAWQ folds factors away that adapters of the float model need; GPTQ has none, and ours stand in a file."""
+    for name, warns in [("awq-gemm", True), ("gptq-4bit", False), ("awq-gemm", False)]:
+        with tempfile.TemporaryDirectory() as folder:
+            work = pathlib.Path(folder)
+            write_checkpoints(SCHEMES[name], work / "stored", work / "dequantized")
+            if name == "awq-gemm" and not warns:
+                write_safetensors(work / "stored" / "channel_scales.st", {})
+            result = program.run("run", work / "stored", "Hello", "--lora", f"{MODEL}-lora-upper", "--max_tokens", 1, "--cache_dir", work, "--optLevel", 0)
+            checks.that(result.returncode == 0 and ("AutoAWQ" in result.stderr) == warns, f"{name}, warns {warns}: {result.stderr}")
+
+
 def main():
     program = program_from_arguments()
     checks = Checks()
+    with checks.part("adapters"):
+        check_adapter_warning(checks, program)
     for name, scheme in SCHEMES.items():
         with checks.part(name), tempfile.TemporaryDirectory() as folder:
             work = pathlib.Path(folder)

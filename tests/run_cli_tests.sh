@@ -18,7 +18,7 @@ if ! is_ready; then
     fi
   ) 9>"$venv.lock"
 fi
-[ "$test" = all ] && tests=(cli_test chat_test prequantized_test server_test speculation_test structured_test) || tests=("$test")
+[ "$test" = all ] && tests=(cli_test cli_request_test cli_fault_test chat_test prequantized_test server_test speculation_test embedding_test structured_test) || tests=("$test")
 for name in "${tests[@]}"; do
   PYTHONDONTWRITEBYTECODE=1 "$venv/bin/python" "$here/$name.py" "$edgewise"
 done

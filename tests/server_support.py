@@ -55,6 +55,10 @@ class Server:
             time.sleep(0.02)
         return False
 
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)

@@ -6,9 +6,9 @@ import concurrent.futures
 import contextlib
 import json
 import pathlib
+import shutil
 import socket
 import sys
-import tempfile
 import threading
 import time
 import urllib.request
@@ -16,7 +16,7 @@ import urllib.request
 import numpy as np
 import openai
 
-from cli_support import MODEL, Checks, program_from_arguments
+from cli_support import MODEL, Checks, run_parts
 from server_support import KEY, Server
 
 LORA = {name: MODEL.parent / f"{MODEL.name}-lora-{name}" for name in ["upper", "shakespeare"]}
@@ -237,6 +237,32 @@ class ServerTest:
             got = post(f"/v1/{path}_lora_adapter", body)
             self.checks.that(got[0] in (400, 500) and mentions in got[1]["error"]["message"], f"{what}: {got}")
 
+    def idle_adapters(self):
+        """They leave memory, and come back for the next request; one whose files changed spoils that request only."""
+        changing = pathlib.Path(self.engine.parent, "changing")
+        shutil.copytree(LORA["upper"], changing)
+        with contextlib.closing(Server(self.program, self.engine, "--lora", f"upper={changing}", "--lora", f"shakespeare={LORA['shakespeare']}",
+                                       "--lora_idle_seconds", 1, "--max_loras", 5)) as server:
+            def ask(model):
+                answer = server.client.chat.completions.create(model=model, messages=QUESTION, temperature=0, max_tokens=24)
+                return answer.choices[0].message.content
+            models = ["tiny", "upper", "shakespeare"]
+            first = [ask(model) for model in models]
+            self.checks.that(server.metric("adapters") == 2 and server.metric("adapter_loads_total") == 2, "both are there")
+            self.checks.that(server.wait_for("adapters_loaded", 0), "both leave memory")
+            with concurrent.futures.ThreadPoolExecutor(6) as pool:
+                again = list(pool.map(ask, models * 2))
+            self.checks.that(again == first * 2 and server.metric("adapter_loads_total") == 4, f"both come back, once each: {again}")
+            server.wait_for("adapters_loaded", 0)
+            (changing / "adapter_model.safetensors").write_bytes((LORA["upper"] / "adapter_model.safetensors").read_bytes()[:-1] + b"?")
+            with concurrent.futures.ThreadPoolExecutor(3) as pool:
+                others = [pool.submit(ask, model) for model in ["tiny", "shakespeare"]]
+                try:
+                    self.checks.that(False, f"an adapter that changed answers {ask('upper')}")
+                except openai.InternalServerError as error:
+                    self.checks.that("no longer the adapter" in str(error), f"{error}")
+            self.checks.that([other.result() for other in others] == [first[0], first[2]], "the others are answered")
+
     def terminates(self):
         """SIGTERM lets answers under way end; new requests find nobody."""
         result = {}
@@ -263,19 +289,13 @@ class ServerTest:
             result = self.program.run("serve", self.engine, "--port", 0, "--lora", lora)
             self.checks.that(result.returncode == 2 and mentions in result.stderr, f"--lora {lora}: {result.stderr}")
 
-    def all(self):
-        for part in [self.chat_answers, self.sampling, self.completions, self.embeddings, self.refusals, self.malformed_http, self.clients_that_leave,
-                     self.many_at_once, self.prefix_cache, self.adapters, self.starting, self.terminates]:
-            with self.checks.part(part.__name__):
-                part()
-        self.server.process.kill()
-        return self.checks.finish()
+    def parts(self):
+        return [self.chat_answers, self.sampling, self.completions, self.embeddings, self.refusals, self.malformed_http, self.clients_that_leave,
+                self.many_at_once, self.prefix_cache, self.adapters, self.idle_adapters, self.starting, self.terminates]
 
-
-def main():
-    with tempfile.TemporaryDirectory() as folder:
-        return ServerTest(program_from_arguments(), pathlib.Path(folder)).all()
+    def close(self):
+        self.server.close()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_parts(ServerTest))

@@ -246,7 +246,10 @@ TEST_F(SessionTest, RefusesHostileDocuments) {
   refused("pages", [](OrderedJson& d) { d["pages"] = -1; });
   refused("pages", [](OrderedJson& d) { d["pages"] = d["pages"].get<int>() - 1; });
   refused("page_bytes", [](OrderedJson& d) { d["page_bytes"] = 64; });
-  refused("adapter", [](OrderedJson& d) { d["adapter"] = "pirate"; });
+  refused("saved with adapter pirate, this session has no adapter", [](OrderedJson& d) {
+    d["adapter"] = "pirate";
+    d["adapter_checksum"] = "00000000000000aa";
+  });
   refused("model", [](OrderedJson& d) { d["model"] = 7; });
   refused("messages", [](OrderedJson& d) { d["messages"] = "none"; });
   refused("role", [](OrderedJson& d) { d["messages"][0].erase("role"); });

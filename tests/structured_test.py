@@ -8,13 +8,12 @@ import json
 import pathlib
 import re
 import sys
-import tempfile
 
 import jsonschema
 import openai
 import pydantic
 
-from cli_support import MODEL, ROOT, Checks, program_from_arguments
+from cli_support import MODEL, ROOT, Checks, run_parts
 from server_support import Server
 
 QUESTION = [{"role": "user", "content": "Tell me about Paris"}]
@@ -180,19 +179,13 @@ class StructuredTest:
         both = self.program.run("run", self.engine, "Hello", "--regex", "4", "--grammar", self.work / "schema.json")
         self.checks.that(both.returncode == 2, f"two forms: {both.stderr}")
 
-    def all(self):
-        for part in [self.json_schema, self.many_schemas, self.text_forms, self.company, self.refused_forms, self.required_tools,
-                     self.optional_tools, self.refused_tools, self.files]:
-            with self.checks.part(part.__name__):
-                part()
-        self.server.process.kill()
-        return self.checks.finish()
+    def parts(self):
+        return [self.json_schema, self.many_schemas, self.text_forms, self.company, self.refused_forms, self.required_tools,
+                self.optional_tools, self.refused_tools, self.files]
 
-
-def main():
-    with tempfile.TemporaryDirectory() as folder:
-        return StructuredTest(program_from_arguments(), pathlib.Path(folder)).all()
+    def close(self):
+        self.server.close()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_parts(StructuredTest))

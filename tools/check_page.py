@@ -4,7 +4,7 @@
     pip install websockets
     tools/check_page.py --engine out/engine --screenshots out/page
 
-Needs Chromium (Debian: chromium) and build/edgewise. Exit code 1 when something on the page does not work.
+The engine is one of models/edge-tiny-16m, which its two adapters fit. Needs Chromium (Debian: chromium) and build/edgewise. Exit code 1 when something on the page does not work.
 """
 import argparse
 import asyncio
@@ -19,7 +19,9 @@ import urllib.request
 
 import websockets
 
-EDGEWISE = pathlib.Path(__file__).resolve().parent.parent / "build" / "edgewise"
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+EDGEWISE = ROOT / "build" / "edgewise"
+ADAPTERS = {name: ROOT / f"models/edge-tiny-16m-lora-{name}" for name in ["upper", "shakespeare"]}
 
 
 class Page:
@@ -80,6 +82,19 @@ async def use(page, url, folder):
     await asyncio.sleep(1.5)
     check(len((await page.js("document.querySelector('#speed_line').getAttribute('points')")).split()) > 1, "the speed graph moves")
     await page.screenshot(folder / "desktop.png")
+    await page.js("document.querySelector('#fresh').click()")
+    check(await page.js("[...document.querySelector('#model').options].map(o => o.value).join()") == "tiny,shakespeare,upper", "adapters are listed")
+    for notes, model in enumerate(["upper", "tiny"], 1):
+        await page.js(f"document.querySelector('#model').value = '{model}'; document.querySelector('#temperature').value = 0;"
+                      "document.querySelector('#temperature').dispatchEvent(new Event('input'))")
+        await page.say("Tell me about Paris")
+        check(await page.wait(f"document.querySelectorAll('.note').length == {notes}"), f"an answer of {model}")
+        text = await page.js("[...document.querySelectorAll('.assistant')].at(-1).textContent")
+        check((text == text.upper()) == (model == "upper"), f"is {model}'s: {text[:40]!r}")
+        check(f"{model}: " in await page.js("[...document.querySelectorAll('.note')].at(-1).textContent"), "and its note says so")
+    check(await page.js("document.querySelector('aside').scrollHeight <= innerHeight"), "the panel fits without a scroll bar")
+    await page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+    await page.screenshot(folder / "adapters.png")
     await page.js("document.querySelector('#max_tokens').value = 900; document.querySelector('#temperature').value = 2;"
                   "document.querySelector('#top_p').value = 1")
     await page.say("Tell me everything about everything, from the beginning.")
@@ -98,6 +113,8 @@ async def use(page, url, folder):
     check(await page.wait("document.querySelectorAll('.note').length == 1"), "an answer on a phone")
     check(await page.js("document.documentElement.scrollWidth <= innerWidth"), "nothing is wider than a phone")
     await page.screenshot(folder / "phone.png")
+    await page.js("document.querySelector('#panel').open = true")
+    await page.screenshot(folder / "phone_panel.png")
     return 1 if failed else 0
 
 
@@ -123,7 +140,8 @@ def main():
     parser.add_argument("--screenshots", type=pathlib.Path, required=True)
     args = parser.parse_args()
     args.screenshots.mkdir(parents=True, exist_ok=True)
-    server = subprocess.Popen([EDGEWISE, "serve", args.engine, "--port", "0"], stderr=subprocess.PIPE, text=True)
+    adapters = [flag for name, path in ADAPTERS.items() for flag in ["--lora", f"{name}={path}"]]
+    server = subprocess.Popen([EDGEWISE, "serve", args.engine, "--port", "0", "--model_name", "tiny", *adapters], stderr=subprocess.PIPE, text=True)
     try:
         port = next(found[1] for line in server.stderr if (found := re.search(r":(\d+)/v1", line)))
         return asyncio.run(run(f"http://127.0.0.1:{port}/", args.screenshots))

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""The server under load: streaming clients with random prompts, cancels, disconnects and malformed requests.
+"""The server under load: clients that use all of the API at random, leave early, and send what is malformed.
 
-    tools/load_test.py --engine out/engine [--clients 64] [--seconds 120]
+    tools/load_test.py --engine out/engine [--no_eagle] [--clients 64] [--seconds 120]
 
-The engine should be built with --maxBatchSize 16 --kvCachePolicy paged --maxInputLen 1600 --maxKVCacheCapacity 2048. Prints
-what was done, throughput of 16 clients against one, and how long tokens wait while a 1,500-token prompt is computed. Exit
-code 1 when an answer differs from the one given alone, or a page, a thread or memory is lost. Standard library only.
+The engine is one of models/edge-tiny-16m, with a draft head where --eagle is given, built with --maxBatchSize 16 --kvCachePolicy
+paged --maxInputLen 1600 --maxKVCacheCapacity 2048. Prints what was done, throughput of 16 clients against one, and how long tokens
+wait while a 1,500-token prompt is computed. Exit code 1 when an answer differs from the one given alone, or a page, a thread, an
+adapter or memory is lost. Standard library only.
 """
 import argparse
 import asyncio
@@ -19,11 +20,23 @@ import subprocess
 import sys
 import time
 
-EDGEWISE = pathlib.Path(__file__).resolve().parent.parent / "build" / "edgewise"
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+EDGEWISE = ROOT / "build" / "edgewise"
+ADAPTERS = ["upper", "shakespeare"]
+MODELS = ["tiny", *ADAPTERS]
 QUESTIONS = [f"Tell me about {thing}" for thing in ["Paris", "rain", "a river", "the moon", "bread", "a cat", "the sea", "snow", "a school",
                                                    "Norway", "trees", "a bridge", "music", "the sun", "a horse", "tea"]]
 GARBAGE = [b"\0\1\2\r\n\r\n", b"GET / HTTP/9\r\n\r\n", b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 5\r\n\r\n{{{{{",
            b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 900\r\n\r\n{"]
+CITY = {"type": "json_schema", "json_schema": {"name": "city", "schema": {
+    "type": "object", "properties": {"city": {"type": "string", "maxLength": 12}, "population": {"type": "integer", "minimum": 1000, "maximum": 99999}},
+    "required": ["city", "population"], "additionalProperties": False}}}
+ANIMALS = {"type": "regex", "regex": "[1-9][0-9]{2} (cats|dogs)( and [a-z]{3,9}){2}"}
+TOOLS = [{"type": "function", "function": {"name": name, "parameters": {
+    "type": "object", "properties": {"a": {"type": "integer", "minimum": 0, "maximum": 99}, "b": {"enum": ["Oslo", "Rome"]}}, "required": ["a", "b"]}}}
+    for name in ["add", "get_weather"]]
+REFUSED = [{"model": "pirate"}, {"response_format": {"type": "regex", "regex": "["}}, {"tool_choice": "required"}, {"temperature": -1}, {"n": 0},
+           {"messages": [{"role": "user", "content": "river " * 3000}]}, {"logprobs": "many"}, {"wings": 2}]
 
 
 class Client:
@@ -52,6 +65,19 @@ class Client:
         finally:
             writer.close()
 
+    async def post(self, path, body, leave_after=None):
+        """Status and document of an answer; closes the connection after `leave_after` seconds."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            data = json.dumps(body).encode()
+            writer.write(f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
+            if leave_after is not None:
+                return await asyncio.sleep(leave_after)
+            head, _, text = (await reader.read()).partition(b"\r\n\r\n")
+            return int(head.split()[1]), json.loads(text)
+        finally:
+            writer.close()
+
     async def garbage(self):
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(random.choice(GARBAGE))
@@ -68,13 +94,41 @@ class Client:
         writer.close()
         return float(re.search(rf"^edgewise_{name} (\S+)", text, re.M)[1])
 
-    async def idle(self):
-        while await self.metric("requests_running") + await self.metric("requests_waiting") > 0:
-            await asyncio.sleep(0.05)
-
 
 def chat(question, **fields):
     return {"messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 48, **fields}
+
+
+def known_requests():
+    """(kind, path, body) of requests whose answers are the same whoever asks beside them."""
+    for i, question in enumerate(QUESTIONS):
+        fields = {"model": MODELS[i % 3]}
+        for kind, more in [("plain", {}), ("json_schema", {"response_format": CITY, "max_tokens": 100}), ("regex", {"response_format": ANIMALS}),
+                           ("tools", {"tools": TOOLS, "tool_choice": "required", "max_tokens": 120}), ("logprobs", {"logprobs": True, "top_logprobs": 3}),
+                           ("two answers", {"n": 2, "temperature": 1, "seed": i})]:
+            yield kind, "/v1/chat/completions", chat(question, **fields, **more)
+        yield "embeddings", "/v1/embeddings", {"input": [question, question[::-1]], **fields}
+
+
+def essence(document):
+    """What must not differ: all but ids, times and what was cached."""
+    if "choices" not in document:
+        return document.get("data", document)
+    choices = document["choices"]
+    for choice in choices:
+        for call in choice["message"].get("tool_calls") or []:
+            del call["id"]
+    return choices
+
+
+async def conversation(client, question, model):
+    """The answers of three turns."""
+    messages = []
+    for ask in [question, "And then?", "Why?"]:
+        messages.append({"role": "user", "content": ask})
+        _, text, _ = await client.stream({**chat(""), "messages": messages, "model": model})
+        messages.append({"role": "assistant", "content": text})
+    return messages[1::2]
 
 
 def process_status(pid):
@@ -82,28 +136,59 @@ def process_status(pid):
     return {key: int(re.search(rf"^{key}:\s+(\d+)", text, re.M)[1]) for key in ["Threads", "VmRSS"]}
 
 
-async def one_client(client, alone, end, counts, wrong):
-    while time.monotonic() < end:
+class Storm:
+    """What clients ask, what they should be told, and what came."""
+
+    def __init__(self, client):
+        self.client, self.counts, self.wrong = client, collections.Counter(), []
+
+    async def learn(self):
+        """The answers as they are alone."""
+        self.known = [(kind, path, body, essence((await self.client.post(path, body))[1])) for kind, path, body in known_requests()]
+        self.streamed = {q: (await self.client.stream(chat(q)))[1] for q in QUESTIONS}
+        self.talks = {(q, m): await conversation(self.client, q, m) for q in QUESTIONS[:4] for m in MODELS}
+
+    def expect(self, kind, question, got, expected):
+        self.counts[kind] += 1
+        if got != expected:
+            self.wrong.append((kind, question, got, expected))
+
+    async def one_request(self):
         kind = random.random()
-        try:
-            if kind < 0.7:
-                question = random.choice(QUESTIONS)
-                status, text, _ = await client.stream(chat(question))
-                counts["answered" if status == 200 else f"status {status}"] += 1
-                if status == 200 and text != alone[question]:
-                    wrong.append((question, text, alone[question]))
-            elif kind < 0.8:
-                await client.stream(chat(random.choice(QUESTIONS), max_tokens=400, ignore_eos=True), random.randrange(20))
-                counts["left early"] += 1
-            elif kind < 0.9:
-                words = " ".join(random.choice(QUESTIONS) for _ in range(random.randrange(1, 80)))
-                await client.stream(chat(words, temperature=1.5, max_tokens=random.randrange(1, 80)))
-                counts["sampled"] += 1
+        if kind < 0.5:
+            what, path, body, expected = random.choice(self.known)
+            status, document = await self.client.post(path, body)
+            self.expect(what, body, essence(document) if status == 200 else status, expected)
+        elif kind < 0.6:
+            question = random.choice(QUESTIONS)
+            self.expect("streamed", question, (await self.client.stream(chat(question)))[1], self.streamed[question])
+        elif kind < 0.65:
+            question, model = random.choice(list(self.talks))
+            self.expect("three turns", question, await conversation(self.client, question, model), self.talks[question, model])
+        elif kind < 0.75:
+            what, path, body, _ = random.choice(self.known)
+            if random.random() < 0.5 and path != "/v1/embeddings":
+                await self.client.stream({**body, "max_tokens": 400, "ignore_eos": True}, random.randrange(20))
             else:
-                await client.garbage()
-                counts["malformed"] += 1
-        except ConnectionError:
-            counts["connection errors"] += 1
+                await self.client.post(path, body, random.random() * 0.3)
+            self.counts["left early"] += 1
+        elif kind < 0.85:
+            words = " ".join(random.choice(QUESTIONS) for _ in range(random.randrange(1, 80)))
+            await self.client.stream(chat(words, temperature=1.5, max_tokens=random.randrange(1, 80), model=random.choice(MODELS)))
+            self.counts["sampled"] += 1
+        elif kind < 0.93:
+            fields = random.choice(REFUSED)
+            self.expect("refused", fields, (await self.client.post("/v1/chat/completions", {**chat("Hello"), **fields}))[0] in (400, 404), True)
+        else:
+            await self.client.garbage()
+            self.counts["malformed"] += 1
+
+    async def one_client(self, end):
+        while time.monotonic() < end:
+            try:
+                await self.one_request()
+            except ConnectionError:
+                self.counts["connection errors"] += 1
 
 
 def planned_bytes(engine):
@@ -113,23 +198,49 @@ def planned_bytes(engine):
     return float(re.search(r"^ +16 +2048 .* ([0-9.]+)$", text, re.M)[1]) * 1e6
 
 
+async def settled(client):
+    """After the storm: whether the adapters leave memory, which takes a second without requests."""
+    while await client.metric("requests_running") + await client.metric("requests_waiting") > 0:
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(1.5)
+    return await client.metric("adapters_loaded") == 0
+
+
+def long_prompt():
+    return chat(" ".join(random.choice(["river", "stone", "bread", "cloud"]) for _ in range(1450)), max_tokens=1)
+
+
+async def fill_cache(client):
+    """So that memory that grows behind it is lost."""
+    for _ in range(int(await client.metric("cache_pages") * 64 / 1450) + 1):
+        await client.stream(long_prompt())
+
+
 async def storm(client, pid, engine, clients, seconds):
-    alone = {q: (await client.stream(chat(q)))[1] for q in QUESTIONS}
-    counts, wrong = collections.Counter(), []
-    before = process_status(pid)
+    storm = Storm(client)
+    await storm.learn()
+    await fill_cache(client)
+    before, memory = process_status(pid), []
     start, tokens = time.monotonic(), await client.metric("generated_tokens_total")
-    await asyncio.gather(*(one_client(client, alone, start + seconds, counts, wrong) for _ in range(clients)))
+
+    async def watch():
+        for _ in range(8):
+            await asyncio.sleep(seconds / 8)
+            memory.append(process_status(pid)["VmRSS"] / 1e3)
+    await asyncio.gather(watch(), *(storm.one_client(start + seconds) for _ in range(clients)))
     spent, tokens = time.monotonic() - start, await client.metric("generated_tokens_total") - tokens
-    await client.idle()
+    unloaded = await settled(client)
     after = process_status(pid)
     lost = await client.metric("cache_pages") - await client.metric("cache_pages_available")
-    print(f"{clients} clients, {seconds} s: {dict(counts)}; {tokens / spent:.0f} tokens/s; {await client.metric('preemptions_total'):.0f} preemptions")
-    memory, plan = after["VmRSS"] * 1024, planned_bytes(engine)
-    print(f"wrong answers {len(wrong)}, lost pages {lost:.0f}, threads {before['Threads']} -> {after['Threads']}, "
-          f"memory {memory / 1e6:.0f} MB of {plan / 1e6:.0f} planned for a full cache")
-    for question, got, expected in wrong[:3]:
-        print(f"  {question!r}: {got!r}, alone {expected!r}")
-    return not wrong and lost == 0 and after["Threads"] <= before["Threads"] and memory < plan * 1.05
+    print(f"{clients} clients, {seconds} s: {dict(storm.counts)}; {tokens / spent:.0f} tokens/s; {await client.metric('preemptions_total'):.0f} preemptions")
+    print(f"adapters: {await client.metric('adapter_loads_total'):.0f} loads, {'all' if unloaded else 'NOT all'} out of memory after a second; "
+          f"guessed ahead {await client.metric('drafted_tokens_total'):.0f}, right {await client.metric('accepted_tokens_total'):.0f}")
+    print(f"wrong answers {len(storm.wrong)}, lost pages {lost:.0f}, threads {before['Threads']} -> {after['Threads']}, "
+          f"memory MB {' '.join(f'{m:.0f}' for m in memory)} ({planned_bytes(engine) / 1e6:.0f} planned for a full cache)")
+    for wrong in storm.wrong[:3]:
+        print("  {}: {!r}: {!r}, alone {!r}".format(*wrong))
+    flat = memory[-1] < memory[0] * 1.05
+    return not storm.wrong and lost == 0 and after["Threads"] <= before["Threads"] and unloaded and flat
 
 
 async def throughput(client, clients):
@@ -150,8 +261,7 @@ async def latency(client):
         await asyncio.sleep(0.3)
         begin = time.monotonic()
         while disturbed and not all(t.done() for t in tasks):
-            words = " ".join(random.choice(["river", "stone", "bread", "cloud"]) for _ in range(1450))
-            await client.stream(chat(words, max_tokens=1))
+            await client.stream(long_prompt())
         result = []
         for task in tasks:
             times = (await task)[2]
@@ -175,8 +285,12 @@ def main():
     parser.add_argument("--engine", required=True)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=int, default=120)
+    parser.add_argument("--eagle", action="store_const", const=["--eagle"], default=[], help="guess ahead with the draft head, or fail")
+    parser.add_argument("--no_eagle", action="store_const", const=["--no_eagle"], dest="eagle", help="don't")
     args = parser.parse_args()
-    server = subprocess.Popen([EDGEWISE, "serve", args.engine, "--port", "0"], stderr=subprocess.PIPE, text=True)
+    adapters = [flag for name in ADAPTERS for flag in ["--lora", f"{name}={ROOT}/models/edge-tiny-16m-lora-{name}"]]
+    server = subprocess.Popen([EDGEWISE, "serve", args.engine, "--port", "0", "--model_name", MODELS[0], *adapters, "--lora_idle_seconds", "1",
+                               "--max_loras", "1", *args.eagle], stderr=subprocess.PIPE, text=True)
     try:
         port = next(int(found[1]) for line in server.stderr if (found := re.search(r":(\d+)/v1", line)))
         good = asyncio.run(run(args, port, server.pid))

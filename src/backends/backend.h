@@ -94,6 +94,12 @@ using NodeObserver = std::function<void(const Node& node, std::span<const Tensor
 // output whose buffer is empty or missing is not written.
 using StepOutputs = std::span<const std::span<float>>;
 
+// An adapter as an executable keeps it; only executables of the same engine take it.
+class PackedAdapter {
+ public:
+  virtual ~PackedAdapter() = default;
+};
+
 // A loaded engine. Holds the KV pages; which page belongs to whom is the runtime's business.
 class Executable {
  public:
@@ -114,9 +120,12 @@ class Executable {
   // Seconds spent in each node since the last call, in the order of the graph; empty unless profiling is on.
   virtual void set_profiling(bool on) = 0;
   virtual std::vector<double> take_profile() = 0;
-  // Between steps; rows of sequences with this `id` get it from then on. Throws as bind_adapter() does.
-  virtual void add_adapter(int32_t id, const Adapter& adapter) = 0;
-  virtual void remove_adapter(int32_t id) = 0;
+  // From any thread, also while a step runs. Throws as bind_adapter() does.
+  virtual std::shared_ptr<const PackedAdapter> pack_adapter(const Adapter& adapter) const = 0;
+  // Between steps; rows of sequences with this `id` get it from then on.
+  virtual void add_adapter(int32_t id, std::shared_ptr<const PackedAdapter> adapter) = 0;
+  void add_adapter(int32_t id, const Adapter& adapter) { add_adapter(id, pack_adapter(adapter)); }
+  virtual void remove_adapter(int32_t id) noexcept = 0;
   // An empty function turns observation off. Observed steps are slow and may allocate.
   virtual void observe(NodeObserver observer) = 0;
 };

@@ -114,7 +114,7 @@ AdapterCost load_adapters(Session& session, const BenchOptions& options) {
   AdapterCost cost;
   for (const auto& path : options.adapters) {
     const auto start = Clock::now();
-    session.add_adapter(path.string(), path);
+    session.adapters().add(path.string(), path);
     cost.load_seconds.push_back(seconds_since(start));
   }
   return cost;

@@ -78,8 +78,10 @@ std::vector<int32_t> Conversation::tokens() const {
   return session_.encode_chat(messages_);
 }
 
-void Conversation::save(const std::filesystem::path& file) const { session_.save(file, tokens(), messages_); }
+void Conversation::save(const std::filesystem::path& file) const {
+  session_.save(file, tokens(), messages_, request.adapter);
+}
 
-void Conversation::load(const std::filesystem::path& file) { messages_ = session_.load(file); }
+void Conversation::load(const std::filesystem::path& file) { messages_ = session_.load(file, request.adapter); }
 
 }  // namespace edgewise

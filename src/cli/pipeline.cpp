@@ -85,9 +85,11 @@ static fs::path engine_from_recipe(const fs::path& file, const fs::path& cache_d
 
 void load_adapter(Session& session, const std::string& name, const fs::path& path) {
   const auto start = std::chrono::steady_clock::now();
-  const size_t modules = session.add_adapter(name, path);
+  const size_t modules = session.adapters().add(name, path);
   fmt::print(stderr, "adapter {}: {} modules matched, loaded in {:.0f} ms\n", name, modules,
              seconds_since(start) * 1e3);
+  if (const auto doubt = session.adapter_warning(); !doubt.empty())
+    fmt::print(stderr, "warning: adapter {}: {}\n", name, doubt);
 }
 
 fs::path default_cache_dir() {

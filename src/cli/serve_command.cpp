@@ -19,6 +19,8 @@ struct ServeFlags {
   int max_body_mb = 8;
   int reply_timeout = 600;
   int grace = 30;
+  int64_t lora_idle_seconds = 300;
+  int max_loras = 0;
   std::vector<std::string> adapters;
   DraftFlags draft;
 };
@@ -53,6 +55,7 @@ int serve(ServeFlags& flags) {
   options.grace = std::chrono::seconds(flags.grace);
   const auto engine = ensure_engine(flags.model, flags.cache_dir, flags.build.take());
   SessionOptions session_options{.threads = flags.threads, .protect_decoding = true};
+  session_options.adapters = {std::chrono::seconds(flags.lora_idle_seconds), flags.max_loras};
   flags.draft.apply(engine, session_options);
   Session session(engine, session_options);
   load_adapters(session, flags);
@@ -82,6 +85,10 @@ void add_serve(Commands& commands) {
       ->allow_extra_args(false);
   command.add_flag(both_spellings("lora_updates"), flags->options.lora_updates,
                    "let clients load and unload adapters (POST /v1/load_lora_adapter, /v1/unload_lora_adapter)");
+  add_flag(command, "lora_idle_seconds", flags->lora_idle_seconds,
+           "adapters unused for so long leave memory until a request names them (0: never)");
+  add_flag(command, "max_loras", flags->max_loras,
+           "adapters in memory, where answers under way do not use more (0: any number)");
   add_flag(command, "api_key", flags->options.api_key, "key that clients must send (also from EDGEWISE_API_KEY)");
   add_flag(command, "max_waiting", flags->options.max_waiting, "requests in the queue; more are refused with 429");
   add_flag(command, "max_connections", flags->options.http.max_open_replies,

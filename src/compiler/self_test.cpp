@@ -5,6 +5,7 @@
 
 #include "backends/sequence_runner.h"
 #include "base/error.h"
+#include "base/relative_distance.h"
 
 namespace edgewise {
 namespace {
@@ -33,14 +34,8 @@ std::vector<float> first_logits(const Graph& graph, const Backend& backend, DTyp
 double self_test_error(const Graph& plain, const Engine& engine, const Backend& backend) {
   const auto expected = first_logits(plain, find_backend("reference"), engine.info.kv_dtype);
   const auto found = first_logits(engine.graph, backend, engine.info.kv_dtype);
-  double difference = 0;
-  double size = 0;
-  for (size_t i = 0; i < expected.size(); ++i) {
-    if (!std::isfinite(found[i])) return INFINITY;
-    difference += (double{found[i]} - double{expected[i]}) * (double{found[i]} - double{expected[i]});
-    size += double{expected[i]} * double{expected[i]};
-  }
-  return std::sqrt(difference / std::max(size, 1e-30));
+  if (!std::ranges::all_of(found, [](float value) { return std::isfinite(value); })) return INFINITY;
+  return relative_distance(found, expected);
 }
 
 double self_test_tolerance(const Graph& plain, DType kv_dtype) {

@@ -14,6 +14,7 @@
 
 #include "base/error.h"
 #include "base/mapped_file.h"
+#include "base/report_errors.h"
 #include "formats/json.h"
 #include "grammar/constraint.h"
 #include "text/tokenizer.h"
@@ -114,11 +115,4 @@ int run(int argc, char** argv) {
 }  // namespace
 }  // namespace edgewise
 
-int main(int argc, char** argv) {
-  try {
-    return edgewise::run(argc, argv);
-  } catch (const edgewise::Error& error) {
-    fmt::print(stderr, "grammar_bench: {}\n", error.what());
-    return 1;
-  }
-}
+int main(int argc, char** argv) { return edgewise::report_errors("grammar_bench", edgewise::run, argc, argv); }

@@ -162,4 +162,11 @@ void follow_channel_scales(const fs::path& file, Adapter& adapter) {
   }
 }
 
+bool has_unknown_channel_scales(const fs::path& directory) {
+  if (fs::exists(directory / kChannelScalesFile) || !fs::exists(directory / "config.json")) return false;
+  const Json document = read_json_file(directory / "config.json");
+  const JsonView config(document, (directory / "config.json").string());
+  return config.has("quantization_config") && config.at("quantization_config").string("quant_method", "") == "awq";
+}
+
 }  // namespace edgewise

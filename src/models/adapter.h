@@ -19,4 +19,8 @@ Adapter read_adapter(const std::filesystem::path& path);
 // Makes an adapter of the float model one of the quantized model: A takes the divided inputs, B gives divided outputs.
 void follow_channel_scales(const std::filesystem::path& file, Adapter& adapter);
 
+// Whether the model of a directory, a checkpoint or an engine, was divided so by factors that nobody kept: AutoAWQ
+// does, and says nothing of them. Adapters of the float model are not right there, those trained on the checkpoint are.
+bool has_unknown_channel_scales(const std::filesystem::path& directory);
+
 }  // namespace edgewise

@@ -3,10 +3,12 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "backends/backend.h"
+#include "runtime/adapters.h"
 #include "runtime/output_text.h"
 #include "runtime/sequence.h"
 
@@ -64,11 +66,13 @@ class Generation {
              ProgressCallback callback);
 
   Sequence& sequence() { return sequence_; }
-  // The adapter stays loaded while this lives.
-  void use_adapter(std::shared_ptr<const int32_t> id) {
-    sequence_.adapter = *id;
-    adapter_ = std::move(id);
+  void hold_adapter(AdapterUse use) {
+    sequence_.adapter = use.adapter->id;
+    adapter_ = std::move(use);
   }
+  const std::optional<AdapterUse>& adapter() const { return adapter_; }
+  // Whether it can begin without waiting for an adapter's files.
+  bool ready() const { return !adapter_ || adapter_->ready(); }
   // What came of the last step goes to the callback. Returns why the sequence must leave, kNone when it need not.
   // Whatever fails on the way, memory included, is this request's error.
   FinishReason collect(StepOutcome outcome = StepOutcome::kDone) noexcept;
@@ -85,7 +89,7 @@ class Generation {
   void finish(StepOutcome outcome) noexcept;
 
   bool with_logprobs_;
-  std::shared_ptr<const int32_t> adapter_;
+  std::optional<AdapterUse> adapter_;
   Sequence sequence_;
   OutputText text_;
   ProgressCallback callback_;

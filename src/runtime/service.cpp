@@ -3,6 +3,11 @@
 #include "base/error.h"
 
 namespace edgewise {
+namespace {
+
+constexpr std::chrono::milliseconds kReadingPoll{1};
+
+}  // namespace
 
 Service::Service(Session& session, int max_waiting)
     : session_(session), max_waiting_(max_waiting), thread_([this] { loop(); }) {}
@@ -73,18 +78,20 @@ void Service::loop() {
 // New requests to the scheduler, cancelled ones out of it; sleeps while there is nothing to do. False: the end.
 bool Service::take_orders() {
   std::unique_lock lock(mutex_);
-  wake_.wait(lock, [this] { return stop_ || !inbox_.empty() || !active_.empty() || !tasks_.empty(); });
+  const bool reading = !inbox_.empty();  // an adapter's files; nobody calls when they are read
+  const auto until = reading ? std::chrono::steady_clock::now() + kReadingPoll : session_.adapters().next_unload();
+  wake_.wait_until(lock, until,
+                   [&] { return stop_ || !active_.empty() || !tasks_.empty() || (!reading && !inbox_.empty()); });
   if (stop_) return false;
-  for (auto& [ticket, generation] : inbox_) {
-    try {
-      session_.begin(*generation);
-    } catch (...) {
-      generation->fail();
-    }
-  }
-  active_.merge(inbox_);
-  under_way_ = active_.size();
   const std::vector<Ticket> cancelled = std::exchange(cancelled_, {});
+  for (const Ticket ticket : cancelled) active_.insert(inbox_.extract(ticket));
+  for (auto next = inbox_.begin(); next != inbox_.end();) {
+    const auto entry = next++;
+    if (!entry->second->ready()) continue;
+    begin(*entry->second);
+    active_.insert(inbox_.extract(entry));
+  }
+  under_way_ = active_.size();
   auto tasks = std::exchange(tasks_, {});
   lock.unlock();
   for (auto& task : tasks) task();
@@ -92,6 +99,14 @@ bool Service::take_orders() {
     if (const auto found = active_.find(ticket); found != active_.end()) session_.cancel(*found->second);
   }
   return true;
+}
+
+void Service::begin(Generation& generation) {
+  try {
+    session_.begin(generation);
+  } catch (...) {
+    generation.fail();
+  }
 }
 
 void Service::end_answers() {
@@ -104,6 +119,7 @@ void Service::end_answers() {
   under_way_ = active_.size();
   stats_.generated_tokens = ended_tokens_;
   for (const auto& [ticket, generation] : active_) stats_.generated_tokens += generation->completion().tokens.size();
+  session_.adapters().unload_unused();
   read_gauges();
   if (active_.empty() && inbox_.empty()) emptied_.notify_all();
 }
@@ -114,6 +130,7 @@ void Service::read_gauges() {
   stats_.waiting = scheduler.waiting();
   stats_.pages = scheduler.cache().pages();
   stats_.pages_available = scheduler.cache().available();
+  stats_.adapters = session_.adapters().stats();
 }
 
 void Service::count(const Completion& completion) {

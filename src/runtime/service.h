@@ -31,6 +31,7 @@ struct ServiceStats {
   uint64_t drafted_tokens = 0;  // tried ahead
   uint64_t accepted_tokens = 0;
   uint64_t verifications = 0;  // steps of one answer that tried some
+  AdapterStats adapters;
 };
 
 class Service {
@@ -60,6 +61,7 @@ class Service {
 
   void loop();
   bool take_orders();
+  void begin(Generation& generation);
   void end_answers();
   void read_gauges();
   void count(const Completion& completion);

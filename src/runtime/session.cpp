@@ -59,6 +59,8 @@ Session::Session(const fs::path& engine_dir, const SessionOptions& options)
                          .pool = std::make_shared<ThreadPool>(options.threads)};
   executable_ = find_backend(info.device).load(engine_->graph, load);
   executable_->set_profiling(options.profile);
+  adapters_ = std::make_unique<AdapterShelf>(
+      *executable_, [this](const fs::path& path) { return read_adapter_files(path); }, options.adapters);
   load_drafter(options, load);
   read_generation_config(engine_dir);
   grammars_ = std::make_unique<GrammarCache>(tokenizer_, vocabulary_, end_tokens_, kept_tokens_);
@@ -133,44 +135,21 @@ std::vector<int32_t> Session::encode_chat(const OrderedJson& messages, const Ord
 
 std::vector<int32_t> Session::encode_text(std::string_view text) const { return tokenizer_.encode(text, true); }
 
-size_t Session::add_adapter(const std::string& name, const fs::path& path) {
-  if (name.empty()) usage_error("adapter {}: it needs a name", path.string());
+// An adapter as this engine's model needs it.
+Adapter Session::read_adapter_files(const fs::path& path) const {
   Adapter adapter = read_adapter(path);
   if (fs::exists(directory_ / kChannelScalesFile)) follow_channel_scales(directory_ / kChannelScalesFile, adapter);
   for (auto& [module, weights] : adapter) {  // an adapter of the head, whose rows are fewer here
     if (reduced() && weights.b.dim(0) == vocabulary_) weights.b = gather_rows(weights.b, kept_tokens_);
   }
-  const std::lock_guard lock(adapters_mutex_);
-  if (adapters_.contains(name)) usage_error("adapter {}: there is one of that name already", name);
-  try {
-    executable_->add_adapter(last_adapter_ + 1, adapter);
-  } catch (const Error& error) {
-    throw Error(error.kind(), fmt::format("{}: {}", path.string(), error.what()));
-  }
-  adapters_[name] = std::make_shared<const int32_t>(++last_adapter_);
-  return adapter.size();
+  return adapter;
 }
 
-void Session::remove_adapter(const std::string& name) {
-  const int32_t id = *find_adapter(name);
-  const std::lock_guard lock(adapters_mutex_);
-  if (adapters_.at(name).use_count() > 1) fail(ErrorKind::kBusy, "adapter {}: an answer under way uses it", name);
-  adapters_.erase(name);
-  executable_->remove_adapter(id);
-}
-
-std::vector<std::string> Session::adapter_names() const {
-  const std::lock_guard lock(adapters_mutex_);
-  std::vector<std::string> names;
-  for (const auto& [name, id] : adapters_) names.push_back(name);
-  return names;
-}
-
-std::shared_ptr<const int32_t> Session::find_adapter(const std::string& name) const {
-  const std::lock_guard lock(adapters_mutex_);
-  const auto found = adapters_.find(name);
-  if (found == adapters_.end()) usage_error("adapter {}: none of that name is loaded", name);
-  return found->second;
+std::string_view Session::adapter_warning() const {
+  if (!has_unknown_channel_scales(directory_)) return "";
+  return "the model comes from AutoAWQ, which divides channels by factors that it does not keep: an adapter that was "
+         "trained on the float model gives worse answers here; take one trained on this checkpoint, or `edgewise "
+         "quantize` the float model";
 }
 
 void Session::check(const Request& request) const {
@@ -205,11 +184,15 @@ std::unique_ptr<Generation> Session::prepare(const Request& request, ProgressCal
   auto generation =
       std::make_unique<Generation>(request, std::min(request.max_tokens, room), LogitTokens(vocabulary_, kept_tokens_),
                                    tokenizer_, std::move(callback));
-  if (!request.adapter.empty()) generation->use_adapter(find_adapter(request.adapter));
+  if (!request.adapter.empty()) generation->hold_adapter(adapters_->use(request.adapter));
   return generation;
 }
 
 void Session::begin(Generation& generation) {
+  if (generation.adapter()) {
+    adapters_->attach(*generation.adapter());
+    adapters_->unload_unused();
+  }
   active_.reserve(active_.size() + 1);  // nothing fails behind submit()
   if (!scheduler_->submit(generation.sequence())) {
     fail(ErrorKind::kBusy, "{} requests wait already; try again later", scheduler_->waiting());
@@ -235,16 +218,18 @@ void Session::cancel(Generation& generation) {
   std::erase(active_, &generation);
 }
 
-CacheOwner Session::cache_owner() const {
-  return {info().model, engine_->fingerprint, info().kv_dtype, vocabulary_, {}, -1};
+CacheOwner Session::cache_owner(const std::string& adapter) const {
+  return {info().model, engine_->fingerprint, info().kv_dtype, vocabulary_,
+          adapter.empty() ? AdapterIdentity{} : adapters_->find(adapter)};
 }
 
-void Session::save(const fs::path& file, std::span<const int32_t> tokens, const OrderedJson& messages) {
-  write_session_file(file, cache_owner(), tokens, messages, scheduler_->cache(), *executable_);
+void Session::save(const fs::path& file, std::span<const int32_t> tokens, const OrderedJson& messages,
+                   const std::string& adapter) {
+  write_session_file(file, cache_owner(adapter), tokens, messages, scheduler_->cache(), *executable_);
 }
 
-OrderedJson Session::load(const fs::path& file) {
-  return read_session_file(file, cache_owner(), scheduler_->cache(), *executable_);
+OrderedJson Session::load(const fs::path& file, const std::string& adapter) {
+  return read_session_file(file, cache_owner(adapter), scheduler_->cache(), *executable_);
 }
 
 std::vector<Completion> Session::generate(const std::vector<Request>& requests) {

@@ -3,14 +3,13 @@
 
 #include <filesystem>
 #include <functional>
-#include <map>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
 #include "engine/engine_file.h"
 #include "formats/json.h"
+#include "runtime/adapters.h"
 #include "runtime/answer_format.h"
 #include "runtime/draft_model.h"
 #include "runtime/generation.h"
@@ -32,6 +31,7 @@ struct SessionOptions {
   bool profile = false;     // time every operator
   bool share_prefixes = true;
   bool protect_decoding = false;  // answers under way come first; else new prompts
+  AdapterLimits adapters = {};
 
   bool guesses() const { return draft_tokens > 0 || drafting; }
 };
@@ -40,6 +40,8 @@ class Session {
  public:
   // Throws Error naming what is missing or does not fit.
   explicit Session(const std::filesystem::path& engine_dir, const SessionOptions& options = {});
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
 
   const EngineInfo& info() const { return engine_->info; }
   const Graph& graph() const { return engine_->graph; }
@@ -65,16 +67,16 @@ class Session {
 
   // What constrains an answer to the format. Throws Error(kUsage) saying where the format is wrong.
   std::shared_ptr<const CompiledGrammar> grammar(const AnswerFormat& format) const { return grammars_->get(format); }
-  // Loads a PEFT adapter that requests may ask for by `name`, and returns how many modules it changes. Between steps.
-  // Throws Error(kUsage) for a name in use, Error naming what does not fit.
-  size_t add_adapter(const std::string& name, const std::filesystem::path& path);
-  // Throws Error(kUsage) when there is none of the name, Error(kBusy) while a generation uses it.
-  void remove_adapter(const std::string& name);
-  std::vector<std::string> adapter_names() const;
+  // PEFT adapters that requests may ask for by name.
+  AdapterShelf& adapters() { return *adapters_; }
+  const AdapterShelf& adapters() const { return *adapters_; }
+  // What whoever loads an adapter should know; "" when there is nothing.
+  std::string_view adapter_warning() const;
 
   // An answer that begin() puts under way. Throws Error(kUsage) for a request that can't be run. Safe from any thread.
   std::unique_ptr<Generation> prepare(const Request& request, ProgressCallback callback = {}) const;
-  // Throws Error(kBusy) when too many wait. The generation must outlive its run; step() brings it on.
+  // Throws Error(kBusy) when too many wait, Error when its adapter can't be read again; waits for that unless it is
+  // ready(). The generation must outlive its run; step() brings it on.
   void begin(Generation& generation);
   // One step for all answers under way, and their texts to the callbacks.
   StepOutcome step();
@@ -82,20 +84,21 @@ class Session {
   bool idle() const { return active_.empty(); }
   const Scheduler& scheduler() const { return *scheduler_; }
 
-  // Writes a conversation to a file, and the cached pages of its `tokens`; load() of the same engine in another process
-  // returns the messages, and a prompt that begins with these tokens continues as it would have here, bit for bit.
-  // Throws Error: session_file.h. Between steps only.
-  void save(const std::filesystem::path& file, std::span<const int32_t> tokens, const OrderedJson& messages);
-  OrderedJson load(const std::filesystem::path& file);
+  // Writes a conversation to a file, and the cached pages of its `tokens`; load() of the same engine and adapter in
+  // another process returns the messages, and a prompt that begins with these tokens continues as it would have here,
+  // bit for bit. Throws Error: session_file.h. Between steps only.
+  void save(const std::filesystem::path& file, std::span<const int32_t> tokens, const OrderedJson& messages,
+            const std::string& adapter = "");
+  OrderedJson load(const std::filesystem::path& file, const std::string& adapter = "");
 
   // Answers all requests side by side. A bad one gets an error, the others their answers.
   std::vector<Completion> generate(const std::vector<Request>& requests);
   Completion generate(const Request& request, ProgressCallback callback = {});
 
  private:
-  CacheOwner cache_owner() const;
+  Adapter read_adapter_files(const std::filesystem::path& path) const;
+  CacheOwner cache_owner(const std::string& adapter) const;
   void check(const Request& request) const;
-  std::shared_ptr<const int32_t> find_adapter(const std::string& name) const;
   void run(const std::vector<std::unique_ptr<Generation>>& generations);
   void read_vocabulary();
   void read_generation_config(const std::filesystem::path& engine_dir);
@@ -116,9 +119,7 @@ class Session {
   SamplingOptions recommended_;
   std::vector<int32_t> end_tokens_;
   std::unique_ptr<GrammarCache> grammars_;
-  mutable std::mutex adapters_mutex_;  // guards the two below: prepare() may run beside add_adapter()
-  std::map<std::string, std::shared_ptr<const int32_t>> adapters_;  // ids, shared with the generations that use them
-  int32_t last_adapter_ = 0;                                        // never used twice: cached pages know theirs
+  std::unique_ptr<AdapterShelf> adapters_;
 };
 
 }  // namespace edgewise

@@ -29,6 +29,7 @@ using Checksum = uint64_t;
 Checksum checksum(std::span<const std::byte> bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }
 
 std::string engine_text(const CacheOwner& owner) { return fmt::format("{:016x}", owner.engine); }
+std::string adapter_text(const CacheOwner& owner) { return fmt::format("{:016x}", owner.adapter.checksum); }
 
 // Pages in use while it lives.
 class PageTable {
@@ -110,8 +111,12 @@ void Reader::check_owner() const {
   };
   expect("model", owner_.model);
   expect("kv_dtype", dtype_name(owner_.kv_dtype));
-  expect("adapter", owner_.adapter);
   expect("engine", engine_text(owner_));
+  if (view().string("adapter_checksum") == adapter_text(owner_)) return;
+  const auto named = [](const std::string& name) { return name.empty() ? "no adapter" : "adapter " + name; };
+  const std::string saved = named(view().string("adapter"));
+  const std::string here = named(owner_.adapter.name);
+  reject(fmt::format("saved with {}, this session has {}{}", saved, here, saved == here ? " with other contents" : ""));
 }
 
 void Reader::read_tokens() {
@@ -156,12 +161,13 @@ OrderedJson Reader::messages() const {
 void write_session_file(const fs::path& path, const CacheOwner& owner, std::span<const int32_t> tokens,
                         const OrderedJson& messages, KvCache& cache, const Executable& executable) {
   PageTable table(cache, tokens.size());
-  cache.reuse(tokens, owner.adapter_id, table.pages);
+  cache.reuse(tokens, owner.adapter.id, table.pages);
   std::vector<std::byte> page(executable.page_bytes());
   const OrderedJson document = {{"model", owner.model},
                                 {"engine", engine_text(owner)},
                                 {"kv_dtype", dtype_name(owner.kv_dtype)},
-                                {"adapter", owner.adapter},
+                                {"adapter", owner.adapter.name},
+                                {"adapter_checksum", adapter_text(owner)},
                                 {"tokens", std::vector<int32_t>(tokens.begin(), tokens.end())},
                                 {"pages", table.pages.size()},
                                 {"page_bytes", page.size()},
@@ -190,13 +196,13 @@ OrderedJson read_session_file(const fs::path& path, const CacheOwner& owner, KvC
   const Reader reader(path, owner, executable.page_bytes());
   OrderedJson messages = reader.messages();
   PageTable table(cache, reader.tokens().size());
-  cache.reuse(reader.tokens(), owner.adapter_id, table.pages);
+  cache.reuse(reader.tokens(), owner.adapter.id, table.pages);
   const size_t known = table.pages.size();
   const size_t pages = std::min(reader.pages(), known + static_cast<size_t>(cache.available()));
   cache.reserve(table.pages, static_cast<int>(pages) * kPageTokens);
   for (size_t i = known; i < pages; ++i) {
     executable.write_page(table.pages[i], reader.page(i));
-    cache.publish(table.pages, i, reader.tokens().subspan(i * kPageTokens).first<kPageTokens>(), owner.adapter_id);
+    cache.publish(table.pages, i, reader.tokens().subspan(i * kPageTokens).first<kPageTokens>(), owner.adapter.id);
   }
   return messages;
 }

@@ -15,12 +15,13 @@
 
 #include "backends/backend.h"
 #include "formats/json.h"
+#include "runtime/adapters.h"
 #include "runtime/kv_cache.h"
 
 namespace edgewise {
 
 // To be raised as well when a backend lays out its pages in another way.
-inline constexpr uint64_t kSessionVersion = 1;
+inline constexpr uint64_t kSessionVersion = 2;
 
 // What pages were computed with. Those of another owner mean nothing.
 struct CacheOwner {
@@ -28,8 +29,7 @@ struct CacheOwner {
   uint64_t engine = 0;  // Engine::fingerprint
   DType kv_dtype = DType::kBF16;
   int64_t vocabulary = 0;
-  std::string adapter;  // its name; empty: none
-  int32_t adapter_id = -1;
+  AdapterIdentity adapter;  // no name: none
 };
 
 // `messages`: an array of {"role", "content"}. Writes as many pages as the cache still has of `tokens`. The file is

@@ -56,6 +56,9 @@ std::string Metrics::text(const ServiceStats& s) const {
   print_value(out, "drafted_tokens_total", "counter", "Tokens tried ahead of the model.", s.drafted_tokens);
   print_value(out, "accepted_tokens_total", "counter", "Of those, what the model said too.", s.accepted_tokens);
   print_value(out, "verifications_total", "counter", "Steps of an answer that tried some.", s.verifications);
+  print_value(out, "adapters", "gauge", "Adapters that requests may ask for.", s.adapters.known);
+  print_value(out, "adapters_loaded", "gauge", "Of those, in memory.", s.adapters.loaded);
+  print_value(out, "adapter_loads_total", "counter", "Times an adapter was read into memory.", s.adapters.loads);
   const std::lock_guard lock(mutex_);
   queue_.print(out, "queue_seconds", "From a request to its slot.");
   first_token_.print(out, "time_to_first_token_seconds", "From a request to its first token (TTFT).");

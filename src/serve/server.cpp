@@ -43,6 +43,19 @@ int status_of(ErrorKind kind) {
   }
 }
 
+// Answers with what `work` throws.
+void send_errors(HttpReply& reply, const std::function<void()>& work) {
+  try {
+    work();
+  } catch (const Error& error) {
+    const int status = status_of(error.kind());
+    const char* type = status == 400 ? "invalid_request_error" : status == 429 ? "rate_limit_error" : "server_error";
+    reply.send(status, kJson, error_body(error.what(), type));
+  } catch (const std::exception& error) {
+    reply.send(500, kJson, error_body(error.what(), "server_error"));
+  }
+}
+
 }  // namespace
 
 ApiServer::ApiServer(Session& session, const ServeOptions& options)
@@ -53,15 +66,7 @@ ApiServer::ApiServer(Session& session, const ServeOptions& options)
       service_(session, options.max_waiting) {}
 
 void ApiServer::handle(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply) {
-  try {
-    route(request, reply);
-  } catch (const Error& error) {
-    const int status = status_of(error.kind());
-    const char* type = status == 400 ? "invalid_request_error" : status == 429 ? "rate_limit_error" : "server_error";
-    reply->send(status, kJson, error_body(error.what(), type));
-  } catch (const std::exception& error) {
-    reply->send(500, kJson, error_body(error.what(), "server_error"));
-  }
+  send_errors(*reply, [&] { route(request, reply); });
 }
 
 void ApiServer::route(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply) {
@@ -87,7 +92,12 @@ void ApiServer::route(const HttpRequest& request, const std::shared_ptr<HttpRepl
   if (path == "/v1/embeddings") return not_allowed("POST") ? void() : embed(request, reply);
   if (options_.lora_updates && (path == "/v1/load_lora_adapter" || path == "/v1/unload_lora_adapter")) {
     if (not_allowed("POST")) return;
-    return reply->send(200, kJson, update_adapters(request.body, path == "/v1/load_lora_adapter"));
+    const bool load = path == "/v1/load_lora_adapter";
+    // Files may be large: a thread of its own reads them.
+    update_ = std::async(std::launch::async, [this, load, request, reply] {
+      send_errors(*reply, [&] { reply->send(200, kJson, update_adapters(request.body, load)); });
+    });
+    return;
   }
   if (path == "/tokenize") return not_allowed("POST") ? void() : reply->send(200, kJson, tokenize(request.body));
   if (path == "/detokenize") return not_allowed("POST") ? void() : reply->send(200, kJson, detokenize(request.body));
@@ -159,7 +169,7 @@ void ApiServer::embed(const HttpRequest& request, const std::shared_ptr<HttpRepl
 
 // The model, then its adapters.
 std::vector<std::string> ApiServer::model_names() const {
-  auto names = session_.adapter_names();
+  auto names = session_.adapters().names();
   names.insert(names.begin(), options_.model);
   return names;
 }
@@ -177,21 +187,19 @@ std::string ApiServer::models() const {
   return OrderedJson{{"object", "list"}, {"data", list}}.dump();
 }
 
-// {"lora_name", "lora_path"} -> {"modules"}, or {"lora_name"} -> {}
+// {"lora_name", "lora_path"} -> {"modules", "warning"?}, or {"lora_name"} -> {}
 std::string ApiServer::update_adapters(const std::string& text, bool load) {
   const Json document = parse_json(text, "the request");
   const JsonView body(document, "the request");
   if (!document.is_object()) usage_error("the request: expected a JSON object");
   const std::string name = body.string("lora_name");
-  const std::string path = load ? body.string("lora_path") : "";
   if (name == options_.model) usage_error("lora_name: the model itself is called {}", name);
   Json result = Json::object();
+  if (load) result["modules"] = session_.adapters().add(name, body.string("lora_path"));
+  if (const auto doubt = session_.adapter_warning(); load && !doubt.empty()) result["warning"] = doubt;
   service_.between_steps([&] {
-    if (load) {
-      result["modules"] = session_.add_adapter(name, path);
-    } else {
-      session_.remove_adapter(name);
-    }
+    if (!load) session_.adapters().remove(name);
+    session_.adapters().unload_unused();  // the service wakes up when the next one is due
   });
   return result.dump();
 }

@@ -49,6 +49,7 @@ class ApiServer {
   Metrics metrics_;
   HttpServer http_;  // outlives the service, whose callbacks write replies
   Service service_;
+  std::future<void> update_;  // of adapters
 };
 
 }  // namespace edgewise

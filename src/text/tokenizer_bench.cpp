@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "base/mapped_file.h"
+#include "base/report_errors.h"
 #include "text/tokenizer.h"
 
 namespace edgewise {
@@ -79,11 +80,4 @@ int run(int argc, char** argv) {
 }  // namespace
 }  // namespace edgewise
 
-int main(int argc, char** argv) {
-  try {
-    return edgewise::run(argc, argv);
-  } catch (const edgewise::Error& error) {
-    fmt::print(stderr, "tokenizer_bench: {}\n", error.what());
-    return 1;
-  }
-}
+int main(int argc, char** argv) { return edgewise::report_errors("tokenizer_bench", edgewise::run, argc, argv); }

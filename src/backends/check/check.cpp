@@ -2,11 +2,11 @@
 // with its name. `edgewise build --device check`, then `run`: for finding a wrong kernel.
 #include <fmt/format.h>
 
-#include <cmath>
 #include <cstdio>
 
 #include "backends/backend.h"
 #include "base/error.h"
+#include "base/relative_distance.h"
 
 namespace edgewise {
 namespace {
@@ -14,15 +14,12 @@ namespace {
 // Differences travel from operator to operator, so this is what a whole model may gather, not one kernel's rounding.
 constexpr double kTolerance = 0.05;
 
-double relative_distance(std::span<const float> found, std::span<const float> expected) {
-  double difference = 0;
-  double size = 1e-30;
-  for (size_t i = 0; i < expected.size(); ++i) {
-    difference += (double{found[i]} - double{expected[i]}) * (double{found[i]} - double{expected[i]});
-    size += double{expected[i]} * double{expected[i]};
-  }
-  return std::sqrt(difference / size);
-}
+struct BothAdapters : PackedAdapter {
+  BothAdapters(std::shared_ptr<const PackedAdapter> r, std::shared_ptr<const PackedAdapter> t)
+      : reference(std::move(r)), tested(std::move(t)) {}
+  std::shared_ptr<const PackedAdapter> reference;
+  std::shared_ptr<const PackedAdapter> tested;
+};
 
 class CheckExecutable final : public Executable {
  public:
@@ -63,11 +60,16 @@ class CheckExecutable final : public Executable {
   }
   void set_profiling(bool on) override { tested_->set_profiling(on); }
   std::vector<double> take_profile() override { return tested_->take_profile(); }
-  void add_adapter(int32_t id, const Adapter& adapter) override {
-    reference_->add_adapter(id, adapter);
-    tested_->add_adapter(id, adapter);
+  std::shared_ptr<const PackedAdapter> pack_adapter(const Adapter& adapter) const override {
+    return std::make_shared<BothAdapters>(reference_->pack_adapter(adapter), tested_->pack_adapter(adapter));
   }
-  void remove_adapter(int32_t id) override {
+  using Executable::add_adapter;
+  void add_adapter(int32_t id, std::shared_ptr<const PackedAdapter> adapter) override {
+    const auto& both = static_cast<const BothAdapters&>(*adapter);
+    reference_->add_adapter(id, both.reference);
+    tested_->add_adapter(id, both.tested);
+  }
+  void remove_adapter(int32_t id) noexcept override {
     reference_->remove_adapter(id);
     tested_->remove_adapter(id);
   }

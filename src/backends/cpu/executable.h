@@ -39,8 +39,14 @@ class CpuExecutable final : public Executable {
   void write_page(int32_t page, std::span<const std::byte> from) override;
   void set_profiling(bool on) override { profiling_ = on; }
   std::vector<double> take_profile() override;
-  void add_adapter(int32_t id, const Adapter& adapter) override { adapters_.add(id, adapter); }
-  void remove_adapter(int32_t id) override { adapters_.remove(id); }
+  std::shared_ptr<const PackedAdapter> pack_adapter(const Adapter& adapter) const override {
+    return adapters_.pack(adapter);
+  }
+  using Executable::add_adapter;
+  void add_adapter(int32_t id, std::shared_ptr<const PackedAdapter> adapter) override {
+    adapters_.add(id, std::static_pointer_cast<const LoadedAdapter>(std::move(adapter)));
+  }
+  void remove_adapter(int32_t id) noexcept override { adapters_.remove(id); }
   void observe(NodeObserver observer) override { observer_ = std::move(observer); }
 
  private:

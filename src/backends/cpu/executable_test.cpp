@@ -5,7 +5,6 @@
 #include <gtest/gtest.h>
 
 #include <array>
-#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -16,6 +15,7 @@
 #include "backends/cpu/test_model.h"
 #include "backends/reference/executable.h"
 #include "base/error.h"
+#include "base/relative_distance.h"
 
 namespace edgewise::cpu {
 namespace {
@@ -44,16 +44,6 @@ Outputs observed(Executable& executable, const StepInput& input, int64_t vocabul
   return outputs;
 }
 
-// Root mean square of the difference over that of the reference.
-double relative_error(const std::vector<float>& a, const std::vector<float>& b) {
-  double difference = 0, size = 1e-30;
-  for (size_t i = 0; i < a.size(); ++i) {
-    difference += (double{a[i]} - b[i]) * (double{a[i]} - b[i]);
-    size += double{b[i]} * b[i];
-  }
-  return std::sqrt(difference / size);
-}
-
 void compare_with_reference(const TestModel& model, DType kv, double tolerance) {
   SCOPED_TRACE(dtype_name(model.weight));
   const Graph graph = model.build();
@@ -77,7 +67,7 @@ void compare_with_reference(const TestModel& model, DType kv, double tolerance) 
         ASSERT_EQ(a.size(), b.size());
         for (size_t i = 0; i < a.size(); ++i) {
           ASSERT_EQ(a[i].size(), b[i].size());
-          ASSERT_LT(relative_error(a[i], b[i]), tolerance) << node.name;
+          ASSERT_LT(relative_distance(a[i], b[i]), tolerance) << node.name;
         }
       }
     }
@@ -253,7 +243,7 @@ void compare_tree_with_chains(const Graph& plain, DType kv, int prompt, int node
   auto found = run.tree(quick, nodes / 2, nodes);
   found.insert(found.begin(), first.begin(), first.end());
   EXPECT_EQ(run.tree(quick, 0, nodes), found);
-  EXPECT_LT(relative_error(found, run.tree(slow, 0, nodes)), kv == DType::kF32 ? 1e-4 : 3e-2);
+  EXPECT_LT(relative_distance(found, run.tree(slow, 0, nodes)), kv == DType::kF32 ? 1e-4 : 3e-2);
   constexpr auto kVocabulary = static_cast<std::ptrdiff_t>(TreeRun::kVocabulary);
   std::vector<int32_t> path;
   for (int node = 0; node < nodes; ++node) {
@@ -277,7 +267,7 @@ void compare_tree_with_chains(const Graph& plain, DType kv, int prompt, int node
   for (Executable* executable : {static_cast<Executable*>(&quick), static_cast<Executable*>(&slow)}) {
     executable->copy_slots(copies);
     const auto after = run.chain(*executable, length, {7, 8, 9});
-    EXPECT_LT(relative_error(after, expected), executable == &quick ? 1e-30 : kv == DType::kF32 ? 1e-4 : 3e-2);
+    EXPECT_LT(relative_distance(after, expected), executable == &quick ? 1e-30 : kv == DType::kF32 ? 1e-4 : 3e-2);
   }
 }
 
@@ -344,7 +334,7 @@ TEST(CpuExecutable, WritesTheOutputsThatAreWanted) {
   };
   const auto expected = run(slow, {true, true, true});
   const auto all = run(quick, {true, true, true});
-  for (size_t i = 0; i < 3; ++i) EXPECT_LT(relative_error(all[i], expected[i]), 1e-4) << i;
+  for (size_t i = 0; i < 3; ++i) EXPECT_LT(relative_distance(all[i], expected[i]), 1e-4) << i;
   EXPECT_EQ(run(quick, {true, false, false})[0], all[0]);
   EXPECT_EQ(run(quick, {false, false, true})[2], all[2]);
   EXPECT_EQ(run(slow, {false, true, false})[1], expected[1]);

@@ -52,7 +52,7 @@ AdapterSet::AdapterSet(const Graph& graph, const LoadOptions& options, Isa isa, 
   logits_rows_.reserve(static_cast<size_t>(options.max_rows));
 }
 
-std::optional<LowRankNode> AdapterSet::pack(const std::vector<BoundLowRank>& parts) const {
+std::optional<LowRankNode> AdapterSet::pack_node(const std::vector<BoundLowRank>& parts) const {
   if (parts.empty()) return std::nullopt;
   LowRankNode node;
   node.a = pack_matrix_of(stack(parts), 1, isa_);
@@ -64,35 +64,38 @@ std::optional<LowRankNode> AdapterSet::pack(const std::vector<BoundLowRank>& par
   return node;
 }
 
-void AdapterSet::add(int32_t id, const Adapter& adapter) {
-  LoadedAdapter loaded;
-  for (const auto& parts : bind_adapter(graph_, adapter)) loaded.push_back(pack(parts));
-  adapters_[id] = std::move(loaded);
-  resize();
-}
-
-void AdapterSet::remove(int32_t id) {
-  adapters_.erase(id);
-  resize();
-}
-
-void AdapterSet::resize() {
-  int64_t widest = 0;
-  bytes_ = 0;
-  for (const auto& [id, adapter] : adapters_) {
-    for (const auto& node : adapter) {
-      if (!node) continue;
-      widest = std::max(widest, node->a.format.n);
-      bytes_ += node->a.weights.bytes().size();
-      for (const LowRankNode::Output& output : node->outputs) bytes_ += output.b.weights.bytes().size();
-    }
+std::shared_ptr<const LoadedAdapter> AdapterSet::pack(const Adapter& adapter) const {
+  const auto loaded = std::make_shared<LoadedAdapter>();
+  for (const auto& parts : bind_adapter(graph_, adapter)) {
+    const auto& node = loaded->nodes.emplace_back(pack_node(parts));
+    if (!node) continue;
+    loaded->widest = std::max(loaded->widest, node->a.format.n);
+    loaded->bytes += node->a.weights.bytes().size();
+    for (const LowRankNode::Output& output : node->outputs) loaded->bytes += output.b.weights.bytes().size();
   }
-  stride_ = (widest + kPanel - 1) / kPanel * kPanel;
-  hidden_ = std::make_unique<float[]>(static_cast<size_t>(most_rows_ * stride_));
+  return loaded;
+}
+
+void AdapterSet::add(int32_t id, std::shared_ptr<const LoadedAdapter> adapter) {
+  const int64_t stride = (adapter->widest + kPanel - 1) / kPanel * kPanel;
+  if (stride > stride_) {
+    hidden_ = std::make_unique<float[]>(static_cast<size_t>(most_rows_ * stride));
+    stride_ = stride;
+  }
+  remove(id);
+  bytes_ += adapter->bytes;
+  adapters_[id] = std::move(adapter);
+}
+
+void AdapterSet::remove(int32_t id) noexcept {
+  const auto found = adapters_.find(id);
+  if (found == adapters_.end()) return;
+  bytes_ -= found->second->bytes;
+  adapters_.erase(found);
 }
 
 void AdapterSet::add_row(std::vector<AdaptedRows>& rows, int first, int count, int32_t id) noexcept {
-  const LoadedAdapter* adapter = &adapters_.find(id)->second;
+  const LoadedAdapter* adapter = adapters_.find(id)->second.get();
   if (!rows.empty() && rows.back().adapter == adapter && rows.back().first + rows.back().count == first) {
     rows.back().count += count;
   } else {

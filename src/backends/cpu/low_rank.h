@@ -11,6 +11,7 @@
 #include <span>
 #include <vector>
 
+#include "backends/backend.h"
 #include "backends/cpu/packed_matrix.h"
 
 namespace edgewise::cpu {
@@ -26,7 +27,11 @@ struct LowRankNode {
   std::vector<Output> outputs;
 };
 
-using LoadedAdapter = std::vector<std::optional<LowRankNode>>;  // by node
+struct LoadedAdapter : PackedAdapter {
+  std::vector<std::optional<LowRankNode>> nodes;
+  int64_t widest = 0;  // sum of ranks of a node
+  size_t bytes = 0;
+};
 
 // Rows [first, first + count) of a step, of tokens or of those that need logits.
 struct AdaptedRows {
@@ -38,7 +43,7 @@ struct AdaptedRows {
     return {std::max<int64_t>(rows.begin, first), std::min<int64_t>(rows.end, first + count)};
   }
   const LowRankNode* at(size_t node) const {
-    const auto& found = (*adapter)[node];
+    const auto& found = adapter->nodes[node];
     return found ? &*found : nullptr;
   }
 };
@@ -48,8 +53,9 @@ class AdapterSet {
  public:
   AdapterSet(const Graph& graph, const LoadOptions& options, Isa isa, int workers);
 
-  void add(int32_t id, const Adapter& adapter);
-  void remove(int32_t id);
+  std::shared_ptr<const LoadedAdapter> pack(const Adapter& adapter) const;
+  void add(int32_t id, std::shared_ptr<const LoadedAdapter> adapter);
+  void remove(int32_t id) noexcept;
   // False when a sequence names an adapter that is not here.
   bool begin_step(const StepInput& input) noexcept;
 
@@ -66,17 +72,16 @@ class AdapterSet {
  private:
   std::span<const AdaptedRows> rows(bool of_rows) const { return of_rows ? logits_rows_ : tokens_; }
   float* hidden(int64_t slot) const { return hidden_.get() + slot * stride_; }
-  std::optional<LowRankNode> pack(const std::vector<BoundLowRank>& parts) const;
+  std::optional<LowRankNode> pack_node(const std::vector<BoundLowRank>& parts) const;
   void add_row(std::vector<AdaptedRows>& rows, int first, int count, int32_t id) noexcept;
-  void resize();
 
   const Graph& graph_;
   Isa isa_;
   int64_t most_rows_;
-  std::map<int32_t, LoadedAdapter> adapters_;
+  std::map<int32_t, std::shared_ptr<const LoadedAdapter>> adapters_;
   std::vector<AdaptedRows> tokens_;
   std::vector<AdaptedRows> logits_rows_;
-  std::unique_ptr<float[]> hidden_;  // [slots][stride]: A x, of a row or of a worker
+  std::unique_ptr<float[]> hidden_;  // [slots][stride]: A x, of a row or of a worker; for the widest one so far
   int64_t stride_ = 0;
   size_t bytes_ = 0;  // of packed matrices
 };

@@ -1,7 +1,6 @@
 // Adapters on this backend against the reference, in batches of every mix.
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <cstring>
 
 #include "backends/cpu/allocation_count.h"
@@ -9,6 +8,7 @@
 #include "backends/cpu/test_model.h"
 #include "backends/reference/executable.h"
 #include "base/error.h"
+#include "base/relative_distance.h"
 
 namespace edgewise::cpu {
 namespace {
@@ -88,15 +88,6 @@ StepMaker three_sequences() {
   return steps;
 }
 
-double relative_error(std::span<const float> a, std::span<const float> b) {
-  double difference = 0, size = 1e-30;
-  for (size_t i = 0; i < a.size(); ++i) {
-    difference += (double{a[i]} - b[i]) * (double{a[i]} - b[i]);
-    size += double{b[i]} * b[i];
-  }
-  return std::sqrt(difference / size);
-}
-
 void compare_with_reference(const Graph& graph, double tolerance) {
   const Graph fast = packed(graph);
   for (const Isa isa : supported_isas()) {
@@ -113,7 +104,7 @@ void compare_with_reference(const Graph& graph, double tolerance) {
       std::vector<float> expected(input.logits_rows.size() * kVocabulary), found(expected.size());
       ASSERT_EQ(slow.run(input, expected), StepOutcome::kDone);
       ASSERT_EQ(quick.run(input, found), StepOutcome::kDone);
-      ASSERT_LT(relative_error(found, expected), tolerance);
+      ASSERT_LT(relative_distance(found, expected), tolerance);
     }
   }
 }
@@ -179,7 +170,7 @@ TEST(LowRank, ComesAndGoes) {
   const int64_t before = allocation_count();
   EXPECT_EQ(executable.run(input, with), StepOutcome::kDone);
   EXPECT_EQ(allocation_count(), before);
-  EXPECT_GT(relative_error(with, base), 0.01);
+  EXPECT_GT(relative_distance(with, base), 0.01);
   executable.remove_adapter(9);
   EXPECT_EQ(executable.run(input, without), StepOutcome::kDeviceFault);  // and no crash
   executable.remove_adapter(3);

@@ -188,7 +188,7 @@ void ReferenceExecutable::add_low_rank(const Node& node, const StepInput& input)
   const auto index = static_cast<size_t>(&node - graph_.nodes().data());
   for (const SequenceSlice& sequence : input.sequences) {
     if (sequence.adapter < 0) continue;
-    for (const BoundLowRank& part : adapters_.at(sequence.adapter).at(index)) {
+    for (const BoundLowRank& part : adapters_.at(sequence.adapter)->nodes.at(index)) {
       for (int64_t row = 0; row < x.rows; ++row) {
         const int64_t token = of_rows ? input.logits_rows[static_cast<size_t>(row)] : row;
         if (token < sequence.first_token || token >= sequence.first_token + sequence.token_count) continue;

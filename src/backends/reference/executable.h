@@ -41,6 +41,11 @@ class LayerCache {
   std::vector<float> values_;
 };
 
+struct BoundAdapter : PackedAdapter {
+  explicit BoundAdapter(std::vector<std::vector<BoundLowRank>> bound) : nodes(std::move(bound)) {}
+  std::vector<std::vector<BoundLowRank>> nodes;
+};
+
 class ReferenceExecutable final : public Executable {
  public:
   ReferenceExecutable(const Graph& graph, const LoadOptions& options);
@@ -54,8 +59,14 @@ class ReferenceExecutable final : public Executable {
   void write_page(int32_t page, std::span<const std::byte> from) override;
   void set_profiling(bool on) override { profiling_ = on; }
   std::vector<double> take_profile() override;
-  void add_adapter(int32_t id, const Adapter& adapter) override { adapters_[id] = bind_adapter(graph_, adapter); }
-  void remove_adapter(int32_t id) override { adapters_.erase(id); }
+  std::shared_ptr<const PackedAdapter> pack_adapter(const Adapter& adapter) const override {
+    return std::make_shared<BoundAdapter>(bind_adapter(graph_, adapter));
+  }
+  using Executable::add_adapter;
+  void add_adapter(int32_t id, std::shared_ptr<const PackedAdapter> adapter) override {
+    adapters_[id] = std::static_pointer_cast<const BoundAdapter>(std::move(adapter));
+  }
+  void remove_adapter(int32_t id) noexcept override { adapters_.erase(id); }
   void observe(NodeObserver observer) override { observer_ = std::move(observer); }
 
  private:
@@ -77,7 +88,7 @@ class ReferenceExecutable final : public Executable {
   std::vector<int64_t> rows_;
   size_t tokens_ = 0;  // of the step under way
   std::map<int64_t, LayerCache> caches_;
-  std::map<int32_t, std::vector<std::vector<BoundLowRank>>> adapters_;  // by id, by node
+  std::map<int32_t, std::shared_ptr<const BoundAdapter>> adapters_;  // by id
   NodeObserver observer_;
   bool profiling_ = false;
   std::vector<double> profile_;

@@ -1,0 +1,82 @@
+// The scheduler over a real model with random weights.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include "backends/backend.h"
+#include "models/families.h"
+#include "runtime/scheduler.h"
+
+namespace edgewise {
+
+class RuntimeTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    const auto directory = std::filesystem::path(EDGEWISE_SOURCE_DIR) / "tests/data/checkpoints/qwen3";
+    const Checkpoint checkpoint = Checkpoint::open(directory);
+    const DecoderSpec spec = describe_model(checkpoint.config(), checkpoint.config_path());
+    vocabulary_ = spec.vocabulary;
+    graph_ = build_decoder(spec, checkpoint, {DType::kBF16});
+    // The head on selected rows, as the compiler arranges it.
+    const ValueId logits = graph_.outputs()[0];
+    graph_.outputs()[0] = graph_.add(Op::kSelectRows, "rows", {logits});
+    const Backend& backend = find_backend("cpu");
+    for (size_t i = 0; i < graph_.nodes().size(); ++i) backend.pack(graph_, static_cast<NodeId>(i));
+    graph_.compact();
+  }
+
+  SchedulerLimits limits(int sequences, int step_tokens) const {
+    SchedulerLimits limits;
+    limits.vocabulary = vocabulary_;
+    limits.max_sequences = sequences;
+    limits.max_step_tokens = step_tokens;
+    limits.kv_capacity = 256;
+    limits.kv_pages = 4 * sequences;
+    return limits;
+  }
+  std::unique_ptr<Executable> load(const SchedulerLimits& l) const {
+    return find_backend("cpu").load(graph_, {.max_tokens = l.max_step_tokens,
+                                             .max_sequences = l.max_sequences,
+                                             .max_rows = l.max_sequences,
+                                             .kv_pages = l.kv_pages,
+                                             .threads = 2});
+  }
+  static std::vector<int32_t> prompt(int salt, int length) {
+    std::vector<int32_t> ids;
+    for (int i = 0; i < length; ++i) ids.push_back((i * 37 + salt * 11 + 3) % 256);
+    return ids;
+  }
+  std::vector<std::vector<int32_t>> run(int sequences, int step_tokens,
+                                        const std::vector<std::vector<int32_t>>& prompts,
+                                        const SamplingOptions& sampling = {}) const {
+    const auto l = limits(sequences, step_tokens);
+    const auto executable = load(l);
+    Scheduler scheduler(*executable, l, {});
+    std::vector<std::unique_ptr<Sequence>> running;
+    for (const auto& ids : prompts) {
+      running.push_back(std::make_unique<Sequence>(ids, sampling, 20, vocabulary_));
+      EXPECT_TRUE(scheduler.submit(*running.back()));
+    }
+    finish(scheduler);
+    std::vector<std::vector<int32_t>> tokens;
+    for (const auto& sequence : running) {
+      EXPECT_EQ(sequence->finish, FinishReason::kLength);
+      tokens.push_back(sequence->tokens);
+    }
+    return tokens;
+  }
+
+  // Steps until nobody is left, with all invariants checked between steps.
+  static void finish(Scheduler& scheduler) {
+    while (!scheduler.idle()) {
+      ASSERT_EQ(scheduler.step(), StepOutcome::kDone);
+      ASSERT_EQ(check_invariants(scheduler.snapshot()), "");
+    }
+  }
+  std::vector<int32_t> alone(const std::vector<int32_t>& ids) const { return run(1, 128, {ids})[0]; }
+
+  Graph graph_;
+  int64_t vocabulary_ = 0;
+};
+
+}  // namespace edgewise
