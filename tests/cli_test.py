@@ -18,7 +18,7 @@ import time
 import numpy as np
 
 import prequantized_test
-from cli_support import CHECKPOINTS, MODEL, ROOT, Checks, from_bf16, program_from_arguments, read_safetensors, write_safetensors
+from cli_support import CHECKPOINTS, MODEL, ROOT, SLOWNESS, Checks, from_bf16, program_from_arguments, read_safetensors, write_safetensors
 
 COMMANDS = ["quantize", "export", "merge", "reduce-vocab", "build", "run", "serve", "infer", "bench", "memory", "inspect", "verify", "eval", "tokenize", "template"]
 HEAD = MODEL.parent / "edge-tiny-16m-eagle3"
@@ -580,7 +580,7 @@ class CliTest:
                                         str(folder / "q"), "--quantization", "int4_awq"], stderr=subprocess.PIPE, text=True)
             time.sleep(1.5)
             process.send_signal(number)
-            _, said = process.communicate(timeout=120)
+            _, said = process.communicate(timeout=120 * SLOWNESS)
             self.checks.that(process.returncode == 130 and "interrupted" in said,
                              f"quantize with signal {number}: exit {process.returncode}: {said.strip()}")
             self.checks.that(not list(folder.iterdir()), "an interrupted quantize leaves nothing")
@@ -592,7 +592,7 @@ class CliTest:
         run = ["run", self.model, "--quiet", "--cache_dir", cache, "--max_tokens", 8, "--optLevel", 0]
         processes = [subprocess.Popen([str(self.program.path), *map(str, run), "Tell me about Paris", "--temperature", "0"],
                                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-        ends = [(p.communicate(timeout=300), p.returncode) for p in processes]
+        ends = [(p.communicate(timeout=300 * SLOWNESS), p.returncode) for p in processes]
         texts = [out for (out, _), _ in ends]
         self.checks.that(all(code == 0 for _, code in ends) and texts[0] == texts[1] and texts[0].strip() != "",
                          f"two runs on one fresh cache: {ends}")
