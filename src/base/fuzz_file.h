@@ -15,8 +15,9 @@ inline std::filesystem::path fuzz_path(const std::string& target) {
   return std::filesystem::temp_directory_path() / ("edgewise-" + target + "-" + std::to_string(::getpid()));
 }
 
-// Not by way of OutputFile: waiting for the disk would take most of the time.
+// Waiting for the disk would take most of the time: it happens in OutputFile, and where a file is truncated.
 inline void write_fuzz_file(const std::filesystem::path& path, std::string_view bytes) {
+  std::filesystem::remove(path);
   std::ofstream(path, std::ios::binary) << bytes;
 }
 
