@@ -20,11 +20,11 @@ import tempfile
 import termios
 import time
 
-from cli_support import MODEL, Checks, program_from_arguments
+from cli_support import MODEL, SLOWNESS, Checks, program_from_arguments
 from cut_model import cut_model
 
 CTRL_C, CTRL_D, ENTER, UP, LEFT, BACKSPACE = "\x03", "\x04", "\r", "\x1b[A", "\x1b[D", "\x7f"
-PATIENCE = 120
+PATIENCE = 120 * SLOWNESS
 
 
 class Terminal:

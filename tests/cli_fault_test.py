@@ -16,7 +16,7 @@ import time
 import numpy as np
 
 import prequantized_test
-from cli_support import CHECKPOINTS, MODEL, read_safetensors, run_parts
+from cli_support import CHECKPOINTS, MODEL, SLOWNESS, read_safetensors, run_parts
 from cut_model import CutModelTest
 
 SEEDS = 12
@@ -189,7 +189,7 @@ class FaultTest(CutModelTest):
                                         str(folder / "q"), "--quantization", "int4_awq"], stderr=subprocess.PIPE, text=True)
             time.sleep(1.5)
             process.send_signal(number)
-            _, said = process.communicate(timeout=120)
+            _, said = process.communicate(timeout=120 * SLOWNESS)
             self.checks.that(process.returncode == 130 and "interrupted" in said,
                              f"quantize with signal {number}: exit {process.returncode}: {said.strip()}")
             self.checks.that(not list(folder.iterdir()), "an interrupted quantize leaves nothing")

@@ -16,6 +16,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 MODEL = ROOT / "models" / "edge-tiny-16m"
 CHECKPOINTS = ROOT / "tests" / "data" / "checkpoints"
 MEMORY_LIMIT = 4 << 30
+SANITIZED = "EDGEWISE_SANITIZED" in os.environ
+SLOWNESS = 10 if SANITIZED else 1  # factor of every time limit
 
 
 class Checks:
@@ -52,12 +54,12 @@ class Program:
     def __init__(self, path):
         self.path = pathlib.Path(path).resolve()
 
-    def run(self, *args, stdin="", limits=(), cwd=None, name=None, timeout=300, text=True):
+    def run(self, *args, stdin="", limits=(), cwd=None, name=None, timeout=300 * SLOWNESS, text=True):
         def limit():
             # One core: on a busy machine threads that wait for each other take a multiple of the time.
             os.sched_setaffinity(0, [random.choice(sorted(os.sched_getaffinity(0)))])
             # A sanitizer reserves terabytes of addresses; it watches allocations itself.
-            memory = [] if "EDGEWISE_SANITIZED" in os.environ else [(resource.RLIMIT_AS, MEMORY_LIMIT)]
+            memory = [] if SANITIZED else [(resource.RLIMIT_AS, MEMORY_LIMIT)]
             for which, value in [*memory, *limits]:
                 resource.setrlimit(which, (value, value))
 

@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 
-from cli_support import CHECKPOINTS, MODEL, read_safetensors, run_parts, write_safetensors
+from cli_support import CHECKPOINTS, MODEL, SLOWNESS, read_safetensors, run_parts, write_safetensors
 from cut_model import CutModelTest, copy_with_config
 
 COMMANDS = ["quantize", "export", "merge", "reduce-vocab", "build", "run", "serve", "infer", "bench", "memory", "inspect", "verify", "eval", "tokenize", "template"]
@@ -197,7 +197,7 @@ class CliTest(CutModelTest):
         run = ["run", self.model, "--quiet", "--cache_dir", cache, "--max_tokens", 8, "--optLevel", 0]
         processes = [subprocess.Popen([str(self.program.path), *map(str, run), "Tell me about Paris", "--temperature", "0"],
                                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-        ends = [(p.communicate(timeout=300), p.returncode) for p in processes]
+        ends = [(p.communicate(timeout=300 * SLOWNESS), p.returncode) for p in processes]
         texts = [out for (out, _), _ in ends]
         self.checks.that(all(code == 0 for _, code in ends) and texts[0] == texts[1] and texts[0].strip() != "",
                          f"two runs on one fresh cache: {ends}")

@@ -292,10 +292,11 @@ TEST(EagleHead, RefusesHeadsThatDoNotFit) {
         tensors["midlayer.self_attn.q_proj.weight"] = Tensor::zeros(DType::kBF16, {384, 384});
       },
       "q_proj");
-  for (const int64_t offset : {-1, 8192}) {
-    says([&](Json&,
-             Tensors& tensors) { tensors["d2t"] = Tensor::from_int64({2048}, std::vector<int64_t>(2048, offset)); },
-         "d2t[");
+  for (const auto& [index, offset] : std::map<size_t, int64_t>{{0, -1}, {1, INT64_MAX}, {2, 8190}}) {
+    std::vector<int64_t> offsets(2048);
+    offsets[index] = offset;
+    says([&](Json&, Tensors& tensors) { tensors["d2t"] = Tensor::from_int64({2048}, offsets); },
+         fmt::format("d2t[{}]", index));
   }
   ChangedHead torn([](Json&, Tensors&) {});
   fs::resize_file(torn.directory() / "model.safetensors", 100000);

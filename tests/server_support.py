@@ -10,7 +10,10 @@ import urllib.request
 
 import openai
 
+from cli_support import SLOWNESS
+
 KEY = "a-key-for-tests"
+TIMEOUT = 60 * SLOWNESS
 
 
 class Server:
@@ -18,6 +21,7 @@ class Server:
 
     def __init__(self, program, engine, *flags, key=KEY):
         self.process = subprocess.Popen([str(program.path), "serve", str(engine), "--port", "0", "--model_name", "tiny", "--api_key", key,
+                                         "--grace", str(30 * SLOWNESS),
                                          *map(str, flags)], stderr=subprocess.PIPE, text=True)
         for line in self.process.stderr:
             if found := re.search(r"http://127\.0\.0\.1:(\d+)/v1", line):
@@ -28,7 +32,7 @@ class Server:
         self.log = []
         threading.Thread(target=lambda: self.log.extend(self.process.stderr), daemon=True).start()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.client = openai.OpenAI(base_url=self.url + "/v1", api_key=key, max_retries=0, timeout=60)
+        self.client = openai.OpenAI(base_url=self.url + "/v1", api_key=key, max_retries=0, timeout=TIMEOUT)
 
     def post(self, path, body, key=KEY, method="POST"):
         """Status and parsed body of a plain request; `body` is JSON or bytes."""
@@ -36,7 +40,7 @@ class Server:
         request = urllib.request.Request(self.url + path, data if method == "POST" else None, method=method,
                                          headers={"Authorization": f"Bearer {key}"} if key else {})
         try:
-            with urllib.request.urlopen(request, timeout=60) as reply:
+            with urllib.request.urlopen(request, timeout=TIMEOUT) as reply:
                 return reply.status, json.loads(reply.read() or b"null")
         except urllib.error.HTTPError as error:
             text = error.read()
@@ -44,11 +48,11 @@ class Server:
 
     def metric(self, name):
         request = urllib.request.Request(self.url + "/metrics", headers={"Authorization": f"Bearer {KEY}"})
-        text = urllib.request.urlopen(request, timeout=60).read().decode()
+        text = urllib.request.urlopen(request, timeout=TIMEOUT).read().decode()
         return float(re.search(rf"^edgewise_{name} (\S+)$", text, re.M)[1])
 
     def wait_for(self, name, value, seconds=10):
-        end = time.time() + seconds
+        end = time.time() + seconds * SLOWNESS
         while time.time() < end:
             if self.metric(name) == value:
                 return True
@@ -61,4 +65,4 @@ class Server:
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
+        return self.process.wait(TIMEOUT)

@@ -16,7 +16,7 @@ import urllib.request
 import numpy as np
 import openai
 
-from cli_support import MODEL, Checks, run_parts
+from cli_support import MODEL, SLOWNESS, Checks, run_parts
 from server_support import KEY, Server
 
 LORA = {name: MODEL.parent / f"{MODEL.name}-lora-{name}" for name in ["upper", "shakespeare"]}
@@ -132,10 +132,10 @@ class ServerTest:
                 ("floats as ids", 400, post("/v1/completions", {"prompt": [1.5]})),
                 ("detokenize text", 400, post("/detokenize", {"tokens": "x"}))]:
             self.checks.that(got[0] == status, f"{what}: {got}, expected {status}")
-        page = urllib.request.urlopen(self.server.url + "/", timeout=10)
+        page = urllib.request.urlopen(self.server.url + "/", timeout=10 * SLOWNESS)
         self.checks.that(b"<title>Edgewise</title>" in page.read() and "frame-ancestors" in page.headers["Content-Security-Policy"],
                          "the chat page needs no key")
-        health = urllib.request.urlopen(self.server.url + "/health", timeout=10)
+        health = urllib.request.urlopen(self.server.url + "/health", timeout=10 * SLOWNESS)
         self.checks.that(health.status == 200, "health needs no key")
         self.chat()  # and it still answers
 

@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <csignal>
 #include <cstring>
 #include <random>
@@ -335,6 +336,9 @@ TEST_F(SessionTest, KilledWhileSavingLeavesAWholeFile) {
   auto longer = messages();
   longer.push_back({{"role", "user"}, {"content", std::string(100000, 'a')}});
   std::mt19937 random(11);
+  const auto start = std::chrono::steady_clock::now();
+  session->save(file, tokens_, longer);
+  const auto usual = std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - start);
   int unfinished = 0;
   for (int round = 0; round < 40; ++round) {
     const pid_t pid = in_child([&] {
@@ -343,7 +347,7 @@ TEST_F(SessionTest, KilledWhileSavingLeavesAWholeFile) {
         session->save(file, tokens_, messages());
       }
     });
-    ::usleep(random() % 20000);
+    ::usleep(static_cast<unsigned>(random() % (4 * static_cast<uint64_t>(usual.count()))));
     ::kill(pid, SIGKILL);
     EXPECT_TRUE(WIFSIGNALED(wait_for(pid)));
     fs::path rest = file;

@@ -163,7 +163,7 @@ void to_float(DType dtype, std::span<const std::byte> data, size_t first, std::s
   check_internal(byte_size(dtype, first + out.size()) <= data.size(), "to_float: buffer too short");
   switch (dtype) {
     case DType::kF32:
-      std::memcpy(out.data(), data.data() + first * 4, out.size_bytes());
+      std::ranges::copy(data.subspan(first * 4, out.size_bytes()), std::as_writable_bytes(out).begin());
       return;
     case DType::kF64:
       return convert_all<double>(data, first, out, [](double v) { return static_cast<float>(v); });
@@ -202,7 +202,7 @@ void from_float(DType dtype, std::span<const float> values, std::span<std::byte>
   check_internal(byte_size(dtype, values.size()) <= out.size(), "from_float: buffer too short");
   switch (dtype) {
     case DType::kF32:
-      std::memcpy(out.data(), values.data(), values.size_bytes());
+      std::ranges::copy(std::as_bytes(values), out.begin());  // not memcpy(): there may be none
       return;
     case DType::kF64:
       return store_all<double>(values, out, [](float v) { return double(v); });

@@ -84,5 +84,11 @@ TEST(DType, PackedFourBitTypesRoundTrip) {
   EXPECT_EQ(float_to_f4e2m1(5.0f), 6);
 }
 
+TEST(DType, NothingConvertsToNothing) {
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kI4})
+    EXPECT_TRUE(Tensor::from_floats(dtype, {0, 4}, {}).to_floats().empty());
+  EXPECT_TRUE(Tensor::from_int64({0}, {}).to_int64().empty());
+}
+
 }  // namespace
 }  // namespace edgewise

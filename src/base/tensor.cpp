@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <cstring>
 #include <new>
 
 #include "base/error.h"
@@ -52,7 +51,7 @@ Tensor Tensor::from_floats(DType dtype, Shape shape, std::span<const float> valu
 Tensor Tensor::from_int64(Shape shape, std::span<const int64_t> values) {
   Tensor tensor = zeros(DType::kI64, std::move(shape));
   check_internal(static_cast<size_t>(tensor.count()) == values.size(), "from_int64: count and shape differ");
-  std::memcpy(tensor.mutable_bytes().data(), values.data(), values.size_bytes());
+  std::ranges::copy(std::as_bytes(values), tensor.mutable_bytes().begin());
   return tensor;
 }
 
@@ -89,16 +88,14 @@ std::vector<float> Tensor::to_floats() const {
 std::vector<int64_t> Tensor::to_int64() const {
   std::vector<int64_t> values(static_cast<size_t>(count_));
   if (dtype_ == DType::kI64) {
-    std::memcpy(values.data(), data_.data(), data_.size());
+    std::ranges::copy(data_, std::as_writable_bytes(std::span(values)).begin());
+  } else if (dtype_ == DType::kI32) {
+    std::vector<int32_t> ints(values.size());  // in a file they lie anywhere
+    std::ranges::copy(data_, std::as_writable_bytes(std::span(ints)).begin());
+    std::ranges::copy(ints, values.begin());
   } else {
-    check_internal(dtype_ != DType::kI32 || bit_width(dtype_) == 32, "to_int64");
-    if (dtype_ == DType::kI32) {
-      const auto ints = as<int32_t>();
-      std::copy(ints.begin(), ints.end(), values.begin());
-    } else {
-      const auto floats = to_floats();
-      std::transform(floats.begin(), floats.end(), values.begin(), [](float v) { return int64_t(v); });
-    }
+    const auto floats = to_floats();
+    std::transform(floats.begin(), floats.end(), values.begin(), [](float v) { return int64_t(v); });
   }
   return values;
 }

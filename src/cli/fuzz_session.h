@@ -1,10 +1,7 @@
 // A session on the embedded model for the fuzz targets of requests.
 #pragma once
 
-#include <unistd.h>
-
-#include <filesystem>
-
+#include "base/fuzz_file.h"
 #include "cli/pipeline.h"
 #include "runtime/session.h"
 
@@ -12,7 +9,7 @@ namespace edgewise {
 
 inline const Session& fuzz_session() {
   static const Session session = [] {
-    const auto folder = std::filesystem::temp_directory_path() / ("edgewise-fuzz-" + std::to_string(::getpid()));
+    const auto folder = fuzz_path("fuzz_session");
     export_model({.model_dir = std::filesystem::path(EDGEWISE_SOURCE_DIR) / "models/edge-tiny-16m",
                   .output_dir = folder / "onnx",
                   .dtype = ""});
@@ -25,3 +22,9 @@ inline const Session& fuzz_session() {
 }
 
 }  // namespace edgewise
+
+// Before the first input: building an engine is no part of its time.
+extern "C" int LLVMFuzzerInitialize(int*, char***) {
+  edgewise::fuzz_session();
+  return 0;
+}

@@ -86,11 +86,10 @@ Tensor read_vocabulary_map(const Checkpoint& head, int64_t draft_vocabulary, int
   }
   const Tensor map = head.tensor("d2t", {draft_vocabulary});
   const auto offsets = map.to_int64();
-  for (size_t i = 0; i < offsets.size(); ++i) {
-    const int64_t token = static_cast<int64_t>(i) + offsets[i];
-    if (token < 0 || token >= vocabulary) {
-      bad_file("{}: d2t[{}] = {} leads to token {} of a vocabulary of {}", head.directory().string(), i, offsets[i],
-               token, vocabulary);
+  for (int64_t i = 0; i < draft_vocabulary; ++i) {
+    const int64_t offset = offsets[static_cast<size_t>(i)];
+    if (offset < -i || offset >= vocabulary - i) {  // a sum might overflow
+      bad_file("{}: d2t[{}] = {} leads out of a vocabulary of {}", head.directory().string(), i, offset, vocabulary);
     }
   }
   return map;

@@ -26,7 +26,6 @@ struct PackedCodes {
 
   uint32_t at(int64_t row, int64_t k) const {
     const int64_t per = 32 / bits;
-    const auto data = words.as<int32_t>();
     const int64_t width = words.dim(1);
     int64_t index = 0;
     int64_t slot = 0;
@@ -44,7 +43,9 @@ struct PackedCodes {
         slot = kAwqOrder[row % per];
         break;
     }
-    return (static_cast<uint32_t>(data[static_cast<size_t>(index)]) >> (slot * bits)) & ((1u << bits) - 1);
+    uint32_t word = 0;  // in a file they lie anywhere
+    std::memcpy(&word, words.bytes().subspan(static_cast<size_t>(index) * sizeof(word)).data(), sizeof(word));
+    return (word >> (slot * bits)) & ((1u << bits) - 1);
   }
 };
 

@@ -32,7 +32,7 @@ std::vector<int32_t> read_draft_vocabulary(const fs::path& file, int64_t size, i
     if (offsets.size() != tokens.size())
       bad_file("{}: d2t has {} entries, the head guesses among {} tokens", file.string(), offsets.size(), size);
     for (size_t i = 0; i < tokens.size(); ++i)
-      tokens[i] = static_cast<int32_t>(std::clamp<int64_t>(tokens[i] + offsets[i], -1, vocabulary));
+      tokens[i] += static_cast<int32_t>(std::clamp<int64_t>(offsets[i], -1 - tokens[i], vocabulary - tokens[i]));
   }
   for (const int32_t token : tokens) {
     if (token < 0 || token >= vocabulary)

@@ -130,6 +130,8 @@ bool HttpReply::client_has_closed() const {
 }
 
 void HttpReply::gone() {
+  // A connection that fails while a reply is under way lets go of the request: then it is ours.
+  if (evhttp_request_get_connection(request_) == nullptr) evhttp_request_free(request_);
   request_ = nullptr;
   if (on_gone_) std::exchange(on_gone_, nullptr)();
   server_.forget(*this);
