@@ -33,7 +33,7 @@ fuzz:
 	@tools/run_fuzz.sh $(FUZZ_SECONDS) $(JOBS)
 
 format:
-	@git ls-files '*.cpp' '*.h' | xargs clang-format -i
+	@git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' | xargs clang-format -i
 
 clean:
 	rm -rf build build-* out

@@ -2,14 +2,14 @@
 #include <gtest/gtest.h>
 
 #include "backends/cpu/allocation_count.h"
-#include "backends/cpu/test_model.h"
+#include "backends/test_model.h"
 #include "draft_bench.h"
 
 namespace edgewise {
 namespace {
 
 const Graph& stranger() {
-  static const Graph made = cpu::packed(cpu::TestModel{.vocabulary = pair().vocabulary}.build());
+  static const Graph made = packed(TestModel{.vocabulary = pair().vocabulary}.build(), find_backend("cpu"));
   return made;
 }
 

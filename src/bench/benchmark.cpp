@@ -227,7 +227,8 @@ BenchResult run_benchmark(const std::filesystem::path& engine_dir, const BenchOp
   }
   result.memory = session.executable().memory();
   result.peak_memory = peak_resident_bytes();
-  result.bandwidth = measure_bandwidth(options.session.threads);
+  result.bandwidth = find_backend(info.device).read_bandwidth();
+  if (result.bandwidth == 0) result.bandwidth = measure_bandwidth(options.session.threads);
   for (BenchPoint& point : points) point.bandwidth_share /= result.bandwidth;
   result.points = std::move(points);
   return result;

@@ -27,7 +27,8 @@ void add_build_flags(CLI::App& command, BuildFlags& flags) {
   add_flag(command, "kvCachePolicy", o.kv_policy, "linear (each sequence's pages reserved) or paged (on demand)");
   add_flag(command, "kvDtype", flags.kv_dtype,
            "KV cache in fp32, fp16, bf16, fp8 or int8 (default: as the checkpoint asks, else bf16)");
-  add_flag(command, "device", o.device, "cpu, reference, or check (both, compared operator by operator)");
+  add_flag(command, "device", o.device,
+           "cpu, cuda (where it was built in), reference, or check (cpu and reference, compared operator by operator)");
   add_flag(command, "timingCache", o.timing_cache, "file that keeps kernel timings");
   add_flag(command, "optLevel", o.opt_level, "0: skip kernel timing");
   command.add_option(both_spellings("disablePass"), flags.disabled, "passes to leave out");

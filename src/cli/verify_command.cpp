@@ -67,7 +67,8 @@ void add_verify(Commands& commands) {
   auto flags = std::make_shared<VerifyFlags>();
   command.add_option("model", flags->model, "checkpoint directory or hub name")->required();
   add_flag(command, "golden", flags->golden, "safetensors file with prompts, logits and greedy tokens")->required();
-  add_flag(command, "backend", flags->backend, "cpu, reference, or check (both, compared operator by operator)");
+  add_flag(command, "backend", flags->backend,
+           "cpu, cuda (where it was built in), reference, or check (cpu and reference, compared operator by operator)");
   add_flag(command, "dtype", flags->dtype, "fp32, fp16 or bf16 for float weights and the KV cache");
   commands.on_run(command, [flags] { return verify(*flags); });
 }

@@ -1,6 +1,7 @@
 #include "runtime/sampler.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <random>
@@ -63,7 +64,18 @@ void SamplingOptions::check(int64_t vocabulary) const {
 }
 
 int32_t argmax(std::span<const float> logits) noexcept {
-  return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+  // By blocks, of which compilers make vectors; a vocabulary is long enough for this to be seen.
+  constexpr size_t kBlock = 64;
+  std::array<float, kBlock> best;
+  best.fill(-std::numeric_limits<float>::infinity());
+  size_t i = 0;
+  for (; i + kBlock <= logits.size(); i += kBlock) {
+    for (size_t j = 0; j < kBlock; ++j) best[j] = logits[i + j] > best[j] ? logits[i + j] : best[j];
+  }
+  float largest = *std::ranges::max_element(best);
+  for (; i < logits.size(); ++i) largest = std::max(largest, logits[i]);
+  const auto found = std::ranges::find(logits, largest);
+  return found == logits.end() ? 0 : static_cast<int32_t>(found - logits.begin());
 }
 
 int32_t LogitTokens::index(int32_t token) const {

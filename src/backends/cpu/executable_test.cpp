@@ -12,8 +12,8 @@
 
 #include "backends/cpu/allocation_count.h"
 #include "backends/cpu/backend.h"
-#include "backends/cpu/test_model.h"
 #include "backends/reference/executable.h"
+#include "backends/test_model.h"
 #include "base/error.h"
 #include "base/relative_distance.h"
 
@@ -31,23 +31,10 @@ LoadOptions options_for(const StepMaker& steps, DType kv, int threads) {
   return options;
 }
 
-// Every node's outputs, by name.
-using Outputs = std::map<std::string, std::vector<std::vector<float>>>;
-
-Outputs observed(Executable& executable, const StepInput& input, int64_t vocabulary) {
-  Outputs outputs;
-  executable.observe([&](const Node& node, std::span<const Tensor> tensors) {
-    for (const Tensor& tensor : tensors) outputs[node.name].push_back(tensor.to_floats());
-  });
-  std::vector<float> logits(input.logits_rows.size() * static_cast<size_t>(vocabulary));
-  EXPECT_EQ(executable.run(input, logits), StepOutcome::kDone);
-  return outputs;
-}
-
 void compare_with_reference(const TestModel& model, DType kv, double tolerance) {
   SCOPED_TRACE(dtype_name(model.weight));
   const Graph graph = model.build();
-  const Graph fast = packed(graph);
+  const Graph fast = packed(graph, CpuBackend());
   for (const Isa isa : supported_isas()) {
     SCOPED_TRACE(isa_name(isa));
     StepMaker steps(3, 700, model.vocabulary, 5);
@@ -58,8 +45,8 @@ void compare_with_reference(const TestModel& model, DType kv, double tolerance) 
         {{0, 130}, {1, 7}}, {{2, 1}}, {{1, 5}, {0, 1}, {2, 3}}, {{0, 140}}, {{0, 1}, {1, 1}}};
     for (const auto& feeds : script) {
       const StepInput& input = steps.next(feeds);
-      const Outputs expected = observed(slow, input, model.vocabulary);
-      const Outputs found = observed(quick, input, model.vocabulary);
+      const NodeOutputs expected = observed(slow, input, model.vocabulary);
+      const NodeOutputs found = observed(quick, input, model.vocabulary);
       ASSERT_EQ(expected.size(), found.size());
       for (const Node& node : graph.nodes()) {
         const auto& a = found.at(node.name);
@@ -147,7 +134,7 @@ TEST(CpuExecutable, CompanionsAndThreadsChangeNoBit) {
   for (const DType weight : {DType::kBF16, DType::kI8, DType::kI4, DType::kF4E2M1}) {
     model.weight = weight;
     model.block = weight == DType::kF4E2M1 ? 16 : 24;
-    const Graph graph = packed(model.build());
+    const Graph graph = packed(model.build(), CpuBackend());
     for (const Isa isa : supported_isas()) {
       std::vector<std::vector<Feed>> alone;
       for (int i = 0; i < 300; ++i) alone.push_back({{0, 1}});
@@ -164,7 +151,7 @@ TEST(CpuExecutable, CompanionsAndThreadsChangeNoBit) {
 }
 
 TEST(CpuExecutable, QuantizedCacheChangesNoBitEither) {
-  const Graph graph = packed(TestModel().build());
+  const Graph graph = packed(TestModel().build(), CpuBackend());
   for (const DType kv : {DType::kI8, DType::kF8E4M3}) {
     for (const Isa isa : supported_isas()) {
       const auto whole = feed(graph, isa, 1, {{{0, 290}}, {{0, 10}}}, kv);
@@ -174,57 +161,10 @@ TEST(CpuExecutable, QuantizedCacheChangesNoBitEither) {
   }
 }
 
-// A sequence that begins with a prompt and goes on with a random tree, in any executable with its pages.
-struct TreeRun {
-  static constexpr int64_t kVocabulary = 61;
-
-  TreeRun(int prompt, int nodes, uint32_t seed) : random(seed), begin(prompt) {
-    for (int i = 0; i < prompt; ++i) tokens.push_back(pick(kVocabulary));
-    for (int i = 0; i < nodes; ++i) {
-      node_tokens.push_back(pick(kVocabulary));
-      const int parent = pick(i + 1) - 1;
-      masks.push_back((parent < 0 ? 0 : masks[static_cast<size_t>(parent)]) | uint64_t{1} << i);
-    }
-    for (int i = 0; i < 8; ++i) pages.push_back(i);
-    std::shuffle(pages.begin(), pages.end(), random);
-  }
-  int32_t pick(int64_t below) { return static_cast<int32_t>(random() % static_cast<uint32_t>(below)); }
-
-  std::vector<float> run(Executable& executable, const SequenceSlice& slice, const std::vector<int32_t>& ids) {
-    std::vector<int32_t> positions, rows;
-    for (int32_t i = 0; i < slice.token_count; ++i) {
-      positions.push_back(slice.position(i));
-      rows.push_back(i);
-    }
-    std::vector<float> logits(ids.size() * kVocabulary);
-    EXPECT_EQ(executable.run({ids, positions, {}, {&slice, 1}, rows}, logits), StepOutcome::kDone);
-    return logits;
-  }
-  std::vector<float> chain(Executable& executable, int kv_length, const std::vector<int32_t>& ids) {
-    return run(executable, {0, static_cast<int32_t>(ids.size()), kv_length, begin + 64, pages}, ids);
-  }
-  // Nodes [first, last), behind those before them.
-  std::vector<float> tree(Executable& executable, int first, int last) {
-    SequenceSlice slice{0, last - first, begin + first, begin + 64, pages, -1, begin, {}};
-    slice.tree = std::span(masks).subspan(static_cast<size_t>(first), static_cast<size_t>(last - first));
-    return run(executable, slice, {node_tokens.begin() + first, node_tokens.begin() + last});
-  }
-  std::vector<int32_t> ancestors(size_t node) const {
-    std::vector<int32_t> result;
-    for (uint64_t mask = masks[node]; mask != 0; mask &= mask - 1) result.push_back(std::countr_zero(mask));
-    return result;
-  }
-
-  std::mt19937 random;
-  int begin;
-  std::vector<int32_t> tokens, node_tokens, pages;
-  std::vector<uint64_t> masks;
-};
-
 // Each row of a tree has the bits of the chain of its ancestors; so has what comes after their slots were moved.
 void compare_tree_with_chains(const Graph& plain, DType kv, int prompt, int nodes, Isa isa) {
   SCOPED_TRACE(std::string(dtype_name(kv)) + " " + std::to_string(prompt) + " + " + std::to_string(nodes));
-  const Graph graph = packed(plain);
+  const Graph graph = packed(plain, CpuBackend());
   LoadOptions options;
   options.max_tokens = options.max_rows = 400;
   options.kv_pages = 8;
@@ -255,13 +195,7 @@ void compare_tree_with_chains(const Graph& plain, DType kv, int prompt, int node
     ASSERT_EQ(std::memcmp(row.data(), expected.data() + expected.size() - row.size(), row.size() * 4), 0) << node;
     path = slots;
   }
-  std::vector<SlotCopy> copies;
-  for (size_t i = 0; i < path.size(); ++i) {
-    const auto place = [&](int slot) { return run.pages[static_cast<size_t>(slot / kPageTokens)]; };
-    const int from = prompt + path[i];
-    const int to = prompt + static_cast<int>(i);
-    copies.push_back({place(from), from % kPageTokens, place(to), to % kPageTokens});
-  }
+  const std::vector<SlotCopy> copies = run.copies_of(path);
   const int length = prompt + static_cast<int>(path.size());
   const auto expected = run.chain(chains, length, {7, 8, 9});  // behind the last node's chain
   for (Executable* executable : {static_cast<Executable*>(&quick), static_cast<Executable*>(&slow)}) {
@@ -289,7 +223,7 @@ TEST(CpuExecutable, AllocatesNothing) {
   for (const DType weight : {DType::kBF16, DType::kI4}) {
     TestModel model;
     model.weight = weight;
-    const Graph graph = packed(model.build());
+    const Graph graph = packed(model.build(), CpuBackend());
     StepMaker steps(2, 700, model.vocabulary, 3);
     CpuExecutable executable(graph, options_for(steps, DType::kBF16, 2), supported_isas().back());
     std::vector<float> logits(300 * static_cast<size_t>(model.vocabulary));
@@ -315,7 +249,7 @@ TEST(CpuExecutable, WritesTheOutputsThatAreWanted) {
   Graph graph = model.build();
   graph.mark_output(graph.find_value("layer0.out"));
   graph.mark_output(graph.find_value("layer1.out"));
-  const Graph fast = packed(graph);
+  const Graph fast = packed(graph, CpuBackend());
   StepMaker steps(2, 200, model.vocabulary, 3);
   const LoadOptions options = options_for(steps, DType::kF32, 2);
   reference::ReferenceExecutable slow(graph, options);
@@ -348,7 +282,7 @@ TEST(CpuExecutable, WritesTheOutputsThatAreWanted) {
 
 TEST(CpuExecutable, RefusesStepsTooLarge) {
   TestModel model;
-  const Graph graph = packed(model.build());
+  const Graph graph = packed(model.build(), CpuBackend());
   StepMaker steps(1, 700, model.vocabulary, 3);
   CpuExecutable executable(graph, options_for(steps, DType::kF32, 1), supported_isas().back());
   std::vector<float> logits(10);
@@ -358,7 +292,7 @@ TEST(CpuExecutable, RefusesStepsTooLarge) {
 
 TEST(CpuBackend, TimesKernels) {
   TestModel model;
-  const Graph graph = packed(model.build());
+  const Graph graph = packed(model.build(), CpuBackend());
   const CpuBackend backend;
   for (const Node& node : graph.nodes()) {
     EXPECT_FALSE(backend.why_unsupported(graph, node).has_value());

@@ -4,9 +4,10 @@
 #include <cstring>
 
 #include "backends/cpu/allocation_count.h"
+#include "backends/cpu/backend.h"
 #include "backends/cpu/executable.h"
-#include "backends/cpu/test_model.h"
 #include "backends/reference/executable.h"
+#include "backends/test_model.h"
 #include "base/error.h"
 #include "base/relative_distance.h"
 
@@ -89,7 +90,7 @@ StepMaker three_sequences() {
 }
 
 void compare_with_reference(const Graph& graph, double tolerance) {
-  const Graph fast = packed(graph);
+  const Graph fast = packed(graph, CpuBackend());
   for (const Isa isa : supported_isas()) {
     SCOPED_TRACE(isa_name(isa));
     StepMaker steps = three_sequences();
@@ -137,7 +138,7 @@ std::vector<float> feed(const Graph& graph, Isa isa, int threads, const std::vec
 
 TEST(LowRank, CompanionsAndThreadsChangeNoBit) {
   for (const DType weight : {DType::kBF16, DType::kI8}) {
-    const Graph graph = packed(named_model(weight));
+    const Graph graph = packed(named_model(weight), CpuBackend());
     for (const Isa isa : supported_isas()) {
       std::vector<std::vector<Feed>> alone;
       for (int i = 0; i < 300; ++i) alone.push_back({{0, 1}});
@@ -157,7 +158,7 @@ TEST(LowRank, CompanionsAndThreadsChangeNoBit) {
 }
 
 TEST(LowRank, ComesAndGoes) {
-  const Graph graph = packed(named_model(DType::kF32));
+  const Graph graph = packed(named_model(DType::kF32), CpuBackend());
   StepMaker steps(2, 700, kVocabulary, 5), plain(2, 700, kVocabulary, 5);
   CpuExecutable executable(graph, options_for(steps, 2), supported_isas().back());
   std::vector<float> base(kVocabulary), with(kVocabulary), without(kVocabulary);

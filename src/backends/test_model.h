@@ -1,13 +1,14 @@
-// A small random model with every operator, and steps to run it with; for tests of this backend.
+// A small random model with every operator, and steps to run it with; for tests of backends.
 #pragma once
 
+#include <map>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "backends/backend.h"
 
-namespace edgewise::cpu {
+namespace edgewise {
 
 struct TestModel {
   int64_t vocabulary = 61;
@@ -28,8 +29,12 @@ struct TestModel {
   Graph build() const;
 };
 
-// Graph `g` with every node packed for the CPU backend.
-Graph packed(const Graph& g);
+// Graph `g` with every node packed for the backend.
+Graph packed(const Graph& g, const Backend& backend);
+
+// Every node's outputs, by name.
+using NodeOutputs = std::map<std::string, std::vector<std::vector<float>>>;
+NodeOutputs observed(Executable& executable, const StepInput& input, int64_t vocabulary);
 
 // What a sequence is fed in one step.
 struct Feed {
@@ -57,4 +62,23 @@ class StepMaker {
   StepInput input_;
 };
 
-}  // namespace edgewise::cpu
+// A sequence that begins with a prompt and goes on with a random tree, in any executable with its pages.
+struct TreeRun {
+  static constexpr int64_t kVocabulary = 61;
+
+  TreeRun(int prompt, int nodes, uint32_t seed);
+  // Logits of rows that form a chain behind kv_length.
+  std::vector<float> chain(Executable& executable, int kv_length, const std::vector<int32_t>& ids);
+  // Nodes [first, last), behind those before them.
+  std::vector<float> tree(Executable& executable, int first, int last);
+  std::vector<int32_t> ancestors(size_t node) const;
+  // What brings a node's ancestors and itself to where a chain has them.
+  std::vector<SlotCopy> copies_of(const std::vector<int32_t>& path) const;
+
+  std::mt19937 random;
+  int begin;
+  std::vector<int32_t> tokens, node_tokens, pages;
+  std::vector<uint64_t> masks;
+};
+
+}  // namespace edgewise

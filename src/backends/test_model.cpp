@@ -1,11 +1,11 @@
-#include "backends/cpu/test_model.h"
+#include "backends/test_model.h"
 
 #include <algorithm>
 #include <cmath>
 
-#include "backends/cpu/backend.h"
+#include "base/error.h"
 
-namespace edgewise::cpu {
+namespace edgewise {
 namespace {
 
 // Adds random constants and nodes; one a graph.
@@ -152,11 +152,22 @@ Graph TestModel::build() const {
   return std::move(m.graph);
 }
 
-Graph packed(const Graph& g) {
+Graph packed(const Graph& g, const Backend& backend) {
   Graph result = g;
-  for (size_t i = 0; i < result.nodes().size(); ++i) pack_node(result, static_cast<NodeId>(i));
+  for (size_t i = 0; i < result.nodes().size(); ++i) backend.pack(result, static_cast<NodeId>(i));
   verify_graph(result);
   return result;
+}
+
+NodeOutputs observed(Executable& executable, const StepInput& input, int64_t vocabulary) {
+  NodeOutputs outputs;
+  executable.observe([&](const Node& node, std::span<const Tensor> tensors) {
+    for (const Tensor& tensor : tensors) outputs[node.name].push_back(tensor.to_floats());
+  });
+  std::vector<float> logits(input.logits_rows.size() * static_cast<size_t>(vocabulary));
+  check_internal(executable.run(input, logits) == StepOutcome::kDone, "a step of a test failed");
+  executable.observe({});
+  return outputs;
 }
 
 StepMaker::StepMaker(int sequences, int length, int64_t vocabulary, uint32_t seed) {
@@ -201,4 +212,59 @@ const StepInput& StepMaker::next(const std::vector<Feed>& feeds) {
   return input_;
 }
 
-}  // namespace edgewise::cpu
+TreeRun::TreeRun(int prompt, int nodes, uint32_t seed) : random(seed), begin(prompt) {
+  const auto pick = [&](int64_t below) { return static_cast<int32_t>(random() % static_cast<uint32_t>(below)); };
+  for (int i = 0; i < prompt; ++i) tokens.push_back(pick(kVocabulary));
+  for (int i = 0; i < nodes; ++i) {
+    node_tokens.push_back(pick(kVocabulary));
+    const int parent = pick(i + 1) - 1;
+    masks.push_back((parent < 0 ? 0 : masks[static_cast<size_t>(parent)]) | uint64_t{1} << i);
+  }
+  for (int i = 0; i < 8; ++i) pages.push_back(i);
+  std::shuffle(pages.begin(), pages.end(), random);
+}
+
+namespace {
+
+std::vector<float> run_slice(Executable& executable, const SequenceSlice& slice, const std::vector<int32_t>& ids) {
+  std::vector<int32_t> positions, rows;
+  for (int32_t i = 0; i < slice.token_count; ++i) {
+    positions.push_back(slice.position(i));
+    rows.push_back(i);
+  }
+  std::vector<float> logits(ids.size() * TreeRun::kVocabulary);
+  const StepOutcome outcome = executable.run({ids, positions, {}, {&slice, 1}, rows}, logits);
+  check_internal(outcome == StepOutcome::kDone, "a step of a test failed");
+  return logits;
+}
+
+}  // namespace
+
+std::vector<float> TreeRun::chain(Executable& executable, int kv_length, const std::vector<int32_t>& ids) {
+  return run_slice(executable, {0, static_cast<int32_t>(ids.size()), kv_length, begin + 64, pages}, ids);
+}
+
+std::vector<float> TreeRun::tree(Executable& executable, int first, int last) {
+  SequenceSlice slice{0, last - first, begin + first, begin + 64, pages, -1, begin, {}};
+  slice.tree = std::span(masks).subspan(static_cast<size_t>(first), static_cast<size_t>(last - first));
+  return run_slice(executable, slice, {node_tokens.begin() + first, node_tokens.begin() + last});
+}
+
+std::vector<int32_t> TreeRun::ancestors(size_t node) const {
+  std::vector<int32_t> result;
+  for (uint64_t mask = masks[node]; mask != 0; mask &= mask - 1) result.push_back(std::countr_zero(mask));
+  return result;
+}
+
+std::vector<SlotCopy> TreeRun::copies_of(const std::vector<int32_t>& path) const {
+  std::vector<SlotCopy> copies;
+  const auto page = [&](int slot) { return pages[static_cast<size_t>(slot / kPageTokens)]; };
+  for (size_t i = 0; i < path.size(); ++i) {
+    const int from = begin + path[i];
+    const int to = begin + static_cast<int>(i);
+    copies.push_back({page(from), from % kPageTokens, page(to), to % kPageTokens});
+  }
+  return copies;
+}
+
+}  // namespace edgewise

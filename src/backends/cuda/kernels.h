@@ -1,0 +1,240 @@
+// The kernels as host code calls them. Each launch goes to a stream and returns at once; activations are float32
+// [rows, columns] on the device unless something else is said.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace edgewise::cuda {
+
+// ---- linear_stream.cu: weights as layout.h describes them, one look at each of them for up to 64 columns
+
+// One packed matrix [n, k] and where its product goes.
+struct StreamPart {
+  const uint4* weights = nullptr;
+  const float* factors = nullptr;  // [n]
+  const void* scales = nullptr;
+  const void* zeros = nullptr;
+  const float* bias = nullptr;  // [n] or null
+  float* out = nullptr;         // [tokens, n]
+  int n = 0;
+  int first_block = 0;  // of the launch's, on which it begins
+};
+
+inline constexpr int kMostParts = 4;
+
+// Which tokens go to which expert of a mixture: pairs (token, expert) in the order of the experts.
+struct ExpertLists {
+  int32_t* count = nullptr;    // of experts that are chosen by some token
+  int32_t* experts = nullptr;  // [count] their numbers
+  int32_t* begin = nullptr;    // [count + 1] of their pairs
+  int32_t* tokens = nullptr;   // [pairs]
+  int32_t* pair_of = nullptr;  // [N, E]
+};
+
+struct StreamCall {
+  StreamPart parts[kMostParts];
+  int part_count = 0;
+  int blocks = 0;         // of 16 rows, in all parts
+  int chunks = 0;         // of 64 columns
+  int scale_columns = 0;  // scales of a row
+  int block = 0;          // columns of a scale
+  bool zeros = false;
+  const uint16_t* x = nullptr;     // [tokens * copies, chunks * 64], as prepare_rows() makes it
+  const float* x_scale = nullptr;  // [tokens]
+  int tokens = 0;
+  // For a stack of matrices: each expert's rows of x are those of its tokens, or with `by_pair` those of its pairs;
+  // rows of `out` are pairs. `tokens` is how many an expert takes at a time.
+  ExpertLists lists;
+  int most_experts = 0;  // chosen at once; 0: one matrix for all
+  bool by_pair = false;
+  int64_t stack_bytes = 0;  // from one expert's matrix to the next one's
+};
+
+// Activations for the tensor cores. bf16 weights: two bf16 numbers whose sum is x, a row each, so that a product is
+// almost as exact as in float32. Others: one f16 row, divided by a power of two that keeps it in range, or by what
+// makes it integers up to 127 for weights that say so.
+enum class Activation : int { kBF16Pair, kF16, kInt8 };
+void prepare_rows(cudaStream_t stream, const float* x, int rows, int k, int k_padded, Activation kind, uint16_t* to,
+                  float* scale);
+
+// `encoding` and `scaling` are those of layout.h, but for f32.
+void stream_linear(cudaStream_t stream, int encoding, int scaling, const StreamCall& call);
+
+// ---- linear_decode.cu: up to four rows of x, with what stands before and behind the product
+
+inline constexpr int kMostDecodeTokens = 4;
+
+enum class Source : int { kPlain, kNormed, kSwiGlu, kGeGlu, kGeGluTanh };
+
+struct DecodeCall {
+  StreamCall matrix;  // its x, x_scale and lists are not used
+  Source source = Source::kPlain;
+  int k = 0;                    // columns of x, a multiple of 4
+  const float* x = nullptr;     // [tokens, k]; the gate of gated sources
+  const float* up = nullptr;    // [tokens, k]
+  const float* norm = nullptr;  // [k] weights of RMSNorm
+  float epsilon = 0;
+  const float* residual = nullptr;  // [tokens, n], added to the product of the only part
+  unsigned scale_magic = 0;         // 2^20 / the chunks, or 16s of columns, of a scale, rounded up
+  int ranks = 1;                    // blocks that share out the columns of 16 rows
+  int slots = 1;                    // blocks that stay and take rows after one another
+  int segment = 0;                  // columns of x in shared memory; chosen at launch
+};
+inline constexpr int kDecodeBlocks = 4;  // on a multiprocessor
+// How many blocks had best share out the columns of 16 rows, where the GPU can join them.
+int choose_decode_ranks(int blocks, int chunks, int multiprocessors, bool clusters);
+// `encoding` and `scaling` are those of layout.h, but for f32.
+void decode_linear(cudaStream_t stream, int encoding, int scaling, const DecodeCall& call);
+
+// f32 weights [blocks * 16, chunks * 64] and the activations themselves, [tokens, k].
+void float_linear(cudaStream_t stream, const StreamCall& call, const float* x, int k);
+
+// ---- row_ops.cu
+
+enum class Unary : int { kSilu, kGelu, kGeluTanh, kRelu, kSquare, kSoftcap, kScale };
+enum class Binary : int { kAdd, kMul, kSwiGlu, kGeGlu, kGeGluTanh };
+
+// `type`: 0 f32, 1 f16, 2 bf16
+void embed_rows(cudaStream_t stream, const int32_t* tokens, const void* table, int type, int rows, int columns,
+                int vocabulary, float* out);
+void rms_norm_rows(cudaStream_t stream, const float* x, const float* weight, int runs, int d, float epsilon,
+                   float* out);
+// out_sum = a + b, out = its norm.
+void add_rms_norm_rows(cudaStream_t stream, const float* a, const float* b, const float* weight, int runs, int d,
+                       float epsilon, float* out_sum, float* out);
+void layer_norm_rows(cudaStream_t stream, const float* x, const float* weight, const float* bias, int runs, int d,
+                     float epsilon, float* out);
+// `context` [N] is the length of each row's sequence; long_freq may be null.
+struct RotaryTable {
+  const float* freq = nullptr;
+  const float* long_freq = nullptr;
+  int half = 0;
+  int threshold = 0;
+  float scale = 1;
+  float long_scale = 1;
+};
+void rotary_table_rows(cudaStream_t stream, const int32_t* positions, const int32_t* context, const RotaryTable& table,
+                       int rows, float* cos, float* sin);
+void rotary_rows(cudaStream_t stream, const float* x, const float* cos, const float* sin, int rows, int columns,
+                 int head_dim, int half, bool interleaved, float* out);
+void unary_values(cudaStream_t stream, Unary op, float parameter, const float* x, int64_t count, float* out);
+// b is [rows, columns], or [columns] with `broadcast`.
+void binary_values(cudaStream_t stream, Binary op, const float* a, const float* b, bool broadcast, int64_t rows,
+                   int64_t columns, float* out);
+void gather_columns(cudaStream_t stream, const float* x, const int32_t* index, int rows, int columns, int count,
+                    float* out);
+void copy_columns(cudaStream_t stream, const float* x, int rows, int columns, float* out, int out_columns, int first);
+void select_rows(cudaStream_t stream, const float* x, const int32_t* rows, int count, int columns, float* out);
+
+// Reads memory from end to end and does nothing with it, to find out how fast that goes.
+void read_all(cudaStream_t stream, const void* memory, size_t bytes);
+
+// ---- attention.cu
+
+enum class KvType : int { kF32, kF16, kBF16, kInt8, kF8 };
+
+// One layer's pages: keys and values [page][kv_head][64][head_dim], for scaled types with scales
+// [page][kv_head][64].
+struct KvLayer {
+  void* keys = nullptr;
+  void* values = nullptr;
+  float* key_scales = nullptr;
+  float* value_scales = nullptr;
+  KvType type = KvType::kBF16;
+  int kv_heads = 0;
+  int head_dim = 0;
+};
+
+// Where the rows of a step put their keys and values: [N] of page * 64 + slot.
+void append_kv(cudaStream_t stream, const KvLayer& layer, const float* k, const float* v, const int32_t* slots,
+               int rows);
+
+// A head's way from its Linear: a norm over the head, and a rotation; either may be missing.
+struct HeadPath {
+  const float* x = nullptr;  // [N, heads * head_dim]
+  int heads = 0;
+  const float* norm = nullptr;  // [head_dim]
+  float epsilon = 0;
+  const float* cos = nullptr;  // [N, half]
+  const float* sin = nullptr;
+  int half = 0;
+  bool interleaved = false;
+};
+// Queries to q_out [N, heads * head_dim], keys and values to the cache.
+void prepare_heads(cudaStream_t stream, const KvLayer& layer, const HeadPath& q, const HeadPath& k, const float* v,
+                   const int32_t* slots, int rows, float* q_out);
+
+// Some rows of a sequence, and the pages of its table they look at. Tiles of the same rows share a `group`; when there
+// are several, each leaves its state for merge.
+struct AttendTile {
+  int32_t first_row = 0;  // of the step
+  int32_t rows = 0;
+  int32_t page_table = 0;  // where the sequence's begins
+  int32_t page_begin = 0;
+  int32_t page_end = 0;
+  int32_t position = 0;    // of the first row, where rows are a chain
+  int32_t tree_begin = 0;  // slots from here on are a row's ancestors only, by its mask; INT32_MAX: no tree
+  int32_t slot = 0;        // of its partial state
+  int32_t first_slot = 0;  // of the group's
+  int32_t splits = 1;      // of the group
+  // The first of the pages, to spare kernels a look at the table.
+  static constexpr int kPagesHere = 5;
+  int32_t pages[kPagesHere] = {};
+};
+
+struct AttendCall {
+  const float* q = nullptr;  // [N, q_heads * head_dim]
+  float* out = nullptr;
+  const AttendTile* tiles = nullptr;
+  const int32_t* tile_count = nullptr;
+  int most_tiles = 0;
+  int tile_rows = 0;               // most rows of a tile
+  const int32_t* pages = nullptr;  // page tables
+  const int32_t* positions = nullptr;
+  const uint64_t* masks = nullptr;  // [N]
+  float* partial = nullptr;         // [slots][q_heads][tile_rows][head_dim + 2]
+  int32_t* arrived = nullptr;       // [slots, kv_heads] zeros, and zeros again behind
+  int q_heads = 0;
+  float scale = 0;
+  float softcap = 0;
+  int window = 0;
+};
+void attend(cudaStream_t stream, const KvLayer& layer, const AttendCall& call);
+// attention_mma.cu: its part of attend() where it can.
+bool attends_on_tensor_cores(const KvLayer& layer);
+void attend_mma(cudaStream_t stream, const KvLayer& layer, const AttendCall& call);
+
+struct DeviceSlotCopy {
+  int32_t from;  // page * 64 + slot
+  int32_t to;
+};
+void copy_kv_slots(cudaStream_t stream, const KvLayer& layer, const DeviceSlotCopy* copies, int count);
+
+// ---- low_rank.cu, for the rows of sequences with an adapter
+
+// What adapters add to one output of one Linear, by their slot on the device; null where nothing.
+struct LowRankPart {
+  const float* a = nullptr;  // [rank, k]
+  const float* b = nullptr;  // [n, rank]
+  float scale = 1;
+  int rank = 0;
+};
+// `adapters` [slots]; row_adapter [rows] is a slot or -1; hidden [rows, most_rank] is scratch.
+void add_low_rank(cudaStream_t stream, const LowRankPart* adapters, const int32_t* row_adapter, const float* x,
+                  int rows, int k, int n, int most_rank, float* hidden, float* out);
+
+// ---- moe.cu
+
+// `routing` [rows, experts] is zero but where an expert is chosen.
+void list_experts(cudaStream_t stream, const float* routing, int rows, int experts, const ExpertLists& lists);
+// out[token] = the sum of its pairs' rows, weighted, in the order of experts.
+void combine_experts(cudaStream_t stream, const float* pairs, const float* routing, const int32_t* pair_of, int rows,
+                     int experts, int columns, float* out);
+
+void route_rows(cudaStream_t stream, const float* logits, int rows, int experts, int top_k, bool softmax_before,
+                bool normalize, float* out);
+
+}  // namespace edgewise::cuda

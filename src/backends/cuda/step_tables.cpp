@@ -1,0 +1,138 @@
+#include "backends/cuda/step_tables.h"
+
+#include <algorithm>
+#include <bit>
+#include <climits>
+#include <cstring>
+
+namespace edgewise::cuda {
+StepTables::StepTables(const LoadOptions& options, std::vector<int> groups, int partial_slots)
+    : most_tokens_(options.max_tokens),
+      most_rows_(options.max_rows),
+      most_pages_(options.max_sequences * options.kv_pages),
+      most_tiles_(options.max_tokens + partial_slots),
+      partial_slots_(partial_slots),
+      groups_(std::move(groups)) {
+  size_t end = 0;
+  const auto place = [&](size_t bytes) {
+    const size_t at = end;
+    end += (bytes + 15) / 16 * 16;
+    return at;
+  };
+  const auto n = static_cast<size_t>(most_tokens_);
+  tokens_ = place(n * 4);
+  positions_ = place(n * 4);
+  context_ = place(n * 4);
+  slots_ = place(n * 4);
+  masks_ = place(n * 8);
+  logits_rows_ = place(static_cast<size_t>(most_rows_) * 4);
+  counts_ = place(groups_.size() * 4);
+  tiles_ = place(groups_.size() * static_cast<size_t>(most_tiles_) * sizeof(AttendTile));
+  pages_ = place(static_cast<size_t>(most_pages_) * 4);
+  host_ = PinnedMemory(end, "pinned memory for steps");
+  device_ = DeviceMemory(end, "tables of a step");
+  std::memset(host_.data(), 0, end);
+  described_.resize(groups_.size());
+  tile_counts_.resize(groups_.size());
+  page_begin_.reserve(static_cast<size_t>(options.max_sequences));
+}
+
+bool StepTables::fill(const StepInput& input, cudaStream_t stream) noexcept {
+  std::ranges::copy(input.tokens, host<int32_t>(tokens_));
+  std::ranges::copy(input.positions, host<int32_t>(positions_));
+  std::ranges::copy(input.logits_rows, host<int32_t>(logits_rows_));
+  page_begin_.clear();
+  int pages = 0;
+  for (const SequenceSlice& sequence : input.sequences) {
+    const int used = (sequence.kv_length + sequence.token_count + kPageTokens - 1) / kPageTokens;
+    if (pages + used > most_pages_ || used > static_cast<int>(sequence.page_table.size())) return false;
+    page_begin_.push_back(pages);
+    std::ranges::copy(sequence.page_table.first(static_cast<size_t>(used)), host<int32_t>(pages_) + pages);
+    pages += used;
+    for (int i = 0; i < sequence.token_count; ++i) {
+      const int row = sequence.first_token + i;
+      const int slot = sequence.kv_length + i;
+      host<int32_t>(context_)[row] = sequence.context_length;
+      host<int32_t>(slots_)[row] =
+          sequence.page_table[static_cast<size_t>(slot / kPageTokens)] * kPageTokens + slot % kPageTokens;
+      host<uint64_t>(masks_)[row] = sequence.tree.empty() ? 0 : sequence.tree[static_cast<size_t>(i)];
+    }
+  }
+  bucket_ = 1;
+  for (size_t group = 0; group < groups_.size(); ++group) {
+    if (!fill_tiles(input, group)) return false;
+  }
+  const auto copy = [&](size_t from, size_t bytes) {
+    return cudaMemcpyAsync(device_.data() + from, host_.data() + from, bytes, cudaMemcpyHostToDevice, stream) ==
+           cudaSuccess;
+  };
+  bool copied = copy(0, tiles_) && copy(pages_, static_cast<size_t>(pages) * 4);
+  for (size_t group = 0; group < groups_.size(); ++group)
+    copied = copied && copy(tiles_ + group * static_cast<size_t>(most_tiles_) * sizeof(AttendTile),
+                            static_cast<size_t>(tile_counts_[group]) * sizeof(AttendTile));
+  return copied;
+}
+
+bool StepTables::fill_tiles(const StepInput& input, size_t group) noexcept {
+  AttendTile* const all = host<AttendTile>(tiles_) + group * static_cast<size_t>(most_tiles_);
+  const int rows_a_tile = tile_rows(groups_[group]);
+  // Wider ranges only where the states of all would not fit.
+  for (int widening = 1;; widening *= 2) {
+    int count = 0;
+    int slots = 0;
+    bool fits = true;
+    for (size_t s = 0; s < input.sequences.size() && fits; ++s) {
+      const SequenceSlice& sequence = input.sequences[s];
+      for (int row = 0; row < sequence.token_count && fits; row += rows_a_tile) {
+        AttendTile tile = {};
+        tile.first_row = sequence.first_token + row;
+        tile.rows = std::min(rows_a_tile, sequence.token_count - row);
+        tile.page_table = page_begin_[s];
+        tile.position = sequence.position(row);
+        tile.tree_begin = sequence.tree.empty() ? INT_MAX : sequence.tree_begin;
+        const int last_slot =
+            sequence.tree.empty() ? sequence.kv_length + row + tile.rows : sequence.kv_length + sequence.token_count;
+        const int pages = (last_slot + kPageTokens - 1) / kPageTokens;
+        const int width = sequence.token_count <= kFewRows ? widening * range_pages(pages) : pages;
+        tile.splits = (pages + width - 1) / width;
+        tile.first_slot = slots;
+        if (tile.splits > 1) slots += tile.splits;
+        fits = slots <= partial_slots_ && count + tile.splits <= most_tiles_;
+        for (int split = 0; split < tile.splits && fits; ++split, ++count) {
+          tile.page_begin = split * width;
+          tile.page_end = std::min(pages, tile.page_begin + width);
+          all[count] = tile;
+          all[count].slot = tile.first_slot + split;
+          const int here = std::min(AttendTile::kPagesHere, tile.page_end - tile.page_begin);
+          std::ranges::copy(
+              sequence.page_table.subspan(static_cast<size_t>(tile.page_begin), static_cast<size_t>(here)),
+              all[count].pages);
+        }
+      }
+    }
+    if (!fits && widening > most_pages_) return false;
+    if (!fits) continue;
+    tile_counts_[group] = count;
+    host<int32_t>(counts_)[group] = count;
+    bucket_ = std::max(bucket_, static_cast<int>(std::bit_ceil(static_cast<unsigned>(count))));
+    return true;
+  }
+}
+
+void StepTables::describe(StepContext& context) noexcept {
+  context.token_ids = device_.as<const int32_t>(tokens_);
+  context.positions = device_.as<const int32_t>(positions_);
+  context.context = device_.as<const int32_t>(context_);
+  context.slots = device_.as<const int32_t>(slots_);
+  context.masks = device_.as<const uint64_t>(masks_);
+  context.logits_rows = device_.as<const int32_t>(logits_rows_);
+  context.pages = device_.as<const int32_t>(pages_);
+  for (size_t group = 0; group < groups_.size(); ++group) {
+    described_[group].tiles = device_.as<const AttendTile>(tiles_) + group * static_cast<size_t>(most_tiles_);
+    described_[group].count = device_.as<const int32_t>(counts_) + group;
+    described_[group].most = bucket_;
+  }
+  context.tiles = described_.data();
+}
+
+}  // namespace edgewise::cuda

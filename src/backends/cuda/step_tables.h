@@ -1,0 +1,55 @@
+// What kernels have to know of a step, written by the host into pinned memory and copied over before each step.
+#pragma once
+
+#include <vector>
+
+#include "backends/backend.h"
+#include "backends/cuda/ops.h"
+
+namespace edgewise::cuda {
+
+// Pages that one block of threads attends over where few rows look at a history of this many: at most 32 blocks share
+// it. Given by the history alone, so that what a row computes does not depend on its company.
+constexpr int range_pages(int pages) { return (pages + 31) / 32; }
+// Rows of a sequence that are shared out this way; more keep the chip busy by themselves.
+inline constexpr int kFewRows = 64;
+
+// Rows of a tile for this many query heads a key head.
+constexpr int tile_rows(int group) { return group >= 16 ? 1 : 16 / group; }
+
+class StepTables {
+ public:
+  // `groups`: the numbers of query heads a key head that attention operators have.
+  StepTables(const LoadOptions& options, std::vector<int> groups, int partial_slots);
+
+  // False when the step is larger than what was announced.
+  bool fill(const StepInput& input, cudaStream_t stream) noexcept;
+  // Fills in the pointers, and how many tiles there are to launch for.
+  void describe(StepContext& context) noexcept;
+  size_t bytes() const { return device_.size(); }
+  // The most tiles of a group, rounded up to a power of two: what a captured graph launches.
+  int tile_bucket() const noexcept { return bucket_; }
+
+ private:
+  template <typename T>
+  T* host(size_t offset) const {
+    return host_.as<T>(offset);
+  }
+  bool fill_tiles(const StepInput& input, size_t group) noexcept;
+
+  int most_tokens_;
+  int most_rows_;
+  int most_pages_;
+  int most_tiles_;
+  int partial_slots_;
+  std::vector<int> groups_;
+  size_t tokens_, positions_, context_, slots_, masks_, logits_rows_, counts_, tiles_, pages_;  // byte offsets
+  PinnedMemory host_;
+  DeviceMemory device_;
+  std::vector<StepContext::Tiles> described_;
+  std::vector<int> tile_counts_;
+  std::vector<int32_t> page_begin_;  // of each sequence's table
+  int bucket_ = 1;
+};
+
+}  // namespace edgewise::cuda

@@ -1,0 +1,70 @@
+// How kernels read weights in the layout of layout.h: a lane's part of a chunk, and how it becomes operands.
+#pragma once
+
+#include "backends/cuda/encoding.h"
+#include "backends/cuda/mma.cuh"
+
+namespace edgewise::cuda {
+
+// `kWords` 16-byte words, 32 * 16 bytes apart.
+template <Encoding kEncoding>
+struct Chunk {
+  static constexpr int kWords = kEncoding == Encoding::kF16 || kEncoding == Encoding::kBF16  ? 4
+                                : kEncoding == Encoding::kF8 || kEncoding == Encoding::kInt8 ? 2
+                                                                                             : 1;
+  static constexpr bool kInteger = kEncoding == Encoding::kInt8 || kEncoding == Encoding::kInt4;
+  uint4 words[kWords];
+};
+
+// Zero points of a lane's two rows, and what multiplies their weights where each lane has scales of its own.
+struct LaneRows {
+  __half2 zero[2];
+  __half2 scale[2];
+};
+
+// Tile `i` of a chunk as an operand. Integers become halves by standing in the mantissa of 1024; see layout.cpp for the
+// small floats.
+template <Encoding kEncoding>
+__device__ inline void operand(const Chunk<kEncoding>& chunk, int i, const LaneRows& rows, uint32_t (&a)[4]) {
+  if constexpr (Chunk<kEncoding>::kWords == 4) {
+    a[0] = chunk.words[i].x;
+    a[1] = chunk.words[i].y;
+    a[2] = chunk.words[i].z;
+    a[3] = chunk.words[i].w;
+  } else if constexpr (Chunk<kEncoding>::kWords == 2) {
+    const uint4& word = chunk.words[i / 2];
+    const uint32_t pair[2] = {i % 2 == 0 ? word.x : word.z, i % 2 == 0 ? word.y : word.w};
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+      const uint32_t bytes = pair[r / 2];
+      if constexpr (kEncoding == Encoding::kInt8) {
+        const uint32_t biased = __byte_perm(bytes, 0x64646464u, r % 2 == 0 ? 0x4240 : 0x4341);
+        a[r] = bits_of(__hsub2(half2_of(biased), rows.zero[r % 2]));
+      } else {
+        const uint32_t high = r % 2 == 0 ? bytes << 8 : bytes;
+        a[r] = and_or(high, 0x80008000u, (high & 0x7f007f00u) >> 1);
+      }
+    }
+  } else {
+    const uint4& all = chunk.words[0];
+    const uint32_t word = i == 0 ? all.x : i == 1 ? all.y : i == 2 ? all.z : all.w;
+    if constexpr (kEncoding == Encoding::kInt4) {
+      const uint32_t next = word >> 8;
+      const __half2 sixteenth = __float2half2_rn(0.0625f);
+      // 1024 + q, and 1024 + 16 q, whose sixteenth is 64 + q.
+      a[0] = bits_of(__hsub2(half2_of(and_or(word, 0x000f000fu, 0x64006400u)), rows.zero[0]));
+      a[2] = bits_of(__hsub2(half2_of(and_or(next, 0x000f000fu, 0x64006400u)), rows.zero[0]));
+      const __half2 offset = __hsub2(__float2half2_rn(960.0f), rows.zero[1]);  // -(64 + zero)
+      a[1] = bits_of(__hfma2(half2_of(and_or(word, 0x00f000f0u, 0x64006400u)), sixteenth, offset));
+      a[3] = bits_of(__hfma2(half2_of(and_or(next, 0x00f000f0u, 0x64006400u)), sixteenth, offset));
+    } else {
+#pragma unroll
+      for (int r = 0; r < 4; ++r) {
+        const uint32_t high = word << (12 - 4 * r);
+        a[r] = and_or(high, 0x80008000u, (high & 0x70007000u) >> 3);
+      }
+    }
+  }
+}
+
+}  // namespace edgewise::cuda
