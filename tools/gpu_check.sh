@@ -31,14 +31,23 @@ for golden in models/*/golden.safetensors tests/data/checkpoints/*/golden.safete
     report "$golden $dtype" "${PIPESTATUS[0]}"
   done
 done
-"$programs/edgewise" export --model_dir models/edge-tiny-16m --output_dir "$work/onnx" >"$work/log" 2>&1 || { tail -3 "$work/log"; failed=1; }
+# The whole runtime on both devices: greedy answers must be equal.
+edgewise() { "$programs/edgewise" "$@" >"$work/log" 2>&1 || { tail -3 "$work/log"; failed=1; }; }
+edgewise export --model_dir models/edge-tiny-16m --draft_model_dir models/edge-tiny-16m-eagle3 --output_dir "$work/onnx"
 for device in cpu cuda; do
-  "$programs/edgewise" build --onnx_dir "$work/onnx" --engine_dir "$work/$device" --device $device >"$work/log" 2>&1 ||
-    { tail -3 "$work/log"; failed=1; }
-  for prompt in "What is machine learning in one sentence?" "Tell me a story about a fox." "Why is the sky blue?"; do
-    "$programs/edgewise" run "$work/$device" "$prompt" --temperature 0 --max_tokens 120 2>>"$work/errors"
-  done >"$work/text-$device"
+  edgewise build --onnx_dir "$work/onnx" --engine_dir "$work/$device" --device $device --max_batch_size 8 --kv_cache_policy paged
+  edgewise build --onnx_dir "$work/onnx" --engine_dir "$work/$device-int8" --device $device --kv_dtype int8
 done
-cmp "$work/text-cpu" "$work/text-cuda"
-report "the same greedy text as on the CPU" $?
+answers() {
+  local engine=$1; shift
+  for prompt in "What is machine learning in one sentence?" "Tell me a story about a fox." "Why is the sky blue?"; do
+    "$programs/edgewise" run "$work/$engine" "$prompt" --quiet --temperature 0 --max_tokens 100 "$@" 2>>"$work/errors"; echo
+  done
+}
+same() { grep -q . "$2" && cmp "$2" "$3"; report "$1" $?; }
+answers cpu --no_eagle >"$work/a"; answers cuda --no_eagle >"$work/b"; same "greedy text on CPU and GPU" "$work/a" "$work/b"
+answers cuda --eagle >"$work/c"; same "greedy text with and without EAGLE" "$work/b" "$work/c"
+lora=models/edge-tiny-16m-lora-upper
+answers cpu --no_eagle --lora $lora >"$work/d"; answers cuda --no_eagle --lora $lora >"$work/e"; same "with an adapter" "$work/d" "$work/e"
+answers cpu-int8 --no_eagle >"$work/f"; answers cuda-int8 --no_eagle >"$work/g"; same "with an INT8 cache" "$work/f" "$work/g"
 exit $failed

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
 
 #include "backends/kv_scale.h"
 #include "backends/memory_plan.h"
@@ -197,19 +198,27 @@ StepOutcome CudaExecutable::replay(const StepContext& context, size_t end) noexc
   const GraphKey key{context.tokens, context.rows, tables_->tile_bucket(), end, adapters_.any()};
   auto found = captured_.find(key);
   if (found == captured_.end()) {
-    cudaGraph_t graph = nullptr;
-    cudaGraphExec_t ready = nullptr;
-    if (cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal) != cudaSuccess)
-      return StepOutcome::kDeviceFault;
-    launch_nodes(context, end);
-    cudaError_t result = cudaStreamEndCapture(stream_.get(), &graph);
-    if (result == cudaSuccess) result = cudaGraphInstantiate(&ready, graph, 0);
-    if (graph != nullptr) cudaGraphDestroy(graph);
-    if (result != cudaSuccess) return StepOutcome::kDeviceFault;
-    found = captured_.emplace(key, ready).first;
+    StepGraph captured = capture(context, end);
+    if (captured == nullptr) return StepOutcome::kDeviceFault;
+    try {
+      found = captured_.emplace(key, std::move(captured)).first;
+    } catch (const std::bad_alloc&) {
+      return StepOutcome::kOutOfMemory;
+    }
   }
   return cudaGraphLaunch(found->second.get(), stream_.get()) == cudaSuccess ? StepOutcome::kDone
                                                                             : StepOutcome::kDeviceFault;
+}
+
+StepGraph CudaExecutable::capture(const StepContext& context, size_t end) const noexcept {
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t ready = nullptr;
+  if (cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal) != cudaSuccess) return nullptr;
+  launch_nodes(context, end);
+  const bool captured = cudaStreamEndCapture(stream_.get(), &graph) == cudaSuccess &&
+                        cudaGraphInstantiate(&ready, graph, 0) == cudaSuccess;
+  if (graph != nullptr) cudaGraphDestroy(graph);
+  return StepGraph(captured ? ready : nullptr);
 }
 
 // One node at a time, for those who want to know what each does.

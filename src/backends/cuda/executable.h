@@ -62,6 +62,7 @@ class CudaExecutable final : public Executable, private BuildContext {
   size_t steps_for(StepOutputs outputs) const noexcept;
   StepOutcome run_nodes(const StepContext& context, size_t end) noexcept;
   StepOutcome replay(const StepContext& context, size_t end) noexcept;
+  StepGraph capture(const StepContext& context, size_t end) const noexcept;
   void launch_nodes(const StepContext& context, size_t end) const noexcept;
   void report(size_t node, const StepContext& context);
   StepOutcome read_outputs(const StepInput& input, StepOutputs outputs) noexcept;

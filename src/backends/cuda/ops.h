@@ -30,7 +30,7 @@ struct StepContext {
     const int32_t* count = nullptr;
     int most = 0;  // in this step, rounded up
   };
-  const Tiles* tiles = nullptr;  // by AttentionShape
+  const Tiles* tiles = nullptr;  // as BuildContext::tiles_of() numbers them
 
   int count(bool of_rows) const { return of_rows ? rows : tokens; }
 };
