@@ -242,7 +242,7 @@ class ServerTest:
         changing = pathlib.Path(self.engine.parent, "changing")
         shutil.copytree(LORA["upper"], changing)
         with contextlib.closing(Server(self.program, self.engine, "--lora", f"upper={changing}", "--lora", f"shakespeare={LORA['shakespeare']}",
-                                       "--lora_idle_seconds", 1, "--max_loras", 5)) as server:
+                                       "--lora_idle_seconds", 3 * SLOWNESS, "--max_loras", 5)) as server:
             def ask(model):
                 answer = server.client.chat.completions.create(model=model, messages=QUESTION, temperature=0, max_tokens=24)
                 return answer.choices[0].message.content
