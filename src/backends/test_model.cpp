@@ -212,6 +212,23 @@ const StepInput& StepMaker::next(const std::vector<Feed>& feeds) {
   return input_;
 }
 
+std::vector<float> logits_of_first(Executable& executable, StepMaker& steps,
+                                   const std::vector<std::vector<Feed>>& script, int64_t vocabulary) {
+  std::vector<float> result;
+  for (const auto& feeds : script) {
+    const StepInput& input = steps.next(feeds);
+    std::vector<float> logits(input.logits_rows.size() * static_cast<size_t>(vocabulary));
+    check_internal(executable.run(input, logits) == StepOutcome::kDone, "a step of a test failed");
+    auto row = logits.begin();
+    for (const Feed& feed : feeds) {
+      const auto end = row + feed.count * vocabulary;
+      if (feed.sequence == 0) result.insert(result.end(), row, end);
+      row = end;
+    }
+  }
+  return result;
+}
+
 TreeRun::TreeRun(int prompt, int nodes, uint32_t seed) : random(seed), begin(prompt) {
   const auto pick = [&](int64_t below) { return static_cast<int32_t>(random() % static_cast<uint32_t>(below)); };
   for (int i = 0; i < prompt; ++i) tokens.push_back(pick(kVocabulary));

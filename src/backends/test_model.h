@@ -62,6 +62,10 @@ class StepMaker {
   StepInput input_;
 };
 
+// Logits of sequence 0's tokens, however it is fed.
+std::vector<float> logits_of_first(Executable& executable, StepMaker& steps,
+                                   const std::vector<std::vector<Feed>>& script, int64_t vocabulary);
+
 // A sequence that begins with a prompt and goes on with a random tree, in any executable with its pages.
 struct TreeRun {
   static constexpr int64_t kVocabulary = 61;

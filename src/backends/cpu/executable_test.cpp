@@ -114,19 +114,7 @@ std::vector<float> feed(const Graph& graph, Isa isa, int threads, const std::vec
                         DType kv = DType::kBF16) {
   StepMaker steps(3, 700, 61, 5);
   CpuExecutable executable(graph, options_for(steps, kv, threads), isa);
-  std::vector<float> result;
-  std::vector<float> logits(300 * 61);
-  for (const auto& feeds : script) {
-    const StepInput& input = steps.next(feeds);
-    EXPECT_EQ(executable.run(input, logits), StepOutcome::kDone);
-    int row = 0;
-    for (const Feed& f : feeds) {
-      if (f.sequence == 0)
-        result.insert(result.end(), logits.begin() + row * 61, logits.begin() + (row + f.count) * 61);
-      row += f.count;
-    }
-  }
-  return result;
+  return logits_of_first(executable, steps, script, 61);
 }
 
 TEST(CpuExecutable, CompanionsAndThreadsChangeNoBit) {

@@ -170,19 +170,7 @@ TEST_F(CudaExecutableTest, CompanyChangesNoBit) {
     const auto feed = [&](const std::vector<std::vector<Feed>>& script) {
       StepMaker steps(3, 700, model.vocabulary, 5);
       CudaExecutable executable(graph, options_for(steps, DType::kBF16));
-      std::vector<float> result;
-      std::vector<float> logits(300 * 61);
-      for (const auto& feeds : script) {
-        const StepInput& input = steps.next(feeds);
-        EXPECT_EQ(executable.run(input, logits), StepOutcome::kDone);
-        int row = 0;
-        for (const Feed& f : feeds) {
-          if (f.sequence == 0)
-            result.insert(result.end(), logits.begin() + row * 61, logits.begin() + (row + f.count) * 61);
-          row += f.count;
-        }
-      }
-      return result;
+      return logits_of_first(executable, steps, script, model.vocabulary);
     };
     // The kernels for up to four tokens, then those for up to 64: within each, company changes nothing.
     const auto few = feed({{{0, 4}}, {{0, 1}}, {{0, 1}}, {{0, 2}}});
