@@ -77,7 +77,7 @@ ValueId attention_block(Maker& m, const TestModel& t, ValueId x, ValueId cos, Va
   const auto rotary = [&](const std::string& part, ValueId v, int64_t heads) {
     return m.graph.add(
         Op::kRotary, name + part, {v, cos, sin},
-        {{"heads", heads}, {"head_dim", t.head_dim}, {"rotary_dim", t.head_dim - 4}, {"interleaved", layer}});
+        {{"heads", heads}, {"head_dim", t.head_dim}, {"rotary_dim", t.head_dim - 4}, {"interleaved", layer % 2}});
   };
   const ValueId q = rotary(".rq", m.norm(name + ".qn", qkv[0], t.head_dim), t.heads);
   const ValueId k = rotary(".rk", m.norm(name + ".kn", qkv[1], t.head_dim), t.kv_heads);
@@ -149,6 +149,40 @@ Graph TestModel::build() const {
   x = m.linear("head", x, {vocabulary}, false)[0];
   x = g.add(Op::kSoftcap, "softcap", {x}, {{"cap", 8.0}});
   g.mark_output(x);
+  return std::move(m.graph);
+}
+
+Graph TestModel::build_decoder(int64_t layers) const {
+  Maker m(*this);
+  Graph& g = m.graph;
+  const ValueId tokens = g.add_input("tokens", DType::kI32, {kTokens});
+  const ValueId positions = g.add_input("positions", DType::kI32, {kTokens});
+  ValueId x = g.add(Op::kEmbedding, "embed", {tokens, m.constant("table", DType::kBF16, {vocabulary, hidden}, -1, 1)});
+  const auto table =
+      g.add_node(Op::kRotaryTable, "rotary",
+                 {positions, m.constant("inv_freq", DType::kF32, {(head_dim - 4) / 2}, 0.01f, 1)}, {{"scale", 1.0}});
+  ValueId normed = m.norm("norm", x, hidden);
+  const auto add = [&](const std::string& name, ValueId y) {
+    const auto sum =
+        g.add_node(Op::kAddRmsNorm, name, {x, y, m.constant(name + ".w", DType::kF32, {hidden}, 0.5f, 1.5f)},
+                   {{"epsilon", 1e-6}});
+    x = sum[0];
+    normed = sum[1];
+  };
+  for (int64_t layer = 0; layer < layers; ++layer) {
+    const std::string name = "layer" + std::to_string(layer);
+    const ValueId a = attention_block(m, *this, normed, table[0], table[1], layer);
+    add(name + ".add", m.linear(name + ".o", a, {hidden}, layer == 0)[0]);
+    const auto up = m.linear(name + ".up", normed, {inner, inner}, false);
+    const Attributes tanh = {{"approximate", std::string("tanh")}};
+    const ValueId h = layer % 2 == 0 ? g.add(Op::kSwiGlu, name + ".gate", {up[0], up[1]})
+                                     : g.add(Op::kGeGlu, name + ".gate", {up[0], up[1]}, tanh);
+    const ValueId down = m.linear(name + ".down", h, {hidden}, false)[0];
+    if (layer + 1 < layers) add(name + ".out", down);
+    else x = g.add(Op::kAdd, name + ".out", {x, down});
+  }
+  x = m.norm("final", g.add(Op::kSelectRows, "rows", {x}), hidden);
+  g.mark_output(m.linear("head", x, {vocabulary}, false)[0]);
   return std::move(m.graph);
 }
 

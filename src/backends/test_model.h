@@ -27,6 +27,8 @@ struct TestModel {
 
   // The unpacked graph.
   Graph build() const;
+  // A plain decoder, as most models are: norms, Linears, gates, sums and attention.
+  Graph build_decoder(int64_t layers) const;
 };
 
 // Graph `g` with every node packed for the backend.

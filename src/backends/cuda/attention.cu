@@ -5,6 +5,7 @@
 // Decoding). Slots are visited in order, so what a row computes does not depend on what else is in the step.
 #include <climits>
 
+#include "backends/cuda/attention_head.cuh"
 #include "backends/cuda/attention_join.cuh"
 #include "backends/cuda/device_code.cuh"
 #include "backends/cuda/kernels.h"
@@ -12,46 +13,10 @@
 namespace edgewise::cuda {
 namespace {
 
-constexpr int kPage = 64;
+constexpr int kPage = kPageSlots;
 constexpr int kThreads = 128;
 constexpr int kMostQueries = 16;  // rows * heads of a tile
 constexpr int kMostDim = 256;
-
-template <typename T>
-__device__ inline T rounded(float x) {
-  return static_cast<T>(x);
-}
-template <>
-__device__ inline int8_t rounded<int8_t>(float x) {
-  return static_cast<int8_t>(__float2int_rn(fminf(fmaxf(x, -127.0f), 127.0f)));
-}
-
-template <typename T>
-constexpr float kLargestCode = 0;  // of types with scales
-template <>
-constexpr float kLargestCode<int8_t> = 127;
-template <>
-constexpr float kLargestCode<__nv_fp8_e4m3> = 448;
-
-// A head as the cache keeps it. Scales as in backends/kv_scale.h. What is not a number becomes zero: a masked slot must
-// not spoil the sums of other sequences.
-template <typename T>
-__device__ inline void store_head(const KvLayer& layer, bool is_value, int64_t slot, int head, const float* from,
-                                  int lane) {
-  const int64_t at = (slot / kPage * layer.kv_heads + head) * kPage + slot % kPage;
-  T* to = static_cast<T*>(is_value ? layer.values : layer.keys) + at * layer.head_dim;
-  constexpr float kMost = __is_same(T, __half) ? 65504.0f : 3e38f;
-  const auto tame = [](float x) { return isnan(x) ? 0.0f : fminf(fmaxf(x, -kMost), kMost); };
-  float inverse = 1;
-  if constexpr (kLargestCode < T >> 0) {
-    float largest = 0;
-    for (int i = lane; i < layer.head_dim; i += 32) largest = fmaxf(largest, fabsf(tame(from[i])));
-    const float scale = fmaxf(combine_warp(largest, Largest()), 1e-20f) / kLargestCode<T>;
-    inverse = 1.0f / scale;
-    if (lane == 0) (is_value ? layer.value_scales : layer.key_scales)[at] = scale;
-  }
-  for (int i = lane; i < layer.head_dim; i += 32) to[i] = rounded<T>(tame(from[i]) * inverse);
-}
 
 // A warp a head of a row.
 template <typename T>
@@ -64,29 +29,6 @@ __global__ void append_kernel(KvLayer layer, const float* k, const float* v, con
   const int of_kind = is_value ? unit - rows * layer.kv_heads : unit;
   store_head<T>(layer, is_value, slots[of_kind / layer.kv_heads], of_kind % layer.kv_heads,
                 (is_value ? v : k) + static_cast<int64_t>(of_kind) * layer.head_dim, threadIdx.x % 32);
-}
-
-// The head of a row after its norm and rotation, in `to`.
-__device__ inline void walk_path(const HeadPath& path, int row, int head, int dim, int lane, float* to) {
-  const float* x = path.x + (static_cast<int64_t>(row) * path.heads + head) * dim;
-  float inverse = 1;
-  if (path.norm != nullptr) {
-    float squares = 0;
-    for (int i = lane; i < dim; i += 32) squares += x[i] * x[i];
-    inverse = rsqrtf(combine_warp(squares, Sum()) / static_cast<float>(dim) + path.epsilon);
-  }
-  const auto at = [&](int i) { return path.norm != nullptr ? x[i] * inverse * path.norm[i] : x[i]; };
-  for (int i = lane; i < dim; i += 32) {
-    float value = at(i);
-    if (i < 2 * path.half) {
-      const int pair = path.interleaved ? i / 2 : i % path.half;
-      const bool first = path.interleaved ? i % 2 == 0 : i < path.half;
-      const int other = path.interleaved ? i ^ 1 : (first ? i + path.half : i - path.half);
-      const float turned = at(other) * path.sin[row * path.half + pair];
-      value = value * path.cos[row * path.half + pair] + (first ? -turned : turned);
-    }
-    to[i] = value;
-  }
 }
 
 template <typename T>
@@ -103,12 +45,13 @@ __global__ void prepare_heads_kernel(KvLayer layer, HeadPath q, HeadPath k, cons
   const int head = unit % all;
   const int dim = layer.head_dim;
   if (head < q.heads)
-    return walk_path(q, row, head, dim, lane, q_out + (static_cast<int64_t>(row) * q.heads + head) * dim);
+    return walk_path(q, q.x + (static_cast<int64_t>(row) * q.heads + head) * dim, row, dim, lane,
+                     q_out + (static_cast<int64_t>(row) * q.heads + head) * dim);
   const bool is_value = head >= q.heads + layer.kv_heads;
   const int kv_head = (head - q.heads) % layer.kv_heads;
   const float* from = v + (static_cast<int64_t>(row) * layer.kv_heads + kv_head) * dim;
   if (!is_value) {
-    walk_path(k, row, kv_head, dim, lane, heads[threadIdx.x / 32]);
+    walk_path(k, k.x + (static_cast<int64_t>(row) * k.heads + kv_head) * dim, row, dim, lane, heads[threadIdx.x / 32]);
     __syncwarp();
     from = heads[threadIdx.x / 32];
   }

@@ -6,11 +6,6 @@
 
 namespace edgewise::cuda {
 
-__device__ inline int page_of(const AttendCall& call, const AttendTile* tile, int number) {
-  const int index = number - tile->page_begin;
-  return index < AttendTile::kPagesHere ? tile->pages[index] : call.pages[tile->page_table + number];
-}
-
 // Where the state of a tile's query lies: [head_dim] values, the largest score, the sum.
 __device__ inline float* partial_state(const AttendCall& call, int slot, int head, int row, int dim) {
   return call.partial + ((static_cast<int64_t>(slot) * call.q_heads + head) * call.tile_rows + row) * (dim + 2);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <new>
+#include <ranges>
 
 #include "backends/kv_scale.h"
 #include "backends/memory_plan.h"
@@ -69,6 +70,7 @@ CudaExecutable::CudaExecutable(const Graph& graph, const LoadOptions& options)
     ops_.push_back(std::move(op));
   }
   workspace_ = DeviceMemory(workspace, "scratch memory");
+  program_ = StepProgram::make(*this, ops_);
   tables_ = std::make_unique<StepTables>(options, groups_, partial_slots_);
   place_values();
   constexpr size_t kMostCopies = 4096;
@@ -82,6 +84,7 @@ void CudaExecutable::place_values() {
   for (size_t i = 0; i < numbers.size(); ++i) numbers[i] = static_cast<int>(i);
   auto lives = value_lifetimes(graph_, numbers, options_.max_tokens, options_.max_rows, sizeof(float));
   fusions_.extend(graph_, lives);
+  if (program_) program_->extend(graph_, lives);
   const MemoryPlan plan = plan_memory(lives, 256);
   const auto hidden_bytes = static_cast<size_t>(options_.max_tokens * hidden_columns_) * sizeof(float);
   arena_ = DeviceMemory(plan.total + hidden_bytes, "activations");
@@ -89,6 +92,7 @@ void CudaExecutable::place_values() {
     if (lives[i].bytes > 0) values_[i] = arena_.as<float>(plan.offsets[i]);
   }
   if (hidden_ != kNone) values_[static_cast<size_t>(hidden_)] = arena_.as<float>(plan.total);
+  if (program_) program_->place(values_);
   hidden_staging_ = PinnedMemory(hidden_bytes, "pinned memory for activations");
   for (const ValueId id : graph_.outputs()) {
     const Shape& shape = graph_.value(id).shape;
@@ -158,7 +162,11 @@ StepOutcome CudaExecutable::run(const StepInput& input, StepOutputs outputs) noe
   context.stream = stream_.get();
   context.values = values_.data();
   context.workspace = workspace_.data();
-  if (!tables_->fill(input, stream_.get()) || !adapters_.begin_step(input, stream_.get()))
+  if (!adapters_.begin_step(input, stream_.get())) return StepOutcome::kDeviceFault;
+  const bool watched = profiling_ || observer_;
+  const bool logits_only = std::ranges::all_of(outputs | std::views::drop(1), [](auto o) { return o.empty(); });
+  context.program = program_ && logits_only && !watched && !adapters_.any() && context.tokens <= kMostDecodeTokens;
+  if (!tables_->fill(input, context.program ? program_->most_splits() : 0, stream_.get()))
     return StepOutcome::kDeviceFault;
   tables_->describe(context);
   if (hidden_ != kNone) {
@@ -167,13 +175,29 @@ StepOutcome CudaExecutable::run(const StepInput& input, StepOutputs outputs) noe
                     cudaMemcpyHostToDevice, stream_.get());
   }
   const size_t end = steps_for(outputs);
-  const bool watched = profiling_ || observer_;
   const StepOutcome outcome = watched ? run_nodes(context, end)
                               : context.tokens <= kMostCapturedTokens
                                   ? replay(context, end)
-                                  : (launch_nodes(context, end), StepOutcome::kDone);
+                                  : (launch(context, end), StepOutcome::kDone);
   if (outcome != StepOutcome::kDone) return outcome;
   return read_outputs(input, outputs);
+}
+
+void CudaExecutable::launch(const StepContext& context, size_t end) const noexcept {
+  if (context.program)
+    launch_program(context, end);
+  else
+    launch_nodes(context, end);
+}
+
+void CudaExecutable::launch_program(const StepContext& context, size_t end) const noexcept {
+  using Part = StepProgram::Part;
+  for (const Part part : {Part::kBefore, Part::kInside, Part::kAfter}) {
+    if (part == Part::kInside) program_->launch(context, end);
+    for (size_t i = 0; i < end && part != Part::kInside; ++i) {
+      if (program_->part(i) == part) ops_[i]->launch_fused(context);
+    }
+  }
 }
 
 void CudaExecutable::launch_nodes(const StepContext& context, size_t end) const noexcept {
@@ -195,7 +219,8 @@ void CudaExecutable::launch_nodes(const StepContext& context, size_t end) const 
 }
 
 StepOutcome CudaExecutable::replay(const StepContext& context, size_t end) noexcept {
-  const GraphKey key{context.tokens, context.rows, tables_->tile_bucket(), end, adapters_.any()};
+  const GraphKey key{context.tokens, context.rows, context.program ? 0 : tables_->tile_bucket(), end, adapters_.any(),
+                     context.program};
   auto found = captured_.find(key);
   if (found == captured_.end()) {
     StepGraph captured = capture(context, end);
@@ -214,7 +239,7 @@ StepGraph CudaExecutable::capture(const StepContext& context, size_t end) const 
   cudaGraph_t graph = nullptr;
   cudaGraphExec_t ready = nullptr;
   if (cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal) != cudaSuccess) return nullptr;
-  launch_nodes(context, end);
+  launch(context, end);
   const bool captured = cudaStreamEndCapture(stream_.get(), &graph) == cudaSuccess &&
                         cudaGraphInstantiate(&ready, graph, 0) == cudaSuccess;
   if (graph != nullptr) cudaGraphDestroy(graph);
@@ -301,7 +326,7 @@ MemoryUse CudaExecutable::memory() const {
   use.weights += adapters_.bytes();
   for (const auto& [number, layer] : layers_) use.kv_cache += layer.memory.size();
   use.activations = arena_.size();
-  use.workspace = workspace_.size() + tables_->bytes();
+  use.workspace = workspace_.size() + tables_->bytes() + (program_ ? program_->bytes() : 0);
   return use;
 }
 

@@ -10,6 +10,7 @@
 #include "backends/cuda/adapters.h"
 #include "backends/cuda/device.h"
 #include "backends/cuda/ops.h"
+#include "backends/cuda/step_program.h"
 #include "backends/cuda/step_tables.h"
 
 namespace edgewise::cuda {
@@ -33,6 +34,8 @@ class CudaExecutable final : public Executable, private BuildContext {
   void add_adapter(int32_t id, std::shared_ptr<const PackedAdapter> adapter) override;
   void remove_adapter(int32_t id) noexcept override { adapters_.remove(id); }
   void observe(NodeObserver observer) override { observer_ = std::move(observer); }
+  // Whether steps of few tokens run as one kernel.
+  bool has_program() const { return program_ != nullptr; }
 
  private:
   // A layer's part of the cache.
@@ -46,6 +49,7 @@ class CudaExecutable final : public Executable, private BuildContext {
     int tokens, rows, tiles;
     size_t end;
     bool adapters;
+    bool program;
     auto operator<=>(const GraphKey&) const = default;
   };
 
@@ -63,7 +67,9 @@ class CudaExecutable final : public Executable, private BuildContext {
   StepOutcome run_nodes(const StepContext& context, size_t end) noexcept;
   StepOutcome replay(const StepContext& context, size_t end) noexcept;
   StepGraph capture(const StepContext& context, size_t end) const noexcept;
+  void launch(const StepContext& context, size_t end) const noexcept;
   void launch_nodes(const StepContext& context, size_t end) const noexcept;
+  void launch_program(const StepContext& context, size_t end) const noexcept;
   void report(size_t node, const StepContext& context);
   StepOutcome read_outputs(const StepInput& input, StepOutputs outputs) noexcept;
   template <typename Visit>
@@ -82,6 +88,7 @@ class CudaExecutable final : public Executable, private BuildContext {
   DeviceMemory workspace_;
   DeviceMemory counters_;
   std::unique_ptr<StepTables> tables_;
+  std::unique_ptr<StepProgram> program_;  // where the graph is one for it
   AdapterTable adapters_;
   ValueId hidden_ = kNone;  // the graph's input of activations, where it has one
   int64_t hidden_columns_ = 0;

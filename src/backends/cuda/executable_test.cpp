@@ -32,6 +32,69 @@ LoadOptions options_for(const StepMaker& steps, DType kv) {
   return options;
 }
 
+// Plain decoders, in steps that mix one to four tokens with longer ones; the program runs the former.
+void compare_decoder(TestModel model, DType kv, double tolerance) {
+  SCOPED_TRACE(std::string(dtype_name(model.weight)) + " " + std::string(dtype_name(kv)));
+  const Graph graph = model.build_decoder(3);
+  const Graph fast = packed(graph, CudaBackend());
+  StepMaker steps(3, 700, model.vocabulary, 5);
+  const LoadOptions options = options_for(steps, kv);
+  reference::ReferenceExecutable slow(graph, options);
+  CudaExecutable quick(fast, options);
+  ASSERT_TRUE(quick.has_program());
+  const std::vector<std::vector<Feed>> script = {{{0, 1}},  {{0, 130}, {1, 7}}, {{0, 1}},         {{0, 2}, {1, 1}, {2, 1}},
+                                                 {{1, 4}},  {{0, 290}},         {{0, 1}, {1, 1}}, {{0, 130}},
+                                                 {{0, 3}},  {{0, 1}},           {{1, 1}, {0, 2}}, {{2, 60}},
+                                                 {{2, 3}}, {{2, 2}}};
+  for (const auto& feeds : script) {
+    const StepInput& input = steps.next(feeds);
+    std::vector<float> expected(input.logits_rows.size() * static_cast<size_t>(model.vocabulary));
+    std::vector<float> found(expected.size());
+    ASSERT_EQ(slow.run(input, expected), StepOutcome::kDone);
+    ASSERT_EQ(quick.run(input, found), StepOutcome::kDone);
+    ASSERT_LT(relative_distance(found, expected), tolerance) << feeds.size() << " " << feeds[0].count;
+  }
+}
+
+TEST_F(CudaExecutableTest, ProgramMatchesReference) {
+  TestModel model;
+  model.weight = DType::kBF16;
+  for (const int64_t head_dim : {24, 64, 128}) {
+    model.head_dim = head_dim;
+    compare_decoder(model, DType::kBF16, 1e-2);
+  }
+  model.head_dim = 40;
+  model.hidden = 392;  // not of whole chunks, nor of blocks
+  model.inner = 1048;
+  model.vocabulary = 3001;
+  for (const DType kv : {DType::kF16, DType::kBF16, DType::kI8, DType::kF8E4M3}) compare_decoder(model, kv, 3e-2);
+  model.weight = DType::kF16;
+  compare_decoder(model, DType::kF16, 4e-3);
+  for (const DType weight : {DType::kF8E4M3, DType::kI8, DType::kI4, DType::kU4}) {
+    for (const int64_t block : {32, 64, 128, 10000}) {
+      model.weight = weight;
+      model.block = block;
+      model.zeros = weight == DType::kU4;
+      compare_decoder(model, DType::kF16, model.zeros ? 2e-2 : 4e-3);
+    }
+  }
+  model.weight = DType::kF4E2M1;
+  model.zeros = false;
+  model.scale = DType::kF8E4M3;
+  model.block = 16;
+  compare_decoder(model, DType::kF16, 4e-3);
+}
+
+// Down projections whose input no multiprocessor holds whole.
+TEST_F(CudaExecutableTest, ProgramSlicesWideMatrices) {
+  TestModel model;
+  model.weight = DType::kBF16;
+  model.hidden = 256;
+  model.head_dim = 64;
+  model.inner = 13000;
+  compare_decoder(model, DType::kBF16, 1e-2);
+}
+
 // Every node observed, then every step again as it runs in earnest.
 void compare_with_reference(const TestModel& model, DType kv, double tolerance) {
   SCOPED_TRACE(std::string(dtype_name(model.weight)) + " " + std::string(dtype_name(kv)));
@@ -178,6 +241,24 @@ TEST_F(CudaExecutableTest, CompanyChangesNoBit) {
     const auto many = feed({{{0, 40}}, {{0, 9}}});
     EXPECT_EQ(feed({{{1, 9}, {0, 40}}, {{2, 20}, {0, 9}}}), many);
     EXPECT_EQ(feed({{{0, 21}}, {{0, 19}, {1, 3}}, {{2, 1}, {0, 9}}}), many);
+  }
+}
+
+TEST_F(CudaExecutableTest, CompanyChangesNoBitOfProgram) {
+  for (const DType weight : {DType::kBF16, DType::kI4}) {
+    TestModel model;
+    model.weight = weight;
+    model.head_dim = 64;
+    model.block = 64;
+    const Graph graph = packed(model.build_decoder(2), CudaBackend());
+    const auto feed = [&](const std::vector<std::vector<Feed>>& script) {
+      StepMaker steps(3, 700, model.vocabulary, 5);
+      CudaExecutable executable(graph, options_for(steps, DType::kBF16));
+      return logits_of_first(executable, steps, script, model.vocabulary);
+    };
+    const auto alone = feed({{{0, 450}}, {{0, 4}}, {{0, 1}}, {{0, 1}}, {{0, 2}}});
+    EXPECT_EQ(feed({{{0, 450}}, {{0, 4}}, {{0, 1}, {1, 2}}, {{2, 3}, {0, 1}}, {{2, 1}, {0, 2}, {1, 1}}}), alone);
+    EXPECT_EQ(feed({{{0, 450}}, {{0, 1}}, {{0, 3}}, {{0, 1}, {1, 2}}, {{2, 1}, {0, 2}, {1, 1}}, {{0, 1}}}), alone);
   }
 }
 

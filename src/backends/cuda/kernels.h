@@ -180,6 +180,10 @@ struct AttendTile {
   int32_t slot = 0;        // of its partial state
   int32_t first_slot = 0;  // of the group's
   int32_t splits = 1;      // of the group
+  // Its sequence's rows of the step, and where the first one's keys go.
+  int32_t sequence_row = 0;
+  int32_t sequence_rows = 0;
+  int32_t kv_length = 0;
   // The first of the pages, to spare kernels a look at the table.
   static constexpr int kPagesHere = 5;
   int32_t pages[kPagesHere] = {};

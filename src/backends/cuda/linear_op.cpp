@@ -34,6 +34,7 @@ class LinearOp final : public CudaOp {
     for (const DeviceWeights& part : parts_) bytes += part.bytes();
     return bytes;
   }
+  std::span<const DeviceWeights> matrices() const override { return parts_; }
   size_t workspace() const override {
     return kScaleBytes + static_cast<size_t>(kMostColumns * parts_[0].k_padded()) * sizeof(uint16_t);
   }

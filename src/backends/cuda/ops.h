@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "backends/backend.h"
@@ -30,10 +31,15 @@ struct StepContext {
     const int32_t* count = nullptr;
     int most = 0;  // in this step, rounded up
   };
-  const Tiles* tiles = nullptr;  // as BuildContext::tiles_of() numbers them
+  const Tiles* tiles = nullptr;  // [groups] as BuildContext::tiles_of() numbers them
+  size_t groups = 0;
+  const uint32_t* number = nullptr;  // of the step
+  bool program = false;              // whether the step's program runs it
 
   int count(bool of_rows) const { return of_rows ? rows : tokens; }
 };
+
+struct DeviceWeights;
 
 class CudaOp {
  public:
@@ -44,6 +50,7 @@ class CudaOp {
   // What is left of kAddRmsNorm when a neighbour did the other half.
   virtual void launch_rest(const StepContext&, Fusions::Rest) const noexcept {}
   virtual const float* weights() const { return nullptr; }  // of a norm
+  virtual std::span<const DeviceWeights> matrices() const { return {}; }  // of a Linear
   virtual size_t weight_bytes() const { return 0; }
   virtual size_t workspace() const { return 0; }
 

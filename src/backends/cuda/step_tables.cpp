@@ -20,6 +20,7 @@ StepTables::StepTables(const LoadOptions& options, std::vector<int> groups, int 
     return at;
   };
   const auto n = static_cast<size_t>(most_tokens_);
+  number_ = place(4);
   tokens_ = place(n * 4);
   positions_ = place(n * 4);
   context_ = place(n * 4);
@@ -37,7 +38,8 @@ StepTables::StepTables(const LoadOptions& options, std::vector<int> groups, int 
   page_begin_.reserve(static_cast<size_t>(options.max_sequences));
 }
 
-bool StepTables::fill(const StepInput& input, cudaStream_t stream) noexcept {
+bool StepTables::fill(const StepInput& input, int step_splits, cudaStream_t stream) noexcept {
+  ++*host<uint32_t>(number_);
   std::ranges::copy(input.tokens, host<int32_t>(tokens_));
   std::ranges::copy(input.positions, host<int32_t>(positions_));
   std::ranges::copy(input.logits_rows, host<int32_t>(logits_rows_));
@@ -60,7 +62,7 @@ bool StepTables::fill(const StepInput& input, cudaStream_t stream) noexcept {
   }
   bucket_ = 1;
   for (size_t group = 0; group < groups_.size(); ++group) {
-    if (!fill_tiles(input, group)) return false;
+    if (!fill_tiles(input, group, step_splits)) return false;
   }
   const auto copy = [&](size_t from, size_t bytes) {
     return cudaMemcpyAsync(device_.data() + from, host_.data() + from, bytes, cudaMemcpyHostToDevice, stream) ==
@@ -73,7 +75,7 @@ bool StepTables::fill(const StepInput& input, cudaStream_t stream) noexcept {
   return copied;
 }
 
-bool StepTables::fill_tiles(const StepInput& input, size_t group) noexcept {
+bool StepTables::fill_tiles(const StepInput& input, size_t group, int step_splits) noexcept {
   AttendTile* const all = host<AttendTile>(tiles_) + group * static_cast<size_t>(most_tiles_);
   const int rows_a_tile = tile_rows(groups_[group]);
   // Wider ranges only where the states of all would not fit.
@@ -89,11 +91,15 @@ bool StepTables::fill_tiles(const StepInput& input, size_t group) noexcept {
         tile.rows = std::min(rows_a_tile, sequence.token_count - row);
         tile.page_table = page_begin_[s];
         tile.position = sequence.position(row);
+        tile.sequence_row = sequence.first_token;
+        tile.sequence_rows = sequence.token_count;
+        tile.kv_length = sequence.kv_length;
         tile.tree_begin = sequence.tree.empty() ? INT_MAX : sequence.tree_begin;
         const int last_slot =
             sequence.tree.empty() ? sequence.kv_length + row + tile.rows : sequence.kv_length + sequence.token_count;
         const int pages = (last_slot + kPageTokens - 1) / kPageTokens;
-        const int width = sequence.token_count <= kFewRows ? widening * range_pages(pages) : pages;
+        const int few = step_splits > 0 ? step_range_pages(pages, step_splits) : range_pages(pages);
+        const int width = sequence.token_count <= kFewRows ? widening * few : pages;
         tile.splits = (pages + width - 1) / width;
         tile.first_slot = slots;
         if (tile.splits > 1) slots += tile.splits;
@@ -133,6 +139,8 @@ void StepTables::describe(StepContext& context) noexcept {
     described_[group].most = bucket_;
   }
   context.tiles = described_.data();
+  context.groups = groups_.size();
+  context.number = device_.as<const uint32_t>(number_);
 }
 
 }  // namespace edgewise::cuda

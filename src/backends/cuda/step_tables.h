@@ -11,6 +11,11 @@ namespace edgewise::cuda {
 // Pages that one block of threads attends over where few rows look at a history of this many: at most 32 blocks share
 // it. Given by the history alone, so that what a row computes does not depend on its company.
 constexpr int range_pages(int pages) { return (pages + 31) / 32; }
+// The same for the kernel that runs a whole step: short histories stay with one block, which takes two pages at a time.
+constexpr int step_range_pages(int pages, int most_splits) {
+  constexpr int kShort = 6;
+  return pages <= kShort ? pages : (pages + 2 * most_splits - 1) / (2 * most_splits) * 2;
+}
 // Rows of a sequence that are shared out this way; more keep the chip busy by themselves.
 inline constexpr int kFewRows = 64;
 
@@ -23,7 +28,8 @@ class StepTables {
   StepTables(const LoadOptions& options, std::vector<int> groups, int partial_slots);
 
   // False when the step is larger than what was announced.
-  bool fill(const StepInput& input, cudaStream_t stream) noexcept;
+  // `step_splits`: 0, or for the kernel of a whole step, how many blocks may share a history.
+  bool fill(const StepInput& input, int step_splits, cudaStream_t stream) noexcept;
   // Fills in the pointers, and how many tiles there are to launch for.
   void describe(StepContext& context) noexcept;
   size_t bytes() const { return device_.size(); }
@@ -35,7 +41,7 @@ class StepTables {
   T* host(size_t offset) const {
     return host_.as<T>(offset);
   }
-  bool fill_tiles(const StepInput& input, size_t group) noexcept;
+  bool fill_tiles(const StepInput& input, size_t group, int step_splits) noexcept;
 
   int most_tokens_;
   int most_rows_;
@@ -43,7 +49,7 @@ class StepTables {
   int most_tiles_;
   int partial_slots_;
   std::vector<int> groups_;
-  size_t tokens_, positions_, context_, slots_, masks_, logits_rows_, counts_, tiles_, pages_;  // byte offsets
+  size_t number_, tokens_, positions_, context_, slots_, masks_, logits_rows_, counts_, tiles_, pages_;  // byte offsets
   PinnedMemory host_;
   DeviceMemory device_;
   std::vector<StepContext::Tiles> described_;

@@ -1,0 +1,294 @@
+// A tile of attention on tensor cores, as all kernels that attend have it: queries as operands, the walk over pages, and
+// the end, where warps join what they found.
+//
+// A tile's queries are 16 rows of an operand. Warps take 16 tokens each of one page after another, straight from memory
+// to registers: the order in which a product adds up is free, so lanes take whole 16-byte words of keys and values and
+// the operands' columns are numbered to suit.
+#pragma once
+
+#include <climits>
+
+#include "backends/cuda/attention_head.cuh"
+#include "backends/cuda/device_code.cuh"
+#include "backends/cuda/kernels.h"
+#include "backends/cuda/mma.cuh"
+
+namespace edgewise::cuda {
+
+inline constexpr int kWarpsOfPage = 4;
+inline constexpr int kTileQueries = 16;
+
+// `tile` where it lies in memory: registers have no order.
+__device__ inline int page_of(const AttendTile* tile, const int32_t* pages, int number) {
+  const int index = number - tile->page_begin;
+  return index < AttendTile::kPagesHere ? tile->pages[index] : pages[tile->page_table + number];
+}
+
+template <typename T>
+struct Cache {
+  static constexpr bool kBF16 = sizeof(T) == 2 && !__is_same(T, __half);  // operands' type; f16 for 8-bit caches
+  static constexpr bool kScaled = sizeof(T) == 1;
+};
+
+// Eight neighbours as four operand words.
+__device__ inline void load_eight(const __half* from, bool there, uint32_t (&to)[4]) {
+  const uint4 word = there ? __ldcg(reinterpret_cast<const uint4*>(from)) : make_uint4(0, 0, 0, 0);
+  to[0] = word.x, to[1] = word.y, to[2] = word.z, to[3] = word.w;
+}
+__device__ inline void load_eight(const __nv_bfloat16* from, bool there, uint32_t (&to)[4]) {
+  load_eight(reinterpret_cast<const __half*>(from), there, to);
+}
+__device__ inline void load_eight(const int8_t* from, bool there, uint32_t (&to)[4]) {
+  uint2 word = there ? __ldcg(reinterpret_cast<const uint2*>(from)) : make_uint2(0, 0);
+  word.x ^= 0x80808080u;  // unsigned, 128 in the middle
+  word.y ^= 0x80808080u;
+  const __half2 middle = __float2half2_rn(1152.0f);
+  to[0] = bits_of(__hsub2(half2_of(__byte_perm(word.x, 0x64646464u, 0x4140)), middle));
+  to[1] = bits_of(__hsub2(half2_of(__byte_perm(word.x, 0x64646464u, 0x4342)), middle));
+  to[2] = bits_of(__hsub2(half2_of(__byte_perm(word.y, 0x64646464u, 0x4140)), middle));
+  to[3] = bits_of(__hsub2(half2_of(__byte_perm(word.y, 0x64646464u, 0x4342)), middle));
+}
+__device__ inline void load_eight(const __nv_fp8_e4m3* from, bool there, uint32_t (&to)[4]) {
+  const uint2 word = there ? __ldcg(reinterpret_cast<const uint2*>(from)) : make_uint2(0, 0);
+  const __half2 factor = __float2half2_rn(256.0f);  // the exponents' biases differ by 8
+  const auto expand = [&](uint32_t bytes) {         // each at the top of its half
+    return bits_of(__hmul2(half2_of(and_or(bytes, 0x80008000u, (bytes & 0x7f007f00u) >> 1)), factor));
+  };
+  to[0] = expand(__byte_perm(word.x, 0, 0x1404));
+  to[1] = expand(__byte_perm(word.x, 0, 0x3424));
+  to[2] = expand(__byte_perm(word.y, 0, 0x1404));
+  to[3] = expand(__byte_perm(word.y, 0, 0x3424));
+}
+
+// What a row sees.
+struct RowView {
+  int position = 0;
+  int oldest = 0;  // position; older ones are out of the window
+  uint64_t mask = 0;
+};
+
+__device__ inline bool sees(const RowView& row, int tree_begin, int slot) {
+  int position = slot;
+  if (slot >= tree_begin) {
+    const int bit = slot - tree_begin;
+    if (bit >= 64 || (row.mask >> bit & 1) == 0) return false;
+    position = tree_begin + __popcll(row.mask & ((uint64_t{1} << bit) - 1));
+  }
+  return position <= row.position && position >= row.oldest;
+}
+
+// The operands of a tile's queries, by step of 32 columns and its halves; first what is high, then what is low. By all
+// threads of a block; `at(query, column)` gives two neighbours.
+template <bool kBF16, int kSteps, typename At>
+__device__ inline void stage_queries(uint4 (*q_high)[32], uint4 (*q_low)[32], int queries, int dim, float scale, At at) {
+  for (int i = threadIdx.x; i < kSteps * 2 * 32; i += blockDim.x) {
+    const int step = i / 64;
+    const int half = i / 32 % 2;
+    const int of_lane = i % 32;
+    uint32_t high[4], low[4];
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {  // registers: rows g and g + 8, then further columns
+      const int query = of_lane / 4 + r % 2 * 8;
+      const int column = step * 32 + of_lane % 4 * 8 + half * 4 + r / 2 * 2;
+      float2 value = {0, 0};
+      if (query < queries && column < dim) value = at(query, column);
+      split_pair<kBF16>(value.x * scale, value.y * scale, high[r], low[r]);
+    }
+    q_high[step * 2 + half][of_lane] = make_uint4(high[0], high[1], high[2], high[3]);
+    q_low[step * 2 + half][of_lane] = make_uint4(low[0], low[1], low[2], low[3]);
+  }
+}
+
+// What an operator's tiles have in common.
+struct AttendRule {
+  float softcap = 0;
+  int window = 0;
+  int group = 1;                     // query heads a key head
+  const int32_t* positions = nullptr;
+  const uint64_t* masks = nullptr;   // [N]
+  const AttendTile* tile = nullptr;  // the one under way, where it lies
+  const int32_t* pages = nullptr;    // page tables
+};
+
+// A warp's softmax over its share of a tile's pages, left in shared memory: [warp][query < queries][kBlocks * 64 + 2],
+// values, then the largest score, then the sum. kBlocks: head_dim in units of 64 columns, rounded up; kWarps of a block
+// take kWarps / 4 pages at a time.
+template <typename T, int kBlocks, int kWarps>
+__device__ __forceinline__ void attend_pages(const KvLayer& layer, const AttendRule& call, const AttendTile& tile, int kv_head,
+                                    const uint4 (*q_high)[32], const uint4 (*q_low)[32], float* states) {
+  constexpr bool kBF16 = Cache<T>::kBF16;
+  constexpr bool kScaled = Cache<T>::kScaled;
+  constexpr int kSteps = 2 * kBlocks;  // of 32 columns of a key
+  const int dim = layer.head_dim;
+  const int queries = tile.rows * call.group;
+  const int warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  const int g = lane / 4;
+  const int t = lane % 4;
+  RowView rows[2];
+  int oldest = INT_MAX;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const int query = g + 8 * r;
+    const int row = query < queries ? tile.first_row + query / call.group : tile.first_row;
+    const int position = tile.tree_begin == INT_MAX ? tile.position + row - tile.first_row : call.positions[row];
+    rows[r].position = query < queries ? position : -1;
+    rows[r].oldest = call.window > 0 ? position - call.window + 1 : 0;
+    rows[r].mask = tile.tree_begin == INT_MAX ? 0 : call.masks[row];
+    oldest = min(oldest, rows[r].oldest);
+  }
+  // The first page that any row looks at.
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) oldest = min(oldest, __shfl_xor_sync(~0u, oldest, offset));
+  const int first_page = max(tile.page_begin, max(oldest, 0) / kPageSlots);
+
+  float largest[2] = {-INFINITY, -INFINITY};
+  float sum[2] = {0, 0};
+  float values[kBlocks * 8][4] = {};
+  const int token = warp % kWarpsOfPage * 16;  // of each page
+  for (int p = first_page + warp / kWarpsOfPage; p < tile.page_end; p += kWarps / kWarpsOfPage) {
+    const int64_t head = static_cast<int64_t>(page_of(call.tile, call.pages, p)) * layer.kv_heads + kv_head;
+    const T* keys = static_cast<const T*>(layer.keys) + head * kPageSlots * dim;
+    const T* page_values = static_cast<const T*>(layer.values) + head * kPageSlots * dim;
+    // All loads first, so that they travel together.
+    uint32_t v[kBlocks][4][4];  // four tokens of eight neighbouring columns
+    uint32_t k[kSteps][2][4];
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      const int column = step * 32 + t * 8;
+#pragma unroll
+      for (int i = 0; i < 2; ++i)
+        load_eight(keys + (token + g / 2 * 4 + g % 2 + i * 2) * dim + column, column < dim, k[step][i]);
+    }
+    const auto load_values = [&] {
+#pragma unroll
+      for (int block = 0; block < kBlocks; ++block) {
+        const int column = block * 64 + g * 8;
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+          load_eight(page_values + (token + t * 4 + j) * dim + column, column < dim, v[block][j]);
+      }
+    };
+    if constexpr (kWarps == kWarpsOfPage) load_values();
+    // Column c of the two tiles of scores is token c / 2 * 4 + c % 2, and that + 2: where the other product wants it.
+    float scores[2][4] = {};
+    float low_scores[2][4] = {};
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+#pragma unroll
+      for (int tile_of_two = 0; tile_of_two < 2; ++tile_of_two) {
+        const uint32_t(&key)[4] = k[step][tile_of_two];
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const uint4 high = q_high[step * 2 + half][lane];
+          const uint4 low = q_low[step * 2 + half][lane];
+          const uint32_t a[4] = {high.x, high.y, high.z, high.w};
+          const uint32_t b[4] = {low.x, low.y, low.z, low.w};
+          multiply_tile<kBF16>(scores[tile_of_two], a, key[2 * half], key[2 * half + 1]);
+          multiply_tile<kBF16>(low_scores[tile_of_two], b, key[2 * half], key[2 * half + 1]);
+        }
+      }
+    }
+    if constexpr (kWarps > kWarpsOfPage) load_values();  // registers are scarce there
+    float now[2] = {largest[0], largest[1]};
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const int of_two = i / 4;
+      const int r = i % 4 / 2;
+      const int slot = token + t * 4 + of_two * 2 + i % 2;
+      float score = scores[of_two][i % 4] + low_scores[of_two][i % 4] * (1.0f / kLowFactor<kBF16>);
+      if constexpr (kScaled) score *= layer.key_scales[head * kPageSlots + slot];
+      if (call.softcap > 0) score = call.softcap * tanhf(score / call.softcap);
+      score = sees(rows[r], tile.tree_begin, p * kPageSlots + slot) ? score : -INFINITY;
+      scores[of_two][i % 4] = score;
+      now[r] = fmaxf(now[r], score);
+    }
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      now[r] = fmaxf(now[r], __shfl_xor_sync(~0u, now[r], 1));
+      now[r] = fmaxf(now[r], __shfl_xor_sync(~0u, now[r], 2));
+      const float shrink = now[r] == -INFINITY ? 1.0f : expf(largest[r] - now[r]);
+      largest[r] = now[r];
+      sum[r] *= shrink;
+#pragma unroll
+      for (int tile_of_values = 0; tile_of_values < kBlocks * 8; ++tile_of_values) {
+        values[tile_of_values][2 * r] *= shrink;
+        values[tile_of_values][2 * r + 1] *= shrink;
+      }
+    }
+    uint32_t high[4], low[4];
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+      float pair[2];
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const float score = scores[r / 2][r % 2 * 2 + j];
+        pair[j] = score == -INFINITY ? 0.0f : expf(score - largest[r % 2]);
+        sum[r % 2] += pair[j];
+        if constexpr (kScaled) pair[j] *= layer.value_scales[head * kPageSlots + token + t * 4 + r / 2 * 2 + j];
+      }
+      split_pair<kBF16>(pair[0], pair[1], high[r], low[r]);
+    }
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block) {
+      // Joined two by two. Column g of tile i is column g * 8 + i.
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const uint32_t select = i % 2 == 0 ? 0x5410 : 0x7632;
+        const uint32_t b0 = __byte_perm(v[block][0][i / 2], v[block][1][i / 2], select);
+        const uint32_t b1 = __byte_perm(v[block][2][i / 2], v[block][3][i / 2], select);
+        float low_values[4] = {};
+        multiply_tile<kBF16>(values[block * 8 + i], high, b0, b1);
+        multiply_tile<kBF16>(low_values, low, b0, b1);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) values[block * 8 + i][j] += low_values[j] * (1.0f / kLowFactor<kBF16>);
+      }
+    }
+  }
+
+  const int stride = kBlocks * 64 + 2;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    sum[r] += __shfl_xor_sync(~0u, sum[r], 1);
+    sum[r] += __shfl_xor_sync(~0u, sum[r], 2);
+    if (g + 8 * r >= queries) continue;
+    float* state = states + (warp * queries + g + 8 * r) * stride;
+    if (t == 0) {
+      state[kBlocks * 64] = largest[r];
+      state[kBlocks * 64 + 1] = sum[r];
+    }
+#pragma unroll
+    for (int i = 0; i < kBlocks * 8; ++i) {
+      // Columns 2t and 2t + 1 of tile i.
+      state[i / 8 * 64 + 2 * t * 8 + i % 8] = values[i][2 * r];
+      state[i / 8 * 64 + (2 * t + 1) * 8 + i % 8] = values[i][2 * r + 1];
+    }
+  }
+}
+
+// A query's states of all warps as one, by one warp: `value(column, x)` for each column, `rest(largest, sum)` by every
+// lane.
+template <int kBlocks, int kWarps, typename Rest, typename Value>
+__device__ inline void join_warps(const float* states, int queries, int query, int dim, Rest rest, Value value) {
+  const int stride = kBlocks * 64 + 2;
+  const auto state = [&](int warp) { return states + (warp * queries + query) * stride; };
+  float most = -INFINITY;
+#pragma unroll
+  for (int w = 0; w < kWarps; ++w) most = fmaxf(most, state(w)[kBlocks * 64]);
+  float factors[kWarps];
+  float all = 0;
+#pragma unroll
+  for (int w = 0; w < kWarps; ++w) {
+    factors[w] = most == -INFINITY ? 0.0f : expf(state(w)[kBlocks * 64] - most);
+    all += state(w)[kBlocks * 64 + 1] * factors[w];
+  }
+  rest(most, all);
+  for (int column = threadIdx.x % 32; column < dim; column += 32) {
+    float x = 0;
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) x += state(w)[column] * factors[w];
+    value(column, x);
+  }
+}
+
+}  // namespace edgewise::cuda

@@ -1,0 +1,189 @@
+// A warp's weights for a whole step, as they come through its ring in shared memory.
+#pragma once
+
+#include "backends/cuda/step_kernel.h"
+
+namespace edgewise::cuda {
+
+// A place in a warp's share of a Linear.
+struct ShareCursor {
+  int left = 0;  // chunks
+  int block = 0;
+  int chunk = 0;
+
+  __device__ ShareCursor() {}
+  __device__ ShareCursor(const StepShare& share, int warp)
+      : left(static_cast<int>(share.warps[warp + 1] - share.warps[warp])),
+        block(share.first[warp]),
+        chunk(share.chunk_begin +
+              static_cast<int>(share.warps[warp]) - block * (share.chunk_end - share.chunk_begin)) {}
+  // Chunks of one block that come together.
+  __device__ int stage(const StepShape& shape, const StepShare& share) const {
+    return min(min(shape.stage_chunks, share.chunk_end - chunk), left);
+  }
+  // True when a block has ended.
+  __device__ bool advance(const StepShare& share, int chunks) {
+    left -= chunks;
+    chunk += chunks;
+    if (chunk < share.chunk_end) return false;
+    chunk = share.chunk_begin;
+    ++block;
+    return true;
+  }
+};
+
+struct BlockPlace {
+  int part;
+  int block;  // of the part
+};
+__device__ inline BlockPlace place_of(const StepShape& shape, int block) {
+  if (shape.paired) return {block % 2, block / 2};
+  int part = 0;
+  while (part + 1 < kMostStepParts && block >= shape.first_block[part + 1]) ++part;
+  return {part, block - shape.first_block[part]};
+}
+
+// The column of scales of a chunk, or of its 16 columns `lane_columns`.
+__device__ inline int scale_column(const StepShape& shape, int chunk, int lane_columns) {
+  if (shape.scaling == Scaling::kRow) return 0;
+  const unsigned index = shape.scaling == Scaling::kLanes ? chunk * 4 + lane_columns : chunk;
+  return min(static_cast<int>(index * shape.scale_magic >> 20), shape.scale_columns - 1);
+}
+
+// A stage in the ring: weights of some chunks, then their scales, then their zero points, [columns][8][2] each.
+struct StageScales {
+  int first;  // column of scales
+  int count;
+  int scale_bytes;  // 0: none
+  int zero_bytes;
+};
+__device__ inline StageScales scales_of(const StepShape& shape, int chunk, int chunks) {
+  StageScales result;
+  result.first = scale_column(shape, chunk, 0);
+  result.count = scale_column(shape, chunk + chunks - 1, 3) - result.first + 1;
+  const int unit = shape.scaling == Scaling::kChunks ? 4 : 2;
+  result.scale_bytes = shape.scaling == Scaling::kRow ? 0 : result.count * static_cast<int>(kBlockRows) * unit;
+  result.zero_bytes = shape.zeros ? result.count * static_cast<int>(kBlockRows) * 2 : 0;
+  return result;
+}
+
+class Feed {
+ public:
+  // `ring` [depth] stages and `barriers` [depth], of this warp, in shared memory.
+  __device__ Feed(const StepCall& call, const StepLinear* linears, const StepShare* shares, int linear_count,
+                  std::byte* ring, uint64_t* barriers)
+      : call_(call),
+        linears_(linears),
+        shares_(shares),
+        linear_count_(linear_count),
+        ring_(static_cast<uint32_t>(__cvta_generic_to_shared(ring))),
+        barriers_(static_cast<uint32_t>(__cvta_generic_to_shared(barriers))),
+        warp_(static_cast<int>(threadIdx.x / 32)) {
+    uint64_t policy = 0;
+    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    policy_ = policy;
+  }
+
+  __device__ void begin() {
+    if (threadIdx.x % 32 == 0) {
+      for (int i = 0; i < call_.ring_depth; ++i)
+        asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barriers_ + i * 8) : "memory");
+      asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+      asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    }
+    __syncwarp();
+    linear_ = -1;
+    next_linear();
+    for (int i = 0; i < call_.ring_depth; ++i) ask();
+  }
+
+  // The stage that is next, once it is there.
+  __device__ std::byte* wait(std::byte* ring) {
+    uint32_t done = 0;
+    const uint32_t barrier = barriers_ + slot_ * 8;
+    while (done == 0) {
+      asm volatile(
+          "{\n .reg .pred p;\n mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n selp.u32 %0, 1, 0, p;\n}"
+          : "=r"(done)
+          : "r"(barrier), "r"(parity_)
+          : "memory");
+    }
+    return ring + slot_ * kStageBytes;
+  }
+  // Done with it, by the whole warp: its place takes what comes a round later.
+  __device__ void release() {
+    __syncwarp();
+    ask();
+    if (++slot_ == call_.ring_depth) {
+      slot_ = 0;
+      parity_ ^= 1;
+    }
+  }
+
+ private:
+  __device__ void next_linear() {
+    do {
+      if (++linear_ >= linear_count_) return;
+      cursor_ = ShareCursor(shares_[linears_[linear_].shape], warp_);
+    } while (cursor_.left <= 0);
+  }
+
+  // Puts the warp's next stage on its way, to where one was released.
+  __device__ void ask() {
+    if (linear_ >= linear_count_) return;
+    const StepLinear& linear = linears_[linear_];
+    const StepShape& shape = call_.shapes[linear.shape];
+    const StepShare& share = shares_[linear.shape];
+    const int chunks = cursor_.stage(shape, share);
+    if (threadIdx.x % 32 == 0) {
+      const BlockPlace place = place_of(shape, cursor_.block);
+      const std::byte* weights = linear.parts[place.part];
+      const StageScales scales = scales_of(shape, cursor_.chunk, chunks);
+      const uint32_t to = ring_ + ask_slot_ * kStageBytes;
+      const uint32_t barrier = barriers_ + ask_slot_ * 8;
+      const int bytes = chunks * shape.chunk_bytes;
+      asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier),
+                   "r"(bytes + scales.scale_bytes + scales.zero_bytes)
+                   : "memory");
+      copy(to, weights + (static_cast<int64_t>(place.block) * shape.chunks + cursor_.chunk) * shape.chunk_bytes, bytes,
+           barrier);
+      const int64_t column = static_cast<int64_t>(place.block) * shape.scale_columns + scales.first;
+      if (scales.scale_bytes > 0)
+        copy(to + bytes,
+             weights + static_cast<int64_t>(shape.scales_at[place.part]) * 256 +
+                 column * (scales.scale_bytes / scales.count),
+             scales.scale_bytes, barrier);
+      if (scales.zero_bytes > 0)
+        copy(to + bytes + scales.scale_bytes,
+             weights + static_cast<int64_t>(shape.zeros_at[place.part]) * 256 + column * kBlockRows * 2,
+             scales.zero_bytes, barrier);
+    }
+    if (++ask_slot_ == call_.ring_depth) ask_slot_ = 0;
+    cursor_.advance(share, chunks);
+    if (cursor_.left == 0) next_linear();
+  }
+
+  __device__ void copy(uint32_t to, const std::byte* from, int bytes, uint32_t barrier) {
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::
+            "r"(to),
+        "l"(from), "r"(bytes), "r"(barrier), "l"(policy_)
+        : "memory");
+  }
+
+  const StepCall& call_;
+  const StepLinear* linears_;
+  const StepShare* shares_;
+  int linear_count_;
+  uint32_t ring_;
+  uint32_t barriers_;
+  uint64_t policy_;
+  int warp_;
+  int slot_ = 0;  // read next
+  uint32_t parity_ = 0;
+  int ask_slot_ = 0;
+  int linear_ = 0;  // asked for next
+  ShareCursor cursor_;
+};
+
+}  // namespace edgewise::cuda

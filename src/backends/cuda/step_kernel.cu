@@ -1,0 +1,443 @@
+// The kernel of a step of up to four tokens (step_kernel.h). Its operators are Linears, with the norm in front and the
+// gate or sum behind them, and attention.
+#include "backends/cuda/step_kernel.h"
+
+#include "backends/cuda/step_attention.cuh"
+#include "backends/cuda/step_feed.cuh"
+#include "backends/cuda/step_packets.cuh"
+#include "backends/cuda/stream_weights.cuh"
+
+namespace edgewise::cuda {
+namespace {
+
+constexpr int kPad = 8;                     // halves; spreads operand loads over the banks
+constexpr float kNormedUnit = 1.0f / 64;    // keeps what is not yet divided by its root mean square in range
+constexpr int kWidth = 4;                   // quads of columns that a thread receives at a time
+constexpr int kSpan = kStepThreads * 4;     // columns between them
+constexpr int kRows = static_cast<int>(kBlockRows);
+constexpr int kChunk = static_cast<int>(kChunkColumns);
+
+// What the threads of a block share while the step runs.
+struct Memory {
+  std::byte* ring;     // of this warp
+  std::byte* scratch;  // x as operand columns [2 * tokens][stride]
+  float* sums;         // [kStepWarps][most_sums][most_rows][16]
+  float* kept;         // [tokens][kept_columns]
+  float (*squares)[kMostDecodeTokens];  // [kStepWarps]
+};
+
+__device__ inline float4 times(float4 a, float4 b) { return {a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w}; }
+
+__device__ inline float gated(Source gate, float x, float up) {
+  switch (gate) {
+    case Source::kGeGlu:
+      return gelu(x) * up;
+    case Source::kGeGluTanh:
+      return gelu_tanh(x) * up;
+    default:
+      return silu(x) * up;
+  }
+}
+
+// Four columns of a token to the operand, and what the norm and the residual need of them.
+template <bool kBF16>
+__device__ inline void put(const StepCall& call, const StepOp& op, const StepShare* shares, const Memory& memory,
+                           int token, int column, int local, int stride, float4 x, float4 norm, float& squares) {
+  auto* to = reinterpret_cast<uint16_t*>(memory.scratch) + 2 * token * stride + local;
+  if (op.keep >= 0) {
+    const int in_kept = column - shares[op.keep].first[0] * kRows;
+    if (in_kept >= 0 && in_kept < call.kept_columns)
+      *reinterpret_cast<float4*>(memory.kept + token * call.kept_columns + in_kept) = x;
+  }
+  if (op.norm != nullptr) {
+    squares += x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
+    x = times(x, norm);
+    x = {x.x * kNormedUnit, x.y * kNormedUnit, x.z * kNormedUnit, x.w * kNormedUnit};
+  }
+  uint2 high, low;
+  split_pair<kBF16>(x.x, x.y, high.x, low.x);
+  split_pair<kBF16>(x.z, x.w, high.y, low.y);
+  *reinterpret_cast<uint2*>(to) = high;
+  *reinterpret_cast<uint2*>(to + stride) = low;
+}
+
+// This block's columns of x, from all that have a part in them, to shared memory.
+template <bool kBF16>
+__device__ inline void stage_x(const StepCall& call, const StepOp& op, const StepShare* shares, const Memory& memory,
+                               uint32_t number) {
+  const StepShare& share = shares[op.shape];
+  const int first = share.chunk_begin * kChunk;
+  const int columns = (share.chunk_end - share.chunk_begin) * kChunk;
+  const int stride = columns + kPad;
+  const int tokens = op.of_rows ? call.rows : call.tokens;
+  float squares[kMostDecodeTokens] = {};
+  for (int begin = static_cast<int>(threadIdx.x) * 4; begin < columns; begin += kWidth * kSpan) {
+    float4 norm[kWidth];
+    uint32_t used[kWidth];
+    int column[kWidth];
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) {
+      column[i] = first + begin + i * kSpan;
+      const bool there = begin + i * kSpan < columns && column[i] < op.k;
+      norm[i] = there && op.norm != nullptr ? __ldg(reinterpret_cast<const float4*>(op.norm + column[i])) : float4{};
+      used[i] = !there ? 0u : op.in.used != nullptr ? __ldg(op.in.used + column[i] / kRows) : 1u;
+    }
+#pragma unroll
+    for (int token = 0; token < kMostDecodeTokens; ++token) {
+      if (token >= tokens) break;
+      const int row = op.of_rows ? call.logits_rows[token] : token;
+      float4 x[kWidth] = {};
+      if (op.x != nullptr) {
+#pragma unroll
+        for (int i = 0; i < kWidth; ++i) {
+          if (used[i] != 0)
+            x[i] = *reinterpret_cast<const float4*>(op.x + static_cast<int64_t>(row) * op.k + column[i]);
+        }
+      } else {
+        uint32_t wanted[kWidth];
+#pragma unroll
+        for (int i = 0; i < kWidth; ++i) wanted[i] = used[i];
+        receive<kWidth>(op.in, row, column, wanted, number, x);
+      }
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) {
+        const int local = begin + i * kSpan;
+        if (local < columns)
+          put<kBF16>(call, op, shares, memory, token, column[i], local, stride, x[i], norm[i], squares[token]);
+      }
+    }
+  }
+  if (op.norm == nullptr) return;
+#pragma unroll
+  for (int token = 0; token < kMostDecodeTokens; ++token) {
+    if (token >= tokens) break;
+    const float sum = combine_warp(squares[token], Sum());
+    if (threadIdx.x % 32 == 0) memory.squares[threadIdx.x / 32][token] = sum;
+  }
+}
+
+// A chunk's products, added to `partial`, or with scales of chunks to `total`.
+template <Encoding kEncoding, Scaling kScaling>
+__device__ inline void multiply_chunk(const StepShape& shape, const std::byte* stage, const StageScales& scales, int chunks,
+                                      int c, int chunk, const uint16_t* x, float (&partial)[2][4], float (&total)[4]) {
+  constexpr bool kBF16 = kEncoding == Encoding::kBF16;
+  using Piece = Chunk<kEncoding>;
+  const int lane = threadIdx.x % 32;
+  const int g = lane / 4;
+  const int t = lane % 4;
+  Piece piece;
+  const auto* words = reinterpret_cast<const uint4*>(stage) + c * Piece::kWords * 32 + lane;
+#pragma unroll
+  for (int w = 0; w < Piece::kWords; ++w) piece.words[w] = words[w * 32];
+  LaneRows rows;
+  const std::byte* behind = stage + chunks * Piece::kWords * 512;
+  const int column = kScaling == Scaling::kRow ? 0 : scale_column(shape, chunk, t) - scales.first;
+  float2 chunk_scales = {};
+  if constexpr (kScaling == Scaling::kChunks) chunk_scales = reinterpret_cast<const float2*>(behind)[column * 8 + g];
+  if constexpr (kScaling == Scaling::kLanes) {
+    const __half2 both = reinterpret_cast<const __half2*>(behind)[column * 8 + g];
+    rows.scale[0] = __half2half2(__low2half(both));
+    rows.scale[1] = __half2half2(__high2half(both));
+  }
+  if constexpr (Piece::kInteger) {
+    if (shape.zeros) {
+      const __half2 both = reinterpret_cast<const __half2*>(behind + scales.scale_bytes)[column * 8 + g];
+      const __half2 biased = __hadd2(both, __float2half2_rn(1024.0f));
+      rows.zero[0] = __half2half2(__low2half(biased));
+      rows.zero[1] = __half2half2(__high2half(biased));
+    } else {
+      rows.zero[0] = rows.zero[1] = __float2half2_rn(kEncoding == Encoding::kInt4 ? 1032.0f : 1152.0f);
+    }
+  }
+  uint4 halves[2] = {};
+  if (x != nullptr) {
+    const auto* from = reinterpret_cast<const uint4*>(x + t * 16);
+    halves[0] = from[0];
+    halves[1] = from[1];
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    uint32_t a[4];
+    operand<kEncoding>(piece, i, rows, a);
+    if constexpr (kScaling == Scaling::kLanes) {
+#pragma unroll
+      for (int r = 0; r < 4; ++r) a[r] = bits_of(__hmul2(half2_of(a[r]), rows.scale[r % 2]));
+    }
+    const uint4& half = halves[i / 2];
+    multiply_tile<kBF16>(partial[i % 2], a, i % 2 == 0 ? half.x : half.z, i % 2 == 0 ? half.y : half.w);
+  }
+  if constexpr (kScaling == Scaling::kChunks) {
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+      total[r] = fmaf(r < 2 ? chunk_scales.x : chunk_scales.y, partial[0][r] + partial[1][r], total[r]);
+      partial[0][r] = partial[1][r] = 0;
+    }
+  }
+}
+
+// This warp's chunks, as they come.
+template <Encoding kEncoding, Scaling kScaling>
+__device__ inline void multiply(const StepCall& call, const StepOp& op, const StepShare& share, const Memory& memory,
+                                Feed& feed) {
+  constexpr bool kBF16 = kEncoding == Encoding::kBF16;
+  const StepShape& shape = call.shapes[op.shape];
+  const int warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  const int g = lane / 4;
+  const int t = lane % 4;
+  const int tokens = op.of_rows ? call.rows : call.tokens;
+  const int stride = (share.chunk_end - share.chunk_begin) * kChunk + kPad;
+  const uint16_t* x = g < 2 * tokens ? reinterpret_cast<const uint16_t*>(memory.scratch) + g * stride : nullptr;
+  float* sums = memory.sums + warp * call.most_sums * call.most_rows * kRows;
+  float partial[2][4] = {};
+  float total[4] = {};
+  ShareCursor cursor(share, warp);
+  while (cursor.left > 0) {
+    const int chunks = cursor.stage(shape, share);
+    const StageScales scales = scales_of(shape, cursor.chunk, chunks);
+    const std::byte* stage = feed.wait(memory.ring);
+#pragma unroll 2
+    for (int c = 0; c < chunks; ++c) {
+      const int chunk = cursor.chunk + c;
+      multiply_chunk<kEncoding, kScaling>(shape, stage, scales, chunks, c, chunk,
+                                          x != nullptr ? x + (chunk - share.chunk_begin) * kChunk : nullptr, partial,
+                                          total);
+    }
+    feed.release();
+    const bool ended = cursor.advance(share, chunks);
+    if (!ended && cursor.left > 0) continue;
+    if (t < tokens) {
+      float found[4];
+#pragma unroll
+      for (int r = 0; r < 4; ++r) found[r] = kScaling == Scaling::kChunks ? total[r] : partial[0][r] + partial[1][r];
+      sums[t * kRows + g] = found[0] + found[1] * (1.0f / kLowFactor<kBF16>);
+      sums[t * kRows + g + 8] = found[2] + found[3] * (1.0f / kLowFactor<kBF16>);
+    }
+    sums += call.most_rows * kRows;
+#pragma unroll
+    for (int r = 0; r < 4; ++r) partial[0][r] = partial[1][r] = total[r] = 0;
+  }
+}
+
+// A row of a block of the matrix: what multiplies and what is added to it.
+struct RowParts {
+  float factor = 0;
+  float bias = 0;
+};
+__device__ inline RowParts row_parts(const StepShape& shape, const StepOp& op, int block, int row) {
+  const BlockPlace place = place_of(shape, block);
+  const int n = place.block * kRows + row;
+  RowParts result;
+  result.factor = __ldg(reinterpret_cast<const float*>(op.parts[place.part] +
+                                                       static_cast<int64_t>(shape.factors_at[place.part]) * 256) +
+                        n);
+  if (op.bias[place.part] != nullptr && n < shape.rows[place.part]) result.bias = __ldg(op.bias[place.part] + n);
+  return result;
+}
+
+// Where an item of a block's results stands: items are [token][block or pair][row].
+struct Item {
+  int token;
+  int block;
+  int row;
+};
+__device__ inline Item item_of(const StepShape& shape, const StepShare& share, int index, int units) {
+  const int rest = index / kRows;
+  const int unit = rest % units;
+  return {rest / units, share.first[0] + (shape.paired ? 2 * unit : unit), index % kRows};
+}
+
+__device__ inline int last_block(const StepShare& share) {
+  int last = share.last[0];
+#pragma unroll
+  for (int w = 1; w < kStepWarps; ++w) last = max(last, share.last[w]);
+  return last;
+}
+
+// What the warps found of a block's row.
+__device__ inline float sum_warps(const StepCall& call, const StepShare& share, const Memory& memory, const Item& item,
+                                  int block) {
+  float sum = 0;
+#pragma unroll
+  for (int w = 0; w < kStepWarps; ++w) {
+    if (block < share.first[w] || block > share.last[w]) continue;
+    const int index = (w * call.most_sums + block - share.first[w]) * call.most_rows + item.token;
+    sum += memory.sums[index * kRows + item.row];
+  }
+  return sum;
+}
+
+// The block's results on their way.
+__device__ inline void send_results(const StepCall& call, const StepOp& op, const StepShare& share, const Memory& memory,
+                                    uint32_t number, int units, int items, const RowParts (&near)[2]) {
+  const StepShape& shape = call.shapes[op.shape];
+  for (int index = threadIdx.x; index < items; index += kStepThreads) {
+    const Item item = item_of(shape, share, index, units);
+    float inverse = 1;
+    if (op.norm != nullptr) {
+      float squares = 0;
+#pragma unroll
+      for (int w = 0; w < kStepWarps; ++w) squares += memory.squares[w][item.token];
+      inverse = rsqrtf(squares / static_cast<float>(op.k) + op.epsilon) * (1.0f / kNormedUnit);
+    }
+    const bool is_near = index < kStepThreads;
+    const int slot = item.block == share.first[0] ? share.first_slot : share.slot;
+    const auto result = [&](int block, int of_near) {
+      const RowParts parts = is_near ? near[of_near] : row_parts(shape, op, block, item.row);
+      const float sum = sum_warps(call, share, memory, item, block) * (parts.factor * inverse);
+      return slot == 0 ? sum + parts.bias : sum;
+    };
+    float value = result(item.block, 0);
+    if (op.residual && slot == 0)
+      value += memory.kept[item.token * call.kept_columns + (item.block - share.first[0]) * kRows + item.row];
+    if (shape.paired) value = gated(op.gate, value, result(item.block + 1, 1));
+    const int column = (shape.paired ? item.block / 2 : item.block) * kRows + item.row;
+    if (op.result == nullptr)
+      send(place_in(op.out, slot, item.token, column), value, number);
+    else if (column < shape.rows[0])
+      op.result[static_cast<int64_t>(item.token) * shape.rows[0] + column] = value;
+  }
+}
+
+template <Encoding kEncoding>
+__device__ inline void multiply_scaled(const StepCall& call, const StepOp& op, const StepShare& share,
+                                       const Memory& memory, Feed& feed) {
+  switch (call.shapes[op.shape].scaling) {
+    case Scaling::kRow:
+      return multiply<kEncoding, Scaling::kRow>(call, op, share, memory, feed);
+    case Scaling::kChunks:
+      return multiply<kEncoding, Scaling::kChunks>(call, op, share, memory, feed);
+    case Scaling::kLanes:
+      return multiply<kEncoding, Scaling::kLanes>(call, op, share, memory, feed);
+  }
+}
+
+__device__ inline void multiply_any(const StepCall& call, const StepOp& op, const StepShare& share,
+                                    const Memory& memory, Feed& feed) {
+  switch (call.shapes[op.shape].encoding) {
+    case Encoding::kF16:
+      return multiply<Encoding::kF16, Scaling::kRow>(call, op, share, memory, feed);
+    case Encoding::kBF16:
+      return multiply<Encoding::kBF16, Scaling::kRow>(call, op, share, memory, feed);
+    case Encoding::kF8:
+      return multiply_scaled<Encoding::kF8>(call, op, share, memory, feed);
+    case Encoding::kInt8:
+      return multiply_scaled<Encoding::kInt8>(call, op, share, memory, feed);
+    case Encoding::kInt4:
+      return multiply_scaled<Encoding::kInt4>(call, op, share, memory, feed);
+    default:
+      return multiply<Encoding::kF4, Scaling::kLanes>(call, op, share, memory, feed);
+  }
+}
+
+__device__ __forceinline__ void run_linear(const StepCall& call, const StepOp& op, const StepShare* shares, const Memory& memory,
+                                  uint32_t number, Feed& feed) {
+  const StepShape& shape = call.shapes[op.shape];
+  const StepShare& share = shares[op.shape];
+  if (share.warps[0] == share.warps[kStepWarps]) return;  // nothing to do here
+  const int blocks = last_block(share) - share.first[0] + 1;
+  const int units = shape.paired ? blocks / 2 : blocks;
+  const int items = units * (op.of_rows ? call.rows : call.tokens) * kRows;
+  RowParts near[2];  // asked for now, needed in the end
+  if (static_cast<int>(threadIdx.x) < items) {
+    const Item item = item_of(shape, share, threadIdx.x, units);
+    near[0] = row_parts(shape, op, item.block, item.row);
+    if (shape.paired) near[1] = row_parts(shape, op, item.block + 1, item.row);
+  }
+  if (shape.encoding == Encoding::kBF16)
+    stage_x<true>(call, op, shares, memory, number - 1);
+  else
+    stage_x<false>(call, op, shares, memory, number - 1);
+  __syncthreads();
+  multiply_any(call, op, share, memory, feed);
+  __syncthreads();
+  send_results(call, op, share, memory, number, units, items, near);
+}
+
+// Brings words from global to shared memory; by all threads.
+template <typename T>
+__device__ inline void fetch(const T* from, T* to, int count) {
+  const int words = count * static_cast<int>(sizeof(T) / 4);
+  for (int i = threadIdx.x; i < words; i += kStepThreads)
+    reinterpret_cast<uint32_t*>(to)[i] = __ldg(reinterpret_cast<const uint32_t*>(from) + i);
+}
+
+// The next operator's description, on its way while this one runs.
+__device__ inline void fetch_later(const StepOp* from, StepOp* to) {
+  constexpr int kWords = sizeof(StepOp) / 16;
+  if (threadIdx.x < kWords) {
+    const auto at = static_cast<uint32_t>(__cvta_generic_to_shared(to)) + threadIdx.x * 16;
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at),
+                 "l"(reinterpret_cast<const std::byte*>(from) + threadIdx.x * 16)
+                 : "memory");
+  }
+}
+
+// T: of the cache.
+template <typename T>
+__global__ void __launch_bounds__(kStepThreads, 1) step_kernel(const __grid_constant__ StepCall call) {
+  extern __shared__ __align__(128) std::byte shared[];
+  __shared__ StepShare shares[kMostShapes];
+  __shared__ StepOp ops[2];
+  __shared__ float squares[kStepWarps][kMostDecodeTokens];
+  __shared__ uint64_t barriers[kStepWarps][kMostRingDepth];
+  const int warp = threadIdx.x / 32;
+  auto* linears = reinterpret_cast<StepLinear*>(shared + call.linears_at);
+  for (int i = 0; i < call.shape_count; ++i)
+    fetch(call.shares + i * gridDim.x + blockIdx.x, shares + i, 1);
+  fetch(call.linears, linears, call.linear_count);
+  fetch(call.ops, ops, 1);
+  const uint32_t first = *call.number * static_cast<uint32_t>(call.numbers);
+  __syncthreads();
+  std::byte* ring = shared + warp * call.ring_depth * kStageBytes;
+  Feed feed(call, linears, shares, call.linear_count, ring, barriers[warp]);
+  feed.begin();
+  const Memory memory{ring, shared + call.scratch_at, reinterpret_cast<float*>(shared + call.sums_at),
+                      reinterpret_cast<float*>(shared + call.kept_at), squares};
+  for (int i = 0; i < call.op_count; ++i) {
+    const StepOp& op = ops[i % 2];
+    asm volatile("cp.async.wait_all;" ::: "memory");
+    __syncthreads();
+    if (i + 1 < call.op_count) fetch_later(call.ops + i + 1, ops + (i + 1) % 2);
+    const uint32_t number = first + static_cast<uint32_t>(i) + 1;
+    if (op.is_attention)
+      attend_step<T>(call, op, number, memory.scratch);
+    else
+      run_linear(call, op, shares, memory, number, feed);
+  }
+}
+
+template <typename T>
+bool launch_step(cudaStream_t stream, const StepCall& call, int multiprocessors) {
+  // Where this fails the launch does too, in every step, and the step says so.
+  [[maybe_unused]] static const bool raised =
+      cudaFuncSetAttribute(step_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, kMostStepShared) == cudaSuccess;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(multiprocessors));
+  config.blockDim = dim3(kStepThreads);
+  config.dynamicSmemBytes = static_cast<size_t>(call.shared_bytes);
+  config.stream = stream;
+  cudaLaunchAttribute attribute;
+  attribute.id = cudaLaunchAttributeCooperative;  // all blocks at once, or none: they wait for each other
+  attribute.val.cooperative = 1;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  return cudaLaunchKernelEx(&config, step_kernel<T>, call) == cudaSuccess;
+}
+
+}  // namespace
+
+bool run_step(cudaStream_t stream, const StepCall& call, int multiprocessors) {
+  switch (call.kv_type) {
+    case KvType::kF16:
+      return launch_step<__half>(stream, call, multiprocessors);
+    case KvType::kInt8:
+      return launch_step<int8_t>(stream, call, multiprocessors);
+    case KvType::kF8:
+      return launch_step<__nv_fp8_e4m3>(stream, call, multiprocessors);
+    default:
+      return launch_step<__nv_bfloat16>(stream, call, multiprocessors);
+  }
+}
+
+}  // namespace edgewise::cuda

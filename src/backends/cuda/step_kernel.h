@@ -1,0 +1,162 @@
+// A step of up to four tokens as one kernel that stays: what it is told of the model, and what it is told each step.
+//
+// A block of threads lives on each multiprocessor and runs a list of operators with the others. Each of its warps has a
+// fixed share of every matrix, so it knows which weights it will want for the whole step and keeps them coming, across
+// operators, through a ring in shared memory. Activations travel between multiprocessors as packets: a value and the
+// number of the operator and step that made it in one word of 64 bits. Whoever needs them looks until the number is
+// right. There is no barrier across the chip and no fence.
+#pragma once
+
+#include <cstddef>
+
+#include "backends/cuda/encoding.h"
+#include "backends/cuda/kernels.h"
+
+namespace edgewise::cuda {
+
+inline constexpr int kStepWarps = 8;
+inline constexpr int kStepThreads = kStepWarps * 32;
+inline constexpr int kStageWeights = 2048;  // bytes of a stage of a warp's ring
+inline constexpr int kStageBytes = kStageWeights + 256;  // with their scales
+inline constexpr int kMostStepHeadDim = 128;
+inline constexpr int kMostStepShared = 220 << 10;  // dynamic; the rest is for what is static
+inline constexpr int kMostRingDepth = 11;
+inline constexpr int kMostShapes = 12;
+inline constexpr int kMostStepParts = 3;
+inline constexpr int kMostStepTiles = 2;
+inline constexpr int kMostStepSplits = 32;  // of a history
+
+// The matrices of a Linear, and how they are shared out. Blocks of 16 rows of all parts are numbered one after another,
+// or, where two parts are gate and up of the same activation, in turns.
+struct StepShape {
+  Encoding encoding = Encoding::kF32;
+  Scaling scaling = Scaling::kRow;
+  bool zeros = false;
+  bool paired = false;
+  int32_t blocks = 0;
+  int32_t chunks = 0;  // of a block
+  int32_t chunk_bytes = 0;
+  int32_t stage_chunks = 0;  // that fit a stage
+  int32_t scale_columns = 0;
+  uint32_t scale_magic = 0;                    // as in DecodeCall
+  int32_t first_block[kMostStepParts] = {};    // of each part; where there is none, more than there are
+  int32_t rows[kMostStepParts] = {};           // n
+  uint32_t scales_at[kMostStepParts] = {};     // in units of 256 bytes behind the weights
+  uint32_t zeros_at[kMostStepParts] = {};
+  uint32_t factors_at[kMostStepParts] = {};
+};
+
+// What one multiprocessor does of a shape: a slice of the columns, and in it a range of chunks, block after block,
+// handed out to its warps. Sums of a block that several multiprocessors contribute to go to a slot each.
+struct StepShare {
+  uint32_t warps[kStepWarps + 1] = {};  // where their ranges begin
+  int32_t first[kStepWarps] = {};       // and their blocks
+  int32_t last[kStepWarps] = {};        // below `first`: none
+  int32_t chunk_begin = 0;              // of the slice
+  int32_t chunk_end = 0;
+  int32_t first_slot = 0;  // of the first block
+  int32_t slot = 0;        // of the others
+};
+
+// [slots][kMostDecodeTokens][columns] words: a float32 below, its number above.
+struct Packets {
+  uint64_t* words = nullptr;
+  const uint32_t* used = nullptr;  // [columns / 16] bits of slots to add up; null: slot 0
+  int32_t columns = 0;
+};
+
+struct alignas(16) StepOp {
+  bool is_attention = false;
+  bool of_rows = false;      // runs for rows that want logits
+  bool residual = false;     // adds what `keep` of the operator before has kept
+  int32_t shape = 0;
+  int32_t keep = -1;         // shape of the next operator with a residual: its blocks' columns of x are kept
+  Source gate = Source::kPlain;  // of paired parts
+  int32_t k = 0;
+  float epsilon = 0;
+  const float* norm = nullptr;  // [k]; RMSNorm of x
+  const float* x = nullptr;     // [N, k], or
+  Packets in;
+  float* result = nullptr;  // [rows, n], or
+  Packets out;
+  const std::byte* parts[kMostStepParts] = {};
+  const float* bias[kMostStepParts] = {};
+  // Attention: q, k and v lie side by side in `in`, from these columns on.
+  int32_t columns[3] = {};
+  int32_t tiles = 0;  // which of the step's
+  int32_t q_heads = 0;
+  int32_t window = 0;
+  float scale = 0;
+  float softcap = 0;
+  KvLayer layer;
+  HeadPath q_path;
+  HeadPath k_path;
+  uint64_t* partial = nullptr;  // [splits][kMostDecodeTokens][q_heads][head_dim + 2] packets
+};
+
+// Where a Linear's weights lie.
+struct StepLinear {
+  const std::byte* parts[kMostStepParts] = {};
+  int32_t shape = 0;
+};
+
+struct StepTiles {
+  const AttendTile* tiles = nullptr;
+  const int32_t* count = nullptr;
+};
+
+// Shared memory of attention, before the states of warps; queries come first where those go then.
+struct AttendMemory {
+  static constexpr int kSteps = kMostStepHeadDim / 32;
+  float norms[2][kMostStepHeadDim];  // of queries and keys
+  float angles[2][kMostDecodeTokens * kMostStepHeadDim / 2];
+  union {
+    float heads[kStepWarps][2][kMostStepHeadDim];  // as they come, and as they go to the cache
+    uint4 q[2][kSteps * 2][32];                    // operands, high and low
+  };
+  alignas(16) AttendTile tile;
+  union {
+    float queries[16][kMostStepHeadDim];
+    float states[1];  // [kStepWarps][queries][kMostStepHeadDim + 2]
+  };
+};
+constexpr size_t attend_memory_bytes(int queries) {
+  const size_t states = sizeof(float) * static_cast<size_t>(kStepWarps * queries * (kMostStepHeadDim + 2));
+  const size_t before = offsetof(AttendMemory, states);
+  return before + (states > sizeof(AttendMemory::queries) ? states : sizeof(AttendMemory::queries));
+}
+
+struct StepCall {
+  const StepOp* ops = nullptr;
+  int op_count = 0;
+  int numbers = 0;  // that a step uses, odd: so that they come back after 2^32 steps only
+  const StepLinear* linears = nullptr;  // those among the operators, in their order
+  int linear_count = 0;
+  const StepShare* shares = nullptr;  // [shapes][multiprocessors]
+  int shape_count = 0;
+  KvType kv_type = KvType::kBF16;
+  int tokens = 0;
+  int rows = 0;
+  const int32_t* logits_rows = nullptr;
+  const int32_t* positions = nullptr;
+  const int32_t* slots = nullptr;
+  const uint64_t* masks = nullptr;
+  const int32_t* pages = nullptr;
+  const uint32_t* number = nullptr;  // of the step, from 1
+  StepTiles tiles[kMostStepTiles];
+  // Shared memory, in bytes: the ring comes first.
+  int ring_depth = 0;
+  int scratch_at = 0;  // x, or what attention needs
+  int sums_at = 0;
+  int kept_at = 0;
+  int linears_at = 0;
+  int shared_bytes = 0;
+  int most_sums = 0;   // blocks of a warp
+  int most_rows = 0;   // the larger of tokens and rows
+  int kept_columns = 0;
+  StepShape shapes[kMostShapes];
+};
+// False when it could not be launched.
+bool run_step(cudaStream_t stream, const StepCall& call, int multiprocessors);
+
+}  // namespace edgewise::cuda
