@@ -24,11 +24,11 @@ inline constexpr float kLargestCode<int8_t> = 127;
 template <>
 inline constexpr float kLargestCode<__nv_fp8_e4m3> = 448;
 
-// A head as the cache keeps it. Scales as in backends/kv_scale.h. What is not a number becomes zero: a masked slot must
-// not spoil the sums of other sequences.
+// A head as the cache keeps it, by a warp, to up to two places. Scales as in backends/kv_scale.h. What is not a number
+// becomes zero: a masked slot must not spoil the sums of other sequences.
 template <typename T>
 __device__ inline void store_head(const KvLayer& layer, bool is_value, int64_t slot, int head, const float* from,
-                                  int lane) {
+                                  int lane, T* copy = nullptr) {
   const int64_t at = (slot / kPageSlots * layer.kv_heads + head) * kPageSlots + slot % kPageSlots;
   T* to = static_cast<T*>(is_value ? layer.values : layer.keys) + at * layer.head_dim;
   constexpr float kMost = __is_same(T, __half) ? 65504.0f : 3e38f;
@@ -41,11 +41,18 @@ __device__ inline void store_head(const KvLayer& layer, bool is_value, int64_t s
     inverse = 1.0f / scale;
     if (lane == 0) (is_value ? layer.value_scales : layer.key_scales)[at] = scale;
   }
-  for (int i = lane; i < layer.head_dim; i += 32) to[i] = rounded<T>(tame(from[i]) * inverse);
+#pragma unroll 1
+  for (int i = lane; i < layer.head_dim; i += 32) {
+    const T value = rounded<T>(tame(from[i]) * inverse);
+    to[i] = value;
+    if (copy != nullptr) copy[i] = value;
+  }
 }
 
-// A head of a row after its norm and rotation, in `to`, which is not `x`; by a warp.
-__device__ inline void walk_path(const HeadPath& path, const float* x, int row, int dim, int lane, float* to) {
+// A lane's columns of a row's head, lane + 32 i, after norm and rotation.
+template <int kMost>
+__device__ inline void walk_path(const HeadPath& path, const float* x, int row, int dim, int lane,
+                                 float (&values)[kMost]) {
   float inverse = 1;
   if (path.norm != nullptr) {
     float squares = 0;
@@ -53,16 +60,19 @@ __device__ inline void walk_path(const HeadPath& path, const float* x, int row, 
     inverse = rsqrtf(combine_warp(squares, Sum()) / static_cast<float>(dim) + path.epsilon);
   }
   const auto at = [&](int i) { return path.norm != nullptr ? x[i] * inverse * path.norm[i] : x[i]; };
-  for (int i = lane; i < dim; i += 32) {
+#pragma unroll
+  for (int j = 0; j < kMost; ++j) {
+    const int i = lane + 32 * j;
+    if (i >= dim) break;
     float value = at(i);
     if (i < 2 * path.half) {
-      const int pair = path.interleaved ? i / 2 : i % path.half;
+      const int pair = path.interleaved ? i / 2 : i < path.half ? i : i - path.half;
       const bool first = path.interleaved ? i % 2 == 0 : i < path.half;
       const int other = path.interleaved ? i ^ 1 : (first ? i + path.half : i - path.half);
       const float turned = at(other) * path.sin[row * path.half + pair];
       value = value * path.cos[row * path.half + pair] + (first ? -turned : turned);
     }
-    to[i] = value;
+    values[j] = value;
   }
 }
 

@@ -30,16 +30,26 @@ struct Cache {
   static constexpr bool kScaled = sizeof(T) == 1;
 };
 
-// Eight neighbours as four operand words.
-__device__ inline void load_eight(const __half* from, bool there, uint32_t (&to)[4]) {
-  const uint4 word = there ? __ldcg(reinterpret_cast<const uint4*>(from)) : make_uint4(0, 0, 0, 0);
+// Eight neighbours of the cache as they are loaded, and as four operand words.
+template <typename T>
+struct Eight {
+  using Word = uint4;
+};
+template <>
+struct Eight<int8_t> {
+  using Word = uint2;
+};
+template <>
+struct Eight<__nv_fp8_e4m3> {
+  using Word = uint2;
+};
+
+template <typename T>
+__device__ inline void unpack_eight(typename Eight<T>::Word word, uint32_t (&to)[4]) {
   to[0] = word.x, to[1] = word.y, to[2] = word.z, to[3] = word.w;
 }
-__device__ inline void load_eight(const __nv_bfloat16* from, bool there, uint32_t (&to)[4]) {
-  load_eight(reinterpret_cast<const __half*>(from), there, to);
-}
-__device__ inline void load_eight(const int8_t* from, bool there, uint32_t (&to)[4]) {
-  uint2 word = there ? __ldcg(reinterpret_cast<const uint2*>(from)) : make_uint2(0, 0);
+template <>
+__device__ inline void unpack_eight<int8_t>(uint2 word, uint32_t (&to)[4]) {
   word.x ^= 0x80808080u;  // unsigned, 128 in the middle
   word.y ^= 0x80808080u;
   const __half2 middle = __float2half2_rn(1152.0f);
@@ -48,8 +58,8 @@ __device__ inline void load_eight(const int8_t* from, bool there, uint32_t (&to)
   to[2] = bits_of(__hsub2(half2_of(__byte_perm(word.y, 0x64646464u, 0x4140)), middle));
   to[3] = bits_of(__hsub2(half2_of(__byte_perm(word.y, 0x64646464u, 0x4342)), middle));
 }
-__device__ inline void load_eight(const __nv_fp8_e4m3* from, bool there, uint32_t (&to)[4]) {
-  const uint2 word = there ? __ldcg(reinterpret_cast<const uint2*>(from)) : make_uint2(0, 0);
+template <>
+__device__ inline void unpack_eight<__nv_fp8_e4m3>(uint2 word, uint32_t (&to)[4]) {
   const __half2 factor = __float2half2_rn(256.0f);  // the exponents' biases differ by 8
   const auto expand = [&](uint32_t bytes) {         // each at the top of its half
     return bits_of(__hmul2(half2_of(and_or(bytes, 0x80008000u, (bytes & 0x7f007f00u) >> 1)), factor));
@@ -58,6 +68,11 @@ __device__ inline void load_eight(const __nv_fp8_e4m3* from, bool there, uint32_
   to[1] = expand(__byte_perm(word.x, 0, 0x3424));
   to[2] = expand(__byte_perm(word.y, 0, 0x1404));
   to[3] = expand(__byte_perm(word.y, 0, 0x3424));
+}
+template <typename T>
+__device__ inline void load_eight(const T* from, bool there, uint32_t (&to)[4]) {
+  using Word = typename Eight<T>::Word;
+  unpack_eight<T>(there ? __ldcg(reinterpret_cast<const Word*>(from)) : Word{}, to);
 }
 
 // What a row sees.
@@ -110,6 +125,23 @@ struct AttendRule {
   const int32_t* pages = nullptr;    // page tables
 };
 
+// The rows of queries g and g + 8, and the oldest position that either sees.
+__device__ inline int look_at_rows(const AttendRule& call, const AttendTile& tile, int g, RowView (&rows)[2]) {
+  const int queries = tile.rows * call.group;
+  int oldest = INT_MAX;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const int query = g + 8 * r;
+    const int row = query < queries ? tile.first_row + query / call.group : tile.first_row;
+    const int position = tile.tree_begin == INT_MAX ? tile.position + row - tile.first_row : call.positions[row];
+    rows[r].position = query < queries ? position : -1;
+    rows[r].oldest = call.window > 0 ? position - call.window + 1 : 0;
+    rows[r].mask = tile.tree_begin == INT_MAX ? 0 : call.masks[row];
+    oldest = min(oldest, rows[r].oldest);
+  }
+  return oldest;
+}
+
 // A warp's softmax over its share of a tile's pages, left in shared memory: [warp][query < queries][kBlocks * 64 + 2],
 // values, then the largest score, then the sum. kBlocks: head_dim in units of 64 columns, rounded up; kWarps of a block
 // take kWarps / 4 pages at a time.
@@ -126,17 +158,7 @@ __device__ __forceinline__ void attend_pages(const KvLayer& layer, const AttendR
   const int g = lane / 4;
   const int t = lane % 4;
   RowView rows[2];
-  int oldest = INT_MAX;
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    const int query = g + 8 * r;
-    const int row = query < queries ? tile.first_row + query / call.group : tile.first_row;
-    const int position = tile.tree_begin == INT_MAX ? tile.position + row - tile.first_row : call.positions[row];
-    rows[r].position = query < queries ? position : -1;
-    rows[r].oldest = call.window > 0 ? position - call.window + 1 : 0;
-    rows[r].mask = tile.tree_begin == INT_MAX ? 0 : call.masks[row];
-    oldest = min(oldest, rows[r].oldest);
-  }
+  int oldest = look_at_rows(call, tile, g, rows);
   // The first page that any row looks at.
 #pragma unroll
   for (int offset = 16; offset > 0; offset /= 2) oldest = min(oldest, __shfl_xor_sync(~0u, oldest, offset));

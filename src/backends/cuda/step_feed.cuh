@@ -54,17 +54,26 @@ __device__ inline int scale_column(const StepShape& shape, int chunk, int lane_c
 struct StageScales {
   int first;  // column of scales
   int count;
-  int scale_bytes;  // 0: none
-  int zero_bytes;
 };
 __device__ inline StageScales scales_of(const StepShape& shape, int chunk, int chunks) {
-  StageScales result;
-  result.first = scale_column(shape, chunk, 0);
-  result.count = scale_column(shape, chunk + chunks - 1, 3) - result.first + 1;
-  const int unit = shape.scaling == Scaling::kChunks ? 4 : 2;
-  result.scale_bytes = shape.scaling == Scaling::kRow ? 0 : result.count * static_cast<int>(kBlockRows) * unit;
-  result.zero_bytes = shape.zeros ? result.count * static_cast<int>(kBlockRows) * 2 : 0;
-  return result;
+  const int first = scale_column(shape, chunk, 0);
+  return {first, scale_column(shape, chunk + chunks - 1, 3) - first + 1};
+}
+// Bytes of a column of scales of 16 rows.
+__device__ inline int scale_bytes(const StepShape& shape) {
+  return shape.scaling == Scaling::kRow ? 0 : static_cast<int>(kBlockRows) * (shape.scaling == Scaling::kChunks ? 4 : 2);
+}
+
+// Until what was expected of a barrier in shared memory has come.
+__device__ inline void wait_for(uint32_t barrier, uint32_t parity) {
+  uint32_t done = 0;
+  while (done == 0) {
+    asm volatile(
+        "{\n .reg .pred p;\n mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n selp.u32 %0, 1, 0, p;\n}"
+        : "=r"(done)
+        : "r"(barrier), "r"(parity)
+        : "memory");
+  }
 }
 
 class Feed {
@@ -86,6 +95,7 @@ class Feed {
 
   __device__ void begin() {
     if (threadIdx.x % 32 == 0) {
+#pragma unroll 1
       for (int i = 0; i < call_.ring_depth; ++i)
         asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barriers_ + i * 8) : "memory");
       asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
@@ -94,20 +104,13 @@ class Feed {
     __syncwarp();
     linear_ = -1;
     next_linear();
+#pragma unroll 1
     for (int i = 0; i < call_.ring_depth; ++i) ask();
   }
 
   // The stage that is next, once it is there.
   __device__ std::byte* wait(std::byte* ring) {
-    uint32_t done = 0;
-    const uint32_t barrier = barriers_ + slot_ * 8;
-    while (done == 0) {
-      asm volatile(
-          "{\n .reg .pred p;\n mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n selp.u32 %0, 1, 0, p;\n}"
-          : "=r"(done)
-          : "r"(barrier), "r"(parity_)
-          : "memory");
-    }
+    wait_for(barriers_ + slot_ * 8, parity_);
     return ring + slot_ * kStageBytes;
   }
   // Done with it, by the whole warp: its place takes what comes a round later.
@@ -126,6 +129,14 @@ class Feed {
       if (++linear_ >= linear_count_) return;
       cursor_ = ShareCursor(shares_[linears_[linear_].shape], warp_);
     } while (cursor_.left <= 0);
+    find_block();
+  }
+  __device__ void find_block() {
+    const StepLinear& linear = linears_[linear_];
+    const StepShape& shape = call_.shapes[linear.shape];
+    place_ = place_of(shape, cursor_.block);
+    from_ = linear.parts[place_.part] +
+            (static_cast<int64_t>(place_.block) * shape.chunks + cursor_.chunk) * shape.chunk_bytes;
   }
 
   // Puts the warp's next stage on its way, to where one was released.
@@ -135,34 +146,44 @@ class Feed {
     const StepShape& shape = call_.shapes[linear.shape];
     const StepShare& share = shares_[linear.shape];
     const int chunks = cursor_.stage(shape, share);
+    const int bytes = chunks * shape.chunk_bytes;
+    const bool scaled = shape.scaling != Scaling::kRow || shape.zeros;
     if (threadIdx.x % 32 == 0) {
-      const BlockPlace place = place_of(shape, cursor_.block);
-      const std::byte* weights = linear.parts[place.part];
-      const StageScales scales = scales_of(shape, cursor_.chunk, chunks);
       const uint32_t to = ring_ + ask_slot_ * kStageBytes;
       const uint32_t barrier = barriers_ + ask_slot_ * 8;
-      const int bytes = chunks * shape.chunk_bytes;
-      asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier),
-                   "r"(bytes + scales.scale_bytes + scales.zero_bytes)
-                   : "memory");
-      copy(to, weights + (static_cast<int64_t>(place.block) * shape.chunks + cursor_.chunk) * shape.chunk_bytes, bytes,
-           barrier);
-      const int64_t column = static_cast<int64_t>(place.block) * shape.scale_columns + scales.first;
-      if (scales.scale_bytes > 0)
-        copy(to + bytes,
-             weights + static_cast<int64_t>(shape.scales_at[place.part]) * 256 +
-                 column * (scales.scale_bytes / scales.count),
-             scales.scale_bytes, barrier);
-      if (scales.zero_bytes > 0)
-        copy(to + bytes + scales.scale_bytes,
-             weights + static_cast<int64_t>(shape.zeros_at[place.part]) * 256 + column * kBlockRows * 2,
-             scales.zero_bytes, barrier);
+      if (!scaled) expect(barrier, bytes);
+      copy(to, from_, bytes, barrier);
+      if (scaled) ask_scales(linear, shape, chunks, to + bytes, barrier, bytes);
     }
     if (++ask_slot_ == call_.ring_depth) ask_slot_ = 0;
-    cursor_.advance(share, chunks);
-    if (cursor_.left == 0) next_linear();
+    from_ += bytes;
+    const bool ended = cursor_.advance(share, chunks);
+    if (cursor_.left == 0)
+      next_linear();
+    else if (ended)
+      find_block();
   }
 
+  __device__ void ask_scales(const StepLinear& linear, const StepShape& shape, int chunks, uint32_t to,
+                             uint32_t barrier, int weight_bytes) {
+    const StageScales scales = scales_of(shape, cursor_.chunk, chunks);
+    const std::byte* weights = linear.parts[place_.part];
+    const int64_t column = static_cast<int64_t>(place_.block) * shape.scale_columns + scales.first;
+    const int of_column = scale_bytes(shape);
+    const int bytes = scales.count * of_column;
+    const int of_zeros = static_cast<int>(kBlockRows) * 2;
+    const int zero_bytes = shape.zeros ? scales.count * of_zeros : 0;
+    expect(barrier, weight_bytes + bytes + zero_bytes);
+    if (bytes > 0)
+      copy(to, weights + static_cast<int64_t>(shape.scales_at[place_.part]) * 256 + column * of_column, bytes, barrier);
+    if (zero_bytes > 0)
+      copy(to + bytes, weights + static_cast<int64_t>(shape.zeros_at[place_.part]) * 256 + column * of_zeros, zero_bytes,
+           barrier);
+  }
+
+  __device__ void expect(uint32_t barrier, int bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+  }
   __device__ void copy(uint32_t to, const std::byte* from, int bytes, uint32_t barrier) {
     asm volatile(
         "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::
@@ -184,6 +205,8 @@ class Feed {
   int ask_slot_ = 0;
   int linear_ = 0;  // asked for next
   ShareCursor cursor_;
+  BlockPlace place_;
+  const std::byte* from_ = nullptr;
 };
 
 }  // namespace edgewise::cuda

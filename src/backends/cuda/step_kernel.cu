@@ -12,7 +12,7 @@ namespace {
 
 constexpr int kPad = 8;                     // halves; spreads operand loads over the banks
 constexpr float kNormedUnit = 1.0f / 64;    // keeps what is not yet divided by its root mean square in range
-constexpr int kWidth = 4;                   // quads of columns that a thread receives at a time
+constexpr int kWidth = 2;                   // quads of columns that a thread receives at a time
 constexpr int kSpan = kStepThreads * 4;     // columns between them
 constexpr int kRows = static_cast<int>(kBlockRows);
 constexpr int kChunk = static_cast<int>(kChunkColumns);
@@ -70,23 +70,24 @@ __device__ inline void stage_x(const StepCall& call, const StepOp& op, const Ste
   const int columns = (share.chunk_end - share.chunk_begin) * kChunk;
   const int stride = columns + kPad;
   const int tokens = op.of_rows ? call.rows : call.tokens;
-  float squares[kMostDecodeTokens] = {};
-  for (int begin = static_cast<int>(threadIdx.x) * 4; begin < columns; begin += kWidth * kSpan) {
-    float4 norm[kWidth];
-    uint32_t used[kWidth];
-    int column[kWidth];
-#pragma unroll
-    for (int i = 0; i < kWidth; ++i) {
-      column[i] = first + begin + i * kSpan;
-      const bool there = begin + i * kSpan < columns && column[i] < op.k;
-      norm[i] = there && op.norm != nullptr ? __ldg(reinterpret_cast<const float4*>(op.norm + column[i])) : float4{};
-      used[i] = !there ? 0u : op.in.used != nullptr ? __ldg(op.in.used + column[i] / kRows) : 1u;
-    }
-#pragma unroll
-    for (int token = 0; token < kMostDecodeTokens; ++token) {
-      if (token >= tokens) break;
-      const int row = op.of_rows ? call.logits_rows[token] : token;
+  // Rolled loops: a step's time is that of fetching its instructions where they are many.
+#pragma unroll 1
+  for (int token = 0; token < tokens; ++token) {
+    const int row = op.of_rows ? call.logits_rows[token] : token;
+    float squares = 0;
+#pragma unroll 1
+    for (int begin = static_cast<int>(threadIdx.x) * 4; begin < columns; begin += kWidth * kSpan) {
+      float4 norm[kWidth];
       float4 x[kWidth] = {};
+      uint32_t used[kWidth];
+      int column[kWidth];
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) {
+        column[i] = first + begin + i * kSpan;
+        const bool there = begin + i * kSpan < columns && column[i] < op.k;
+        norm[i] = there && op.norm != nullptr ? __ldg(reinterpret_cast<const float4*>(op.norm + column[i])) : float4{};
+        used[i] = !there ? 0u : op.in.used != nullptr ? __ldg(op.in.used + column[i] / kRows) : 1u;
+      }
       if (op.x != nullptr) {
 #pragma unroll
         for (int i = 0; i < kWidth; ++i) {
@@ -94,25 +95,18 @@ __device__ inline void stage_x(const StepCall& call, const StepOp& op, const Ste
             x[i] = *reinterpret_cast<const float4*>(op.x + static_cast<int64_t>(row) * op.k + column[i]);
         }
       } else {
-        uint32_t wanted[kWidth];
-#pragma unroll
-        for (int i = 0; i < kWidth; ++i) wanted[i] = used[i];
-        receive<kWidth>(op.in, row, column, wanted, number, x);
+        receive<kWidth>(op.in, row, column, used, number, x);
       }
 #pragma unroll
       for (int i = 0; i < kWidth; ++i) {
         const int local = begin + i * kSpan;
         if (local < columns)
-          put<kBF16>(call, op, shares, memory, token, column[i], local, stride, x[i], norm[i], squares[token]);
+          put<kBF16>(call, op, shares, memory, token, column[i], local, stride, x[i], norm[i], squares);
       }
     }
-  }
-  if (op.norm == nullptr) return;
-#pragma unroll
-  for (int token = 0; token < kMostDecodeTokens; ++token) {
-    if (token >= tokens) break;
-    const float sum = combine_warp(squares[token], Sum());
-    if (threadIdx.x % 32 == 0) memory.squares[threadIdx.x / 32][token] = sum;
+    if (op.norm == nullptr) continue;
+    squares = combine_warp(squares, Sum());
+    if (threadIdx.x % 32 == 0) memory.squares[threadIdx.x / 32][token] = squares;
   }
 }
 
@@ -141,7 +135,7 @@ __device__ inline void multiply_chunk(const StepShape& shape, const std::byte* s
   }
   if constexpr (Piece::kInteger) {
     if (shape.zeros) {
-      const __half2 both = reinterpret_cast<const __half2*>(behind + scales.scale_bytes)[column * 8 + g];
+      const __half2 both = reinterpret_cast<const __half2*>(behind + scales.count * scale_bytes(shape))[column * 8 + g];
       const __half2 biased = __hadd2(both, __float2half2_rn(1024.0f));
       rows.zero[0] = __half2half2(__low2half(biased));
       rows.zero[1] = __half2half2(__high2half(biased));
@@ -192,9 +186,11 @@ __device__ inline void multiply(const StepCall& call, const StepOp& op, const St
   float partial[2][4] = {};
   float total[4] = {};
   ShareCursor cursor(share, warp);
+#pragma unroll 1
   while (cursor.left > 0) {
     const int chunks = cursor.stage(shape, share);
-    const StageScales scales = scales_of(shape, cursor.chunk, chunks);
+    StageScales scales = {0, 1};
+    if constexpr (kScaling != Scaling::kRow) scales = scales_of(shape, cursor.chunk, chunks);
     const std::byte* stage = feed.wait(memory.ring);
 #pragma unroll 2
     for (int c = 0; c < chunks; ++c) {
@@ -271,6 +267,7 @@ __device__ inline float sum_warps(const StepCall& call, const StepShare& share, 
 __device__ inline void send_results(const StepCall& call, const StepOp& op, const StepShare& share, const Memory& memory,
                                     uint32_t number, int units, int items, const RowParts (&near)[2]) {
   const StepShape& shape = call.shapes[op.shape];
+#pragma unroll 1
   for (int index = threadIdx.x; index < items; index += kStepThreads) {
     const Item item = item_of(shape, share, index, units);
     float inverse = 1;
@@ -334,10 +331,11 @@ __device__ __forceinline__ void run_linear(const StepCall& call, const StepOp& o
                                   uint32_t number, Feed& feed) {
   const StepShape& shape = call.shapes[op.shape];
   const StepShare& share = shares[op.shape];
-  if (share.warps[0] == share.warps[kStepWarps]) return;  // nothing to do here
+  const auto has_work = [](const StepShare& of) { return of.warps[0] != of.warps[kStepWarps]; };
+  if (!has_work(share) && (op.keep < 0 || !has_work(shares[op.keep]))) return;
   const int blocks = last_block(share) - share.first[0] + 1;
   const int units = shape.paired ? blocks / 2 : blocks;
-  const int items = units * (op.of_rows ? call.rows : call.tokens) * kRows;
+  const int items = !has_work(share) ? 0 : units * (op.of_rows ? call.rows : call.tokens) * kRows;
   RowParts near[2];  // asked for now, needed in the end
   if (static_cast<int>(threadIdx.x) < items) {
     const Item item = item_of(shape, share, threadIdx.x, units);
@@ -349,6 +347,7 @@ __device__ __forceinline__ void run_linear(const StepCall& call, const StepOp& o
   else
     stage_x<false>(call, op, shares, memory, number - 1);
   __syncthreads();
+  if (!has_work(share)) return;
   multiply_any(call, op, share, memory, feed);
   __syncthreads();
   send_results(call, op, share, memory, number, units, items, near);
@@ -358,6 +357,7 @@ __device__ __forceinline__ void run_linear(const StepCall& call, const StepOp& o
 template <typename T>
 __device__ inline void fetch(const T* from, T* to, int count) {
   const int words = count * static_cast<int>(sizeof(T) / 4);
+#pragma unroll 1
   for (int i = threadIdx.x; i < words; i += kStepThreads)
     reinterpret_cast<uint32_t*>(to)[i] = __ldg(reinterpret_cast<const uint32_t*>(from) + i);
 }
@@ -373,14 +373,13 @@ __device__ inline void fetch_later(const StepOp* from, StepOp* to) {
   }
 }
 
-// T: of the cache.
-template <typename T>
 __global__ void __launch_bounds__(kStepThreads, 1) step_kernel(const __grid_constant__ StepCall call) {
   extern __shared__ __align__(128) std::byte shared[];
   __shared__ StepShare shares[kMostShapes];
   __shared__ StepOp ops[2];
   __shared__ float squares[kStepWarps][kMostDecodeTokens];
   __shared__ uint64_t barriers[kStepWarps][kMostRingDepth];
+  __shared__ uint64_t page_barriers[kPageTurns];
   const int warp = threadIdx.x / 32;
   auto* linears = reinterpret_cast<StepLinear*>(shared + call.linears_at);
   for (int i = 0; i < call.shape_count; ++i)
@@ -392,6 +391,7 @@ __global__ void __launch_bounds__(kStepThreads, 1) step_kernel(const __grid_cons
   std::byte* ring = shared + warp * call.ring_depth * kStageBytes;
   Feed feed(call, linears, shares, call.linear_count, ring, barriers[warp]);
   feed.begin();
+  PageFeed pages(page_barriers);
   const Memory memory{ring, shared + call.scratch_at, reinterpret_cast<float*>(shared + call.sums_at),
                       reinterpret_cast<float*>(shared + call.kept_at), squares};
   for (int i = 0; i < call.op_count; ++i) {
@@ -401,17 +401,18 @@ __global__ void __launch_bounds__(kStepThreads, 1) step_kernel(const __grid_cons
     if (i + 1 < call.op_count) fetch_later(call.ops + i + 1, ops + (i + 1) % 2);
     const uint32_t number = first + static_cast<uint32_t>(i) + 1;
     if (op.is_attention)
-      attend_step<T>(call, op, number, memory.scratch);
+      attend_step(call, op, number, memory.scratch, pages);
     else
       run_linear(call, op, shares, memory, number, feed);
   }
 }
 
-template <typename T>
-bool launch_step(cudaStream_t stream, const StepCall& call, int multiprocessors) {
+}  // namespace
+
+bool run_step(cudaStream_t stream, const StepCall& call, int multiprocessors) {
   // Where this fails the launch does too, in every step, and the step says so.
   [[maybe_unused]] static const bool raised =
-      cudaFuncSetAttribute(step_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, kMostStepShared) == cudaSuccess;
+      cudaFuncSetAttribute(step_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMostStepShared) == cudaSuccess;
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(multiprocessors));
   config.blockDim = dim3(kStepThreads);
@@ -422,22 +423,7 @@ bool launch_step(cudaStream_t stream, const StepCall& call, int multiprocessors)
   attribute.val.cooperative = 1;
   config.attrs = &attribute;
   config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, step_kernel<T>, call) == cudaSuccess;
-}
-
-}  // namespace
-
-bool run_step(cudaStream_t stream, const StepCall& call, int multiprocessors) {
-  switch (call.kv_type) {
-    case KvType::kF16:
-      return launch_step<__half>(stream, call, multiprocessors);
-    case KvType::kInt8:
-      return launch_step<int8_t>(stream, call, multiprocessors);
-    case KvType::kF8:
-      return launch_step<__nv_fp8_e4m3>(stream, call, multiprocessors);
-    default:
-      return launch_step<__nv_bfloat16>(stream, call, multiprocessors);
-  }
+  return cudaLaunchKernelEx(&config, step_kernel, call) == cudaSuccess;
 }
 
 }  // namespace edgewise::cuda

@@ -105,25 +105,29 @@ struct StepTiles {
   const int32_t* count = nullptr;
 };
 
-// Shared memory of attention, before the states of warps; queries come first where those go then.
-struct AttendMemory {
+inline constexpr int kPageTurns = 2;  // pages in shared memory
+inline constexpr int kMostQueries = 16;
+inline constexpr int kTokenGroups = 4;  // warps that share out a page's tokens
+
+// Shared memory of attention. Behind it come the pages, or when they are done with, the states of warps.
+struct alignas(128) AttendMemory {
   static constexpr int kSteps = kMostStepHeadDim / 32;
   float norms[2][kMostStepHeadDim];  // of queries and keys
   float angles[2][kMostDecodeTokens * kMostStepHeadDim / 2];
   union {
-    float heads[kStepWarps][2][kMostStepHeadDim];  // as they come, and as they go to the cache
-    uint4 q[2][kSteps * 2][32];                    // operands, high and low
+    float heads[kMostQueries + 2 * kMostDecodeTokens][kMostStepHeadDim];  // as they come: queries, keys, values
+    uint4 q[2][kSteps * 2][32];                                           // operands, high and low
   };
-  alignas(16) AttendTile tile;
-  union {
-    float queries[16][kMostStepHeadDim];
-    float states[1];  // [kStepWarps][queries][kMostStepHeadDim + 2]
-  };
+  float queries[kMostQueries][kMostStepHeadDim];
+  std::byte fresh[2][kMostDecodeTokens][kMostStepHeadDim * 2];  // keys and values as the cache has them
+  AttendTile tile;
 };
-constexpr size_t attend_memory_bytes(int queries) {
-  const size_t states = sizeof(float) * static_cast<size_t>(kStepWarps * queries * (kMostStepHeadDim + 2));
-  const size_t before = offsetof(AttendMemory, states);
-  return before + (states > sizeof(AttendMemory::queries) ? states : sizeof(AttendMemory::queries));
+// A page's head in shared memory: rows of keys, then of values, a word of 16 bytes apart.
+constexpr int page_row_bytes(int head_dim, int value_bytes) { return head_dim * value_bytes + 16; }
+constexpr size_t attend_memory_bytes(int queries, int head_dim, int value_bytes) {
+  const size_t pages = static_cast<size_t>(kPageTurns * 2 * 64 * page_row_bytes(head_dim, value_bytes));
+  const size_t states = sizeof(float) * static_cast<size_t>(kTokenGroups * queries * (kMostStepHeadDim + 2));
+  return sizeof(AttendMemory) + (states > pages ? states : pages);
 }
 
 struct StepCall {
@@ -134,7 +138,6 @@ struct StepCall {
   int linear_count = 0;
   const StepShare* shares = nullptr;  // [shapes][multiprocessors]
   int shape_count = 0;
-  KvType kv_type = KvType::kBF16;
   int tokens = 0;
   int rows = 0;
   const int32_t* logits_rows = nullptr;

@@ -27,15 +27,10 @@ struct Received {
                    : "memory");
   }
   __device__ bool complete(uint32_t number) const {
-    bool all = true;
+    uint32_t differs = 0;
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) all = all && static_cast<uint32_t>(words[i] >> 32) == number;
-    return all;
-  }
-  __device__ void wait(const uint64_t* from, uint32_t number) {
-    for (unsigned looks = 0; !complete(number); look(from)) {
-      if (++looks > kMostLooks) __trap();
-    }
+    for (int i = 0; i < kCount; ++i) differs |= static_cast<uint32_t>(words[i] >> 32) ^ number;
+    return differs == 0;
   }
   __device__ float value(int i) const { return __uint_as_float(static_cast<uint32_t>(words[i])); }
 };
@@ -53,34 +48,61 @@ __device__ inline uint64_t* place_in(const Packets& packets, int slot, int token
   return packets.words + static_cast<int64_t>(slot * kMostDecodeTokens + token) * packets.columns + column;
 }
 
+class Patience {
+ public:
+  __device__ void again() {
+    if (++looks_ > kMostLooks) __trap();
+  }
+
+ private:
+  unsigned looks_ = 0;
+};
+
 // Four neighbouring columns each of kWidth places, summed over their slots in order. `used` are the slots' bits, 0 where
-// nothing is wanted. Loads of two slots of all places travel together.
+// nothing is wanted. Two slots of all places travel together.
 template <int kWidth>
 __device__ inline void receive(const Packets& packets, int token, const int (&column)[kWidth], uint32_t (&used)[kWidth],
                                uint32_t number, float4 (&sum)[kWidth]) {
-  while (true) {
+  const auto any = [&] {
     uint32_t left = 0;
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) left |= used[i];
-    if (left == 0) return;
+    return left != 0;
+  };
+  while (any()) {
     Quad quads[kWidth][2];
-    int slots[kWidth][2];
+    const uint64_t* from[kWidth][2];
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) {
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        slots[i][j] = __ffs(static_cast<int>(used[i])) - 1;
+        from[i][j] = used[i] != 0 ? place_in(packets, __ffs(static_cast<int>(used[i])) - 1, token, column[i]) : nullptr;
         used[i] &= used[i] - 1;
-        if (slots[i][j] >= 0) quads[i][j].look(place_in(packets, slots[i][j], token, column[i]));
       }
+    }
+    Patience patience;
+    bool complete = false;
+    while (!complete) {
+      complete = true;
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) {
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          if (from[i][j] != nullptr) quads[i][j].look(from[i][j]);
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) {
+#pragma unroll
+        for (int j = 0; j < 2; ++j) complete = complete && (from[i][j] == nullptr || quads[i][j].complete(number));
+      }
+      patience.again();
     }
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) {
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        if (slots[i][j] < 0) continue;
-        quads[i][j].wait(place_in(packets, slots[i][j], token, column[i]), number);
-        add_to(sum[i], quads[i][j]);
+        if (from[i][j] != nullptr) add_to(sum[i], quads[i][j]);
       }
     }
   }

@@ -285,7 +285,10 @@ class StepPlanner {
     if (!angles.empty()) program_->angles_[program_->ops_.size()] = {angles[0], angles[1]};
     program_->most_group_ = std::max(program_->most_group_, group);
     program_->most_kv_heads_ = std::max(program_->most_kv_heads_, next.layer.kv_heads);
-    program_->call_.kv_type = next.layer.type;
+    program_->most_head_dim_ = std::max(program_->most_head_dim_, next.layer.head_dim);
+    const bool is_16_bits = next.layer.type == KvType::kF16 || next.layer.type == KvType::kBF16;
+    program_->value_bytes_ = is_16_bits ? 2 : 1;
+    if (next.layer.head_dim * program_->value_bytes_ % 16 != 0) return false;  // bulk copies take whole words
     program_->ops_.push_back(next);
     program_->nodes_.push_back(static_cast<size_t>(id));
     drafts_.push_back({id, {}, false, -1});
@@ -533,7 +536,7 @@ void StepProgram::lay_out(StepCall& call) const {
   const auto columns = static_cast<size_t>(most_columns_ + 8);
   const size_t x = columns * static_cast<size_t>(call.most_rows) * 2 * sizeof(uint16_t);
   const int queries = std::min(16, most_group_ * call.most_rows);
-  const int scratch = round(std::max(x, attend_memory_bytes(queries)));
+  const int scratch = round(std::max(x, attend_memory_bytes(queries, most_head_dim_, value_bytes_)));
   const int sums = round(sizeof(float) * static_cast<size_t>(kStepWarps * call.most_sums * call.most_rows * 16));
   const int kept = round(sizeof(float) * static_cast<size_t>(call.most_rows * call.kept_columns));
   const int linears = round(sizeof(StepLinear) * nodes_.size());

@@ -58,6 +58,8 @@ class StepProgram {
   StepCall call_;
   int most_group_ = 1;       // query heads a key head
   int most_kv_heads_ = 1;
+  int most_head_dim_ = 0;
+  int value_bytes_ = 2;  // of the cache
   int most_columns_ = 0;     // of x that a multiprocessor keeps
   int multiprocessors_ = 0;
 };
