@@ -44,28 +44,18 @@ __global__ void prepare_heads_kernel(KvLayer layer, HeadPath q, HeadPath k, cons
   const int row = unit / all;
   const int head = unit % all;
   const int dim = layer.head_dim;
-  float values[kMostDim / 32];
   if (head < q.heads) {
     const int64_t at = (static_cast<int64_t>(row) * q.heads + head) * dim;
-    walk_path(q, q.x + at, row, dim, lane, values);
-#pragma unroll
-    for (int i = 0; i < kMostDim / 32; ++i) {
-      if (lane + 32 * i < dim) q_out[at + lane + 32 * i] = values[i];
-    }
-    return;
+    return walk_path(q, q.x + at, row, dim, lane, q_out + at);
   }
   const bool is_value = head >= q.heads + layer.kv_heads;
   const int kv_head = (head - q.heads) % layer.kv_heads;
-  const float* from = v + (static_cast<int64_t>(row) * layer.kv_heads + kv_head) * dim;
+  const int64_t at = (static_cast<int64_t>(row) * layer.kv_heads + kv_head) * dim;
+  const float* from = v + at;
   if (!is_value) {
-    float* to = heads[threadIdx.x / 32];
-    walk_path(k, k.x + (static_cast<int64_t>(row) * k.heads + kv_head) * dim, row, dim, lane, values);
-#pragma unroll
-    for (int i = 0; i < kMostDim / 32; ++i) {
-      if (lane + 32 * i < dim) to[lane + 32 * i] = values[i];
-    }
+    walk_path(k, k.x + at, row, dim, lane, heads[threadIdx.x / 32]);
     __syncwarp();
-    from = to;
+    from = heads[threadIdx.x / 32];
   }
   store_head<T>(layer, is_value, slots[row], kv_head, from, lane);
 }

@@ -49,30 +49,30 @@ __device__ inline void store_head(const KvLayer& layer, bool is_value, int64_t s
   }
 }
 
-// A lane's columns of a row's head, lane + 32 i, after norm and rotation.
-template <int kMost>
-__device__ inline void walk_path(const HeadPath& path, const float* x, int row, int dim, int lane,
-                                 float (&values)[kMost]) {
+// A head of a row after its norm and rotation, in `to`, which is not `x`; by a warp.
+__device__ inline void walk_path(const HeadPath& path, const float* x, int row, int dim, int lane, float* to) {
   float inverse = 1;
   if (path.norm != nullptr) {
     float squares = 0;
+#pragma unroll 1
     for (int i = lane; i < dim; i += 32) squares += x[i] * x[i];
     inverse = rsqrtf(combine_warp(squares, Sum()) / static_cast<float>(dim) + path.epsilon);
   }
-  const auto at = [&](int i) { return path.norm != nullptr ? x[i] * inverse * path.norm[i] : x[i]; };
-#pragma unroll
-  for (int j = 0; j < kMost; ++j) {
-    const int i = lane + 32 * j;
-    if (i >= dim) break;
-    float value = at(i);
+  const float* norm = path.norm;
+#pragma unroll 1
+  for (int i = lane; i < dim; i += 32) {
+    float value = x[i] * inverse;
+    if (norm != nullptr) value *= norm[i];
     if (i < 2 * path.half) {
       const int pair = path.interleaved ? i / 2 : i < path.half ? i : i - path.half;
       const bool first = path.interleaved ? i % 2 == 0 : i < path.half;
       const int other = path.interleaved ? i ^ 1 : (first ? i + path.half : i - path.half);
-      const float turned = at(other) * path.sin[row * path.half + pair];
+      float turned = x[other] * inverse;
+      if (norm != nullptr) turned *= norm[other];
+      turned *= path.sin[row * path.half + pair];
       value = value * path.cos[row * path.half + pair] + (first ? -turned : turned);
     }
-    values[j] = value;
+    to[i] = value;
   }
 }
 

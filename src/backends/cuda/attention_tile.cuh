@@ -301,10 +301,11 @@ __device__ inline void join_warps(const float* states, int queries, int query, i
   float all = 0;
 #pragma unroll
   for (int w = 0; w < kWarps; ++w) {
-    factors[w] = most == -INFINITY ? 0.0f : expf(state(w)[kBlocks * 64] - most);
+    factors[w] = most == -INFINITY ? 0.0f : __expf(state(w)[kBlocks * 64] - most);
     all += state(w)[kBlocks * 64 + 1] * factors[w];
   }
   rest(most, all);
+#pragma unroll 1
   for (int column = threadIdx.x % 32; column < dim; column += 32) {
     float x = 0;
 #pragma unroll

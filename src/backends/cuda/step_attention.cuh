@@ -8,55 +8,28 @@
 
 namespace edgewise::cuda {
 
-// Pages on their way to shared memory, in turns.
-class PageFeed {
- public:
-  __device__ explicit PageFeed(uint64_t* barriers)
-      : barriers_(static_cast<uint32_t>(__cvta_generic_to_shared(barriers))) {
-    if (threadIdx.x == 0) {
-      for (int i = 0; i < kPageTurns; ++i)
-        asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barriers_ + i * 8) : "memory");
-      asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-    }
-    __syncthreads();
+// A head's keys and values of a page on their way to shared memory, by all threads, as one group of cp.async.
+template <typename T>
+__device__ inline void ask_page(const KvLayer& layer, int page, int head, std::byte* rows_of_page) {
+  const int words = layer.head_dim * static_cast<int>(sizeof(T)) / 16;  // of a row
+  const Divisor of_row(words);
+  const int stride = page_row_bytes(layer.head_dim, sizeof(T));
+  const int64_t first = (static_cast<int64_t>(page) * layer.kv_heads + head) * kPageSlots * words * 16;
+  const std::byte* keys = static_cast<const std::byte*>(layer.keys) + first;
+  const std::byte* values = static_cast<const std::byte*>(layer.values) + first;
+#pragma unroll 1
+  for (int i = threadIdx.x; i < kPageSlots * words; i += kStepThreads) {
+    std::byte* to = rows_of_page + of_row.quotient(i) * stride + of_row.rest(i) * 16;
+    copy_words(to, keys + i * 16);
+    copy_words(to + kPageSlots * stride, values + i * 16);
   }
-
-  // A head's keys and values of a page, by all threads; a row each.
-  template <typename T>
-  __device__ void ask(const KvLayer& layer, int page, int head, std::byte* pages) {
-    const int bytes = layer.head_dim * static_cast<int>(sizeof(T));
-    const int stride = page_row_bytes(layer.head_dim, sizeof(T));
-    const uint32_t barrier = barriers_ + asked_ % kPageTurns * 8;
-    if (threadIdx.x == 0)
-      asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(2 * kPageSlots * bytes)
-                   : "memory");
-    if (threadIdx.x < 2 * kPageSlots) {
-      const int row = static_cast<int>(threadIdx.x);
-      const auto* all = static_cast<const std::byte*>(row < kPageSlots ? layer.keys : layer.values);
-      const std::byte* from =
-          all + ((static_cast<int64_t>(page) * layer.kv_heads + head) * kPageSlots + row % kPageSlots) * bytes;
-      const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(pages)) +
-                      (asked_ % kPageTurns * 2 * kPageSlots + row) * stride;
-      asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
-                   "l"(from), "r"(bytes), "r"(barrier)
-                   : "memory");
-    }
-    ++asked_;
-  }
-  // The one asked for longest ago.
-  template <typename T>
-  __device__ std::byte* wait(const KvLayer& layer, std::byte* pages) {
-    const int turn = taken_ % kPageTurns;
-    wait_for(barriers_ + turn * 8, static_cast<uint32_t>(taken_ / kPageTurns % 2));
-    ++taken_;
-    return pages + turn * 2 * kPageSlots * page_row_bytes(layer.head_dim, sizeof(T));
-  }
-
- private:
-  uint32_t barriers_;
-  int asked_ = 0;
-  int taken_ = 0;
-};
+}
+__device__ inline void end_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Until only the last kCount groups may be under way.
+template <int kCount>
+__device__ inline void wait_groups() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kCount) : "memory");
+}
 
 // What one block does of an operator: a tile of queries, a key head.
 struct TileWork {
@@ -69,7 +42,7 @@ struct TileWork {
 
   __device__ const AttendTile& tile() const { return memory.tile; }
   __device__ int dim() const { return op.layer.head_dim; }
-  __device__ int group() const { return op.q_heads / op.layer.kv_heads; }
+  __device__ int group() const { return op.group; }
   __device__ int queries() const { return memory.tile.rows * group(); }
   // Rows of the step whose keys the tile's pages take: from the sequence's first_new() on.
   __device__ int first_new() const { return max(0, memory.tile.page_begin * kPageSlots - memory.tile.kv_length); }
@@ -90,13 +63,14 @@ __device__ inline void bring_near(const TileWork& work) {
   const int half = op.q_path.half;
   const int i = static_cast<int>(threadIdx.x);
   if (i < work.dim()) {
-    if (op.q_path.norm != nullptr) work.memory.norms[0][i] = op.q_path.norm[i];
-    if (op.k_path.norm != nullptr) work.memory.norms[1][i] = op.k_path.norm[i];
+    if (op.q_path.norm != nullptr) copy_word(work.memory.norms[0] + i, op.q_path.norm + i);
+    if (op.k_path.norm != nullptr) copy_word(work.memory.norms[1] + i, op.k_path.norm + i);
   }
   if (i < work.call.tokens * half) {  // 4 * 64 at most
-    work.memory.angles[0][i] = op.q_path.cos[i];
-    work.memory.angles[1][i] = op.q_path.sin[i];
+    copy_word(work.memory.angles[0] + i, op.q_path.cos + i);
+    copy_word(work.memory.angles[1] + i, op.q_path.sin + i);
   }
+  end_group();
 }
 
 // Queries, new keys and new values as they come.
@@ -104,6 +78,8 @@ __device__ inline void receive_heads(const TileWork& work) {
   const StepOp& op = work.op;
   const int dim = work.dim();
   const int quads = dim / 4;
+  const Divisor of_head(quads);
+  const Divisor of_group(work.group());
   const int queries = work.queries();
   const int rows = work.new_rows();
   const int all = (queries + 2 * rows) * quads;
@@ -117,15 +93,15 @@ __device__ inline void receive_heads(const TileWork& work) {
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       const int index = begin + i * kStepThreads;
-      const int unit = index / quads;
-      int row = work.tile().first_row + unit / work.group();
-      int head = op.columns[0] + (work.kv_head * work.group() + unit % work.group()) * dim;
+      const int unit = of_head.quotient(index);
+      int row = work.tile().first_row + of_group.quotient(unit);
+      int head = op.columns[0] + (work.kv_head * work.group() + of_group.rest(unit)) * dim;
       if (unit >= queries) {
         const int of_new = unit - queries;
         row = work.tile().sequence_row + work.first_new() + (of_new < rows ? of_new : of_new - rows);
         head = op.columns[of_new < rows ? 1 : 2] + work.kv_head * dim;
       }
-      const int at = head + index % quads * 4;
+      const int at = head + of_head.rest(index) * 4;
       column[i] = row * op.in.columns + at;
       used[i] = index >= all ? 0u : op.in.used != nullptr ? __ldg(op.in.used + at / static_cast<int>(kBlockRows)) : 1u;
     }
@@ -133,7 +109,8 @@ __device__ inline void receive_heads(const TileWork& work) {
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       const int index = begin + i * kStepThreads;
-      if (index < all) *reinterpret_cast<float4*>(&work.memory.heads[index / quads][index % quads * 4]) = sum[i];
+      if (index < all)
+        *reinterpret_cast<float4*>(&work.memory.heads[of_head.quotient(index)][of_head.rest(index) * 4]) = sum[i];
     }
   }
 }
@@ -144,28 +121,24 @@ __device__ inline void walk_heads(const TileWork& work) {
   const int queries = work.queries();
   const int rows = work.new_rows();
   const int lane = threadIdx.x % 32;
+  const Divisor of_group(work.group());
 #pragma unroll 1
   for (int unit = threadIdx.x / 32; unit < queries + 2 * rows; unit += kStepWarps) {
     float* head = work.memory.heads[unit];
     const int of_new = unit - queries;
     const bool is_value = of_new >= rows;
     const int new_row = is_value ? of_new - rows : of_new;
-    const int row = unit < queries ? work.tile().first_row + unit / work.group()
+    const int row = unit < queries ? work.tile().first_row + of_group.quotient(unit)
                                    : work.tile().sequence_row + work.first_new() + new_row;
     if (unit < queries || !is_value) {
       HeadPath path = unit < queries ? work.op.q_path : work.op.k_path;
       if (path.norm != nullptr) path.norm = work.memory.norms[unit < queries ? 0 : 1];
       path.cos = work.memory.angles[0];
       path.sin = work.memory.angles[1];
-      float values[kMostStepHeadDim / 32];
-      walk_path(path, head, row, work.dim(), lane, values);
+      float* to = unit < queries ? work.memory.queries[unit] : work.memory.keys[new_row];
+      walk_path(path, head, row, work.dim(), lane, to);
       __syncwarp();
-      float* to = unit < queries ? work.memory.queries[unit] : head;
-#pragma unroll
-      for (int i = 0; i < kMostStepHeadDim / 32; ++i) {
-        if (lane + 32 * i < work.dim()) to[lane + 32 * i] = values[i];
-      }
-      __syncwarp();
+      head = to;
     }
     if (unit >= queries)
       store_head<T>(work.op.layer, is_value, work.call.slots[row], work.kv_head, head, lane,
@@ -189,6 +162,8 @@ __device__ inline void patch_page(const TileWork& work, int page, std::byte* row
     }
   }
 }
+
+__device__ inline float soft_tanh(float x) { return 1.0f - 2.0f / (1.0f + __expf(2.0f * x)); }
 
 // A warp's softmax: 16 tokens of each page, and half of the columns of their values.
 template <typename T>
@@ -245,11 +220,27 @@ struct WarpSoftmax {
       const int slot = token + t * 4 + of_two * 2 + i % 2;
       float score = scores[of_two][i % 4] + low_scores[of_two][i % 4] * (1.0f / kLowFactor<kBF16>);
       if constexpr (kScaled) score *= __ldcg(work.op.layer.key_scales + head + slot);
-      if (rule.softcap > 0) score = rule.softcap * tanhf(score / rule.softcap);
-      score = sees(rows[r], rule.tile->tree_begin, page * kPageSlots + slot) ? score : -INFINITY;
       scores[of_two][i % 4] = score;
-      now[r] = fmaxf(now[r], score);
     }
+    if (rule.softcap > 0) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) scores[i / 4][i % 4] = rule.softcap * soft_tanh(scores[i / 4][i % 4] / rule.softcap);
+    }
+    const int first_slot = page * kPageSlots + token + t * 4;
+    if (rule.tile->tree_begin != INT_MAX) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        if (!sees(rows[i % 4 / 2], rule.tile->tree_begin, first_slot + i / 4 * 2 + i % 2)) scores[i / 4][i % 4] = -INFINITY;
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const int slot = first_slot + i / 4 * 2 + i % 2;
+        if (slot > rows[i % 4 / 2].position || slot < rows[i % 4 / 2].oldest) scores[i / 4][i % 4] = -INFINITY;
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < 8; ++i) now[i % 4 / 2] = fmaxf(now[i % 4 / 2], scores[i / 4][i % 4]);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       now[r] = fmaxf(now[r], __shfl_xor_sync(~0u, now[r], 1));
@@ -338,10 +329,11 @@ __device__ inline void send_heads(const TileWork& work) {
   const AttendTile& tile = work.tile();
   const int dim = work.dim();
   const int lane = threadIdx.x % 32;
+  const Divisor of_group(work.group());
 #pragma unroll 1
   for (int query = threadIdx.x / 32; query < work.queries(); query += kStepWarps) {
-    const int row = query / work.group();
-    const int head = work.kv_head * work.group() + query % work.group();
+    const int row = of_group.quotient(query);
+    const int head = work.kv_head * work.group() + of_group.rest(query);
     uint64_t* partial = partial_place(work.op, tile.slot, row, head);
     uint64_t* out = place_in(work.op.out, 0, tile.first_row + row, head * dim);
     float all = 0;
@@ -359,22 +351,27 @@ __device__ inline void send_heads(const TileWork& work) {
 }
 
 template <typename T>
-__device__ inline void attend_tile(const TileWork& work, PageFeed& feed) {
+__device__ inline void attend_tile(const TileWork& work) {
   const AttendTile& tile = work.tile();
   const AttendRule rule{work.op.softcap, work.op.window, work.group(), work.call.positions, work.call.masks, &tile,
                         work.call.pages};
+  bring_near(work);
   WarpSoftmax<T> softmax;
   int oldest = look_at_rows(rule, tile, threadIdx.x % 32 / 4, softmax.rows);
 #pragma unroll
   for (int offset = 16; offset > 0; offset /= 2) oldest = min(oldest, __shfl_xor_sync(~0u, oldest, offset));
   const int first = max(tile.page_begin, max(oldest, 0) / kPageSlots);  // that any row looks at
+  const int page_bytes = 2 * kPageSlots * page_row_bytes(work.dim(), sizeof(T));
+  const auto place = [&](int page) { return work.pages + (page - first) % kPageTurns * page_bytes; };
   const auto ask = [&](int page) {
-    if (page < tile.page_end) feed.ask<T>(work.op.layer, page_of(&tile, work.call.pages, page), work.kv_head, work.pages);
+    if (page < tile.page_end)
+      ask_page<T>(work.op.layer, page_of(&tile, work.call.pages, page), work.kv_head, place(page));
+    end_group();
   };
 #pragma unroll 1
   for (int i = 0; i < kPageTurns; ++i) ask(first + i);
-  bring_near(work);
   receive_heads(work);
+  wait_groups<kPageTurns>();
   __syncthreads();
   walk_heads<T>(work);
   __syncthreads();
@@ -384,11 +381,11 @@ __device__ inline void attend_tile(const TileWork& work, PageFeed& feed) {
       });
 #pragma unroll 1
   for (int page = first; page < tile.page_end; ++page) {
-    std::byte* rows_of_page = feed.wait<T>(work.op.layer, work.pages);
-    patch_page<T>(work, page, rows_of_page);
+    wait_groups<kPageTurns - 1>();
     __syncthreads();
-    softmax.add_page(work, rule, page, rows_of_page);
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");  // the place takes another page
+    patch_page<T>(work, page, place(page));
+    __syncthreads();
+    softmax.add_page(work, rule, page, place(page));
     __syncthreads();
     ask(page + kPageTurns);
   }
@@ -455,34 +452,33 @@ __device__ inline void join_splits(const StepOp& op, const AttendTile& tile, int
   __syncthreads();
 }
 
-__device__ inline void attend_typed(const TileWork& work, PageFeed& feed) {
+__device__ inline void attend_typed(const TileWork& work) {
   switch (work.op.layer.type) {
     case KvType::kF16:
-      return attend_tile<__half>(work, feed);
+      return attend_tile<__half>(work);
     case KvType::kInt8:
-      return attend_tile<int8_t>(work, feed);
+      return attend_tile<int8_t>(work);
     case KvType::kF8:
-      return attend_tile<__nv_fp8_e4m3>(work, feed);
+      return attend_tile<__nv_fp8_e4m3>(work);
     default:
-      return attend_tile<__nv_bfloat16>(work, feed);
+      return attend_tile<__nv_bfloat16>(work);
   }
 }
 
-__device__ inline void attend_step(const StepCall& call, const StepOp& op, uint32_t number, std::byte* scratch,
-                                   PageFeed& feed) {
+__device__ inline void attend_step(const StepCall& call, const StepOp& op, uint32_t number, std::byte* scratch) {
   auto& memory = *reinterpret_cast<AttendMemory*>(scratch);
   std::byte* const behind = scratch + sizeof(AttendMemory);
   const StepTiles& tiles = call.tiles[op.tiles];
   const int count = *tiles.count;
   const int kv_heads = op.layer.kv_heads;
+  const Divisor of_heads(kv_heads);
 #pragma unroll 1
   for (int i = static_cast<int>(blockIdx.x); i < count * kv_heads; i += static_cast<int>(gridDim.x)) {
     if (threadIdx.x < sizeof(AttendTile) / 4)
       reinterpret_cast<int32_t*>(&memory.tile)[threadIdx.x] =
-          reinterpret_cast<const int32_t*>(tiles.tiles + i / kv_heads)[threadIdx.x];
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");  // pages come to where x was
+          reinterpret_cast<const int32_t*>(tiles.tiles + of_heads.quotient(i))[threadIdx.x];
     __syncthreads();
-    attend_typed({call, op, memory, behind, number, i % kv_heads}, feed);
+    attend_typed({call, op, memory, behind, number, of_heads.rest(i)});
   }
   int first = 0;  // block that takes the next query to be joined
 #pragma unroll 1
@@ -490,9 +486,11 @@ __device__ inline void attend_step(const StepCall& call, const StepOp& op, uint3
     const AttendTile& tile = tiles.tiles[i];
     if (tile.splits == 1) continue;
     const int blocks = static_cast<int>(gridDim.x);
+    const Divisor of_heads(op.q_heads);
     const int queries = tile.rows * op.q_heads;
-    for (int query = (static_cast<int>(blockIdx.x) + blocks - first) % blocks; query < queries; query += blocks)
-      join_splits(op, tile, query / op.q_heads, query % op.q_heads, number, reinterpret_cast<float*>(behind));
+    int query = static_cast<int>(blockIdx.x) - first;
+    for (query += query < 0 ? blocks : 0; query < queries; query += blocks)
+      join_splits(op, tile, of_heads.quotient(query), of_heads.rest(query), number, reinterpret_cast<float*>(behind));
     first = (first + queries) % blocks;
   }
 }

@@ -23,20 +23,17 @@ struct Memory {
   std::byte* scratch;  // x as operand columns [2 * tokens][stride]
   float* sums;         // [kStepWarps][most_sums][most_rows][16]
   float* kept;         // [tokens][kept_columns]
+  float* factors;      // [blocks][16]
+  float* bias;
   float (*squares)[kMostDecodeTokens];  // [kStepWarps]
 };
 
 __device__ inline float4 times(float4 a, float4 b) { return {a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w}; }
 
+// silu(x) up, or the tanh form of gelu, which is x sigmoid(2 y) too.
 __device__ inline float gated(Source gate, float x, float up) {
-  switch (gate) {
-    case Source::kGeGlu:
-      return gelu(x) * up;
-    case Source::kGeGluTanh:
-      return gelu_tanh(x) * up;
-    default:
-      return silu(x) * up;
-  }
+  const float z = gate == Source::kSwiGlu ? x : 1.5957691216057308f * (x + 0.044715f * x * x * x);
+  return x * up / (1.0f + __expf(-z));
 }
 
 // Four columns of a token to the operand, and what the norm and the residual need of them.
@@ -215,84 +212,82 @@ __device__ inline void multiply(const StepCall& call, const StepOp& op, const St
   }
 }
 
-// A row of a block of the matrix: what multiplies and what is added to it.
-struct RowParts {
-  float factor = 0;
-  float bias = 0;
-};
-__device__ inline RowParts row_parts(const StepShape& shape, const StepOp& op, int block, int row) {
-  const BlockPlace place = place_of(shape, block);
-  const int n = place.block * kRows + row;
-  RowParts result;
-  result.factor = __ldg(reinterpret_cast<const float*>(op.parts[place.part] +
-                                                       static_cast<int64_t>(shape.factors_at[place.part]) * 256) +
-                        n);
-  if (op.bias[place.part] != nullptr && n < shape.rows[place.part]) result.bias = __ldg(op.bias[place.part] + n);
-  return result;
-}
-
-// Where an item of a block's results stands: items are [token][block or pair][row].
-struct Item {
-  int token;
-  int block;
-  int row;
-};
-__device__ inline Item item_of(const StepShape& shape, const StepShare& share, int index, int units) {
-  const int rest = index / kRows;
-  const int unit = rest % units;
-  return {rest / units, share.first[0] + (shape.paired ? 2 * unit : unit), index % kRows};
-}
-
 __device__ inline int last_block(const StepShare& share) {
   int last = share.last[0];
-#pragma unroll
+#pragma unroll 1
   for (int w = 1; w < kStepWarps; ++w) last = max(last, share.last[w]);
   return last;
 }
 
-// What the warps found of a block's row.
-__device__ inline float sum_warps(const StepCall& call, const StepShare& share, const Memory& memory, const Item& item,
-                                  int block) {
+// What multiplies the rows of this multiprocessor's blocks and what is added to them: asked for before x is there,
+// needed in the end. [blocks][16] each.
+__device__ inline void ask_rows(const StepCall& call, const StepOp& op, const StepShare& share, const Memory& memory,
+                                int blocks) {
+  const StepShape& shape = call.shapes[op.shape];
+#pragma unroll 1
+  for (int i = threadIdx.x; i < blocks * kRows; i += kStepThreads) {
+    const BlockPlace place = place_of(shape, share.first[0] + i / kRows);
+    const int n = place.block * kRows + i % kRows;
+    const std::byte* factor = op.parts[place.part] + static_cast<int64_t>(shape.factors_at[place.part]) * 256 + n * 4;
+    copy_word(memory.factors + i, factor);
+    const float* bias = op.bias[place.part];
+    if (bias == nullptr || n >= shape.rows[place.part])
+      memory.bias[i] = 0;
+    else
+      copy_word(memory.bias + i, bias + n);
+  }
+}
+
+// What the warps found of a row of a block, in their order: it went through the hands of neighbours.
+__device__ inline float sum_warps(const StepCall& call, const StepShare& share, const Memory& memory, int token,
+                                  int block, int row) {
+  const int step = call.most_sums * call.most_rows * kRows;
+  const float* sums = memory.sums + token * kRows + row;
   float sum = 0;
 #pragma unroll
   for (int w = 0; w < kStepWarps; ++w) {
-    if (block < share.first[w] || block > share.last[w]) continue;
-    const int index = (w * call.most_sums + block - share.first[w]) * call.most_rows + item.token;
-    sum += memory.sums[index * kRows + item.row];
+    const int index = block - share.first[w];
+    if (index >= 0 && block <= share.last[w]) sum += sums[w * step + index * call.most_rows * kRows];
   }
   return sum;
 }
 
-// The block's results on their way.
+// The block's results on their way: [token][block or pair][row].
 __device__ inline void send_results(const StepCall& call, const StepOp& op, const StepShare& share, const Memory& memory,
-                                    uint32_t number, int units, int items, const RowParts (&near)[2]) {
+                                    uint32_t number, int units, int items) {
   const StepShape& shape = call.shapes[op.shape];
+  const Divisor of_token(units);
 #pragma unroll 1
   for (int index = threadIdx.x; index < items; index += kStepThreads) {
-    const Item item = item_of(shape, share, index, units);
+    const int token = of_token.quotient(index / kRows);
+    const int unit = of_token.rest(index / kRows);
+    const int row = index % kRows;
+    const int local = shape.paired ? 2 * unit : unit;  // of this multiprocessor's blocks
+    const int block = share.first[0] + local;
+    const int slot = local == 0 ? share.first_slot : share.slot;
     float inverse = 1;
     if (op.norm != nullptr) {
       float squares = 0;
 #pragma unroll
-      for (int w = 0; w < kStepWarps; ++w) squares += memory.squares[w][item.token];
+      for (int w = 0; w < kStepWarps; ++w) squares += memory.squares[w][token];
       inverse = rsqrtf(squares / static_cast<float>(op.k) + op.epsilon) * (1.0f / kNormedUnit);
     }
-    const bool is_near = index < kStepThreads;
-    const int slot = item.block == share.first[0] ? share.first_slot : share.slot;
-    const auto result = [&](int block, int of_near) {
-      const RowParts parts = is_near ? near[of_near] : row_parts(shape, op, block, item.row);
-      const float sum = sum_warps(call, share, memory, item, block) * (parts.factor * inverse);
-      return slot == 0 ? sum + parts.bias : sum;
-    };
-    float value = result(item.block, 0);
-    if (op.residual && slot == 0)
-      value += memory.kept[item.token * call.kept_columns + (item.block - share.first[0]) * kRows + item.row];
-    if (shape.paired) value = gated(op.gate, value, result(item.block + 1, 1));
-    const int column = (shape.paired ? item.block / 2 : item.block) * kRows + item.row;
+    float value = 0;
+    float gate = 0;
+#pragma unroll 1
+    for (int i = 0; i <= (shape.paired ? 1 : 0); ++i) {
+      gate = value;
+      const int at = (local + i) * kRows + row;
+      value = sum_warps(call, share, memory, token, block + i, row) * (memory.factors[at] * inverse);
+      if (slot == 0) value += memory.bias[at];
+    }
+    if (op.residual && slot == 0) value += memory.kept[token * call.kept_columns + local * kRows + row];
+    if (shape.paired) value = gated(op.gate, gate, value);
+    const int column = (shape.paired ? block / 2 : block) * kRows + row;
     if (op.result == nullptr)
-      send(place_in(op.out, slot, item.token, column), value, number);
+      send(place_in(op.out, slot, token, column), value, number);
     else if (column < shape.rows[0])
-      op.result[static_cast<int64_t>(item.token) * shape.rows[0] + column] = value;
+      op.result[static_cast<int64_t>(token) * shape.rows[0] + column] = value;
   }
 }
 
@@ -334,14 +329,11 @@ __device__ __forceinline__ void run_linear(const StepCall& call, const StepOp& o
   const auto has_work = [](const StepShare& of) { return of.warps[0] != of.warps[kStepWarps]; };
   if (!has_work(share) && (op.keep < 0 || !has_work(shares[op.keep]))) return;
   const int blocks = last_block(share) - share.first[0] + 1;
-  const int units = shape.paired ? blocks / 2 : blocks;
-  const int items = !has_work(share) ? 0 : units * (op.of_rows ? call.rows : call.tokens) * kRows;
-  RowParts near[2];  // asked for now, needed in the end
-  if (static_cast<int>(threadIdx.x) < items) {
-    const Item item = item_of(shape, share, threadIdx.x, units);
-    near[0] = row_parts(shape, op, item.block, item.row);
-    if (shape.paired) near[1] = row_parts(shape, op, item.block + 1, item.row);
-  }
+  const int unit_count = shape.paired ? blocks / 2 : blocks;
+  const int items = !has_work(share) ? 0 : unit_count * (op.of_rows ? call.rows : call.tokens) * kRows;
+  if (has_work(share)) ask_rows(call, op, share, memory, blocks);
+  if (op.next_norm != nullptr && static_cast<int>(threadIdx.x) * 32 < op.next_k)
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(op.next_norm + threadIdx.x * 32));
   if (shape.encoding == Encoding::kBF16)
     stage_x<true>(call, op, shares, memory, number - 1);
   else
@@ -349,8 +341,9 @@ __device__ __forceinline__ void run_linear(const StepCall& call, const StepOp& o
   __syncthreads();
   if (!has_work(share)) return;
   multiply_any(call, op, share, memory, feed);
+  asm volatile("cp.async.wait_all;" ::: "memory");  // rows' factors
   __syncthreads();
-  send_results(call, op, share, memory, number, units, items, near);
+  send_results(call, op, share, memory, number, unit_count, items);
 }
 
 // Brings words from global to shared memory; by all threads.
@@ -364,13 +357,9 @@ __device__ inline void fetch(const T* from, T* to, int count) {
 
 // The next operator's description, on its way while this one runs.
 __device__ inline void fetch_later(const StepOp* from, StepOp* to) {
-  constexpr int kWords = sizeof(StepOp) / 16;
-  if (threadIdx.x < kWords) {
-    const auto at = static_cast<uint32_t>(__cvta_generic_to_shared(to)) + threadIdx.x * 16;
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at),
-                 "l"(reinterpret_cast<const std::byte*>(from) + threadIdx.x * 16)
-                 : "memory");
-  }
+  const auto at = static_cast<size_t>(threadIdx.x) * 16;
+  if (at < sizeof(StepOp))
+    copy_words(reinterpret_cast<std::byte*>(to) + at, reinterpret_cast<const std::byte*>(from) + at);
 }
 
 __global__ void __launch_bounds__(kStepThreads, 1) step_kernel(const __grid_constant__ StepCall call) {
@@ -379,7 +368,6 @@ __global__ void __launch_bounds__(kStepThreads, 1) step_kernel(const __grid_cons
   __shared__ StepOp ops[2];
   __shared__ float squares[kStepWarps][kMostDecodeTokens];
   __shared__ uint64_t barriers[kStepWarps][kMostRingDepth];
-  __shared__ uint64_t page_barriers[kPageTurns];
   const int warp = threadIdx.x / 32;
   auto* linears = reinterpret_cast<StepLinear*>(shared + call.linears_at);
   for (int i = 0; i < call.shape_count; ++i)
@@ -391,9 +379,10 @@ __global__ void __launch_bounds__(kStepThreads, 1) step_kernel(const __grid_cons
   std::byte* ring = shared + warp * call.ring_depth * kStageBytes;
   Feed feed(call, linears, shares, call.linear_count, ring, barriers[warp]);
   feed.begin();
-  PageFeed pages(page_barriers);
   const Memory memory{ring, shared + call.scratch_at, reinterpret_cast<float*>(shared + call.sums_at),
-                      reinterpret_cast<float*>(shared + call.kept_at), squares};
+                      reinterpret_cast<float*>(shared + call.kept_at),
+                      reinterpret_cast<float*>(shared + call.rows_at),
+                      reinterpret_cast<float*>(shared + call.rows_at) + call.most_blocks * kRows, squares};
   for (int i = 0; i < call.op_count; ++i) {
     const StepOp& op = ops[i % 2];
     asm volatile("cp.async.wait_all;" ::: "memory");
@@ -401,7 +390,7 @@ __global__ void __launch_bounds__(kStepThreads, 1) step_kernel(const __grid_cons
     if (i + 1 < call.op_count) fetch_later(call.ops + i + 1, ops + (i + 1) % 2);
     const uint32_t number = first + static_cast<uint32_t>(i) + 1;
     if (op.is_attention)
-      attend_step(call, op, number, memory.scratch, pages);
+      attend_step(call, op, number, memory.scratch);
     else
       run_linear(call, op, shares, memory, number, feed);
   }

@@ -75,6 +75,8 @@ struct alignas(16) StepOp {
   int32_t k = 0;
   float epsilon = 0;
   const float* norm = nullptr;  // [k]; RMSNorm of x
+  const float* next_norm = nullptr;  // of the next operator, to be on its way
+  int32_t next_k = 0;
   const float* x = nullptr;     // [N, k], or
   Packets in;
   float* result = nullptr;  // [rows, n], or
@@ -85,6 +87,7 @@ struct alignas(16) StepOp {
   int32_t columns[3] = {};
   int32_t tiles = 0;  // which of the step's
   int32_t q_heads = 0;
+  int32_t group = 1;  // query heads a key head
   int32_t window = 0;
   float scale = 0;
   float softcap = 0;
@@ -119,6 +122,7 @@ struct alignas(128) AttendMemory {
     uint4 q[2][kSteps * 2][32];                                           // operands, high and low
   };
   float queries[kMostQueries][kMostStepHeadDim];
+  float keys[kMostDecodeTokens][kMostStepHeadDim];
   std::byte fresh[2][kMostDecodeTokens][kMostStepHeadDim * 2];  // keys and values as the cache has them
   AttendTile tile;
 };
@@ -152,8 +156,10 @@ struct StepCall {
   int scratch_at = 0;  // x, or what attention needs
   int sums_at = 0;
   int kept_at = 0;
+  int rows_at = 0;
   int linears_at = 0;
   int shared_bytes = 0;
+  int most_blocks = 0; // of a multiprocessor
   int most_sums = 0;   // blocks of a warp
   int most_rows = 0;   // the larger of tokens and rows
   int kept_columns = 0;

@@ -5,6 +5,30 @@
 
 namespace edgewise::cuda {
 
+// Division of small numbers, below 2^20, by one that is known: fewer instructions than the real one.
+class Divisor {
+ public:
+  __device__ explicit Divisor(int by) : by_(by), inverse_(1.0f / static_cast<float>(by)) {}
+  __device__ int quotient(int x) const { return static_cast<int>((static_cast<float>(x) + 0.5f) * inverse_); }
+  __device__ int rest(int x) const { return x - quotient(x) * by_; }
+
+ private:
+  int by_;
+  float inverse_;
+};
+
+// Four or 16 bytes on their way to shared memory, for whoever waits for all of this thread's (cp.async).
+__device__ inline void copy_word(float* to, const void* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(to))),
+               "l"(from)
+               : "memory");
+}
+__device__ inline void copy_words(std::byte* to, const std::byte* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(to))),
+               "l"(from)
+               : "memory");
+}
+
 // Looks at a word that nobody writes, before a step is given up: seconds, where a packet takes microseconds.
 inline constexpr unsigned kMostLooks = 1u << 23;
 

@@ -231,8 +231,8 @@ class StepPlanner {
     Draft& draft = drafts_[static_cast<size_t>(gate.op)];
     if (node(draft.node).outputs.size() != 2) return false;
     draft.paired = true;
-    const bool tanh = n.text("approximate", "none") == "tanh";
-    op(gate.op).gate = n.op == Op::kSwiGlu ? Source::kSwiGlu : tanh ? Source::kGeGluTanh : Source::kGeGlu;
+    if (n.op == Op::kGeGlu && n.text("approximate", "none") != "tanh") return false;
+    op(gate.op).gate = n.op == Op::kSwiGlu ? Source::kSwiGlu : Source::kGeGluTanh;
     flow(n.outputs[0]) = gate;
     return true;
   }
@@ -274,6 +274,7 @@ class StepPlanner {
     next.q_path = path(heads.first);
     next.k_path = path(heads.second);
     const int group = next.q_heads / next.layer.kv_heads;
+    next.group = group;
     next.tiles = context_.tiles_of(group);
     const bool alike = next.q_path.half == next.k_path.half && next.q_path.interleaved == next.k_path.interleaved &&
                        rotary_inputs(heads.first) == rotary_inputs(heads.second);
@@ -401,6 +402,7 @@ class StepPlanner {
     if (!is_head) memory.packets = {packets(words), packets(words)};
     program_->most_columns_ = std::max(program_->most_columns_, columns());
     program_->call_.most_sums = std::max(program_->call_.most_sums, memory.plan.most_sums);
+    program_->call_.most_blocks = std::max(program_->call_.most_blocks, memory.plan.most_blocks);
     shapes_.push_back(std::move(memory));
     heads_.push_back(is_head);
     return static_cast<int>(shapes_.size() - 1);
@@ -421,6 +423,10 @@ class StepPlanner {
       op(i).keep = op(keep_for).shape;
       const int blocks = shapes_[static_cast<size_t>(op(i).keep)].plan.most_blocks;
       program_->call_.kept_columns = std::max(program_->call_.kept_columns, blocks * static_cast<int>(kBlockRows));
+    }
+    for (int i = 0; i + 1 < count; ++i) {
+      op(i).next_norm = op(i + 1).norm;
+      op(i).next_k = op(i + 1).k;
     }
     program_->result_ = node(static_cast<NodeId>(head_)).outputs[0];
     fill_call();
@@ -539,13 +545,15 @@ void StepProgram::lay_out(StepCall& call) const {
   const int scratch = round(std::max(x, attend_memory_bytes(queries, most_head_dim_, value_bytes_)));
   const int sums = round(sizeof(float) * static_cast<size_t>(kStepWarps * call.most_sums * call.most_rows * 16));
   const int kept = round(sizeof(float) * static_cast<size_t>(call.most_rows * call.kept_columns));
+  const int rows = round(2 * sizeof(float) * static_cast<size_t>(call.most_blocks * 16));
   const int linears = round(sizeof(StepLinear) * nodes_.size());
   const int stage = kStepWarps * kStageBytes;
-  call.ring_depth = std::min(kMostRingDepth, (kMostStepShared - scratch - sums - kept - linears) / stage);
+  call.ring_depth = std::min(kMostRingDepth, (kMostStepShared - scratch - sums - kept - rows - linears) / stage);
   call.scratch_at = call.ring_depth * stage;
   call.sums_at = call.scratch_at + scratch;
   call.kept_at = call.sums_at + sums;
-  call.linears_at = call.kept_at + kept;
+  call.rows_at = call.kept_at + kept;
+  call.linears_at = call.rows_at + rows;
   call.shared_bytes = call.linears_at + linears;
 }
 
