@@ -220,7 +220,7 @@ void CudaExecutable::launch_nodes(const StepContext& context, size_t end) const 
 
 StepOutcome CudaExecutable::replay(const StepContext& context, size_t end) noexcept {
   const GraphKey key{context.tokens, context.rows, context.program ? 0 : tables_->tile_bucket(), end, adapters_.any(),
-                     context.program};
+                     context.program, context.program && context.several_pages};
   auto found = captured_.find(key);
   if (found == captured_.end()) {
     StepGraph captured = capture(context, end);

@@ -50,6 +50,7 @@ class CudaExecutable final : public Executable, private BuildContext {
     size_t end;
     bool adapters;
     bool program;
+    bool several_pages;  // of the program's
     auto operator<=>(const GraphKey&) const = default;
   };
 

@@ -34,6 +34,7 @@ struct StepContext {
   const Tiles* tiles = nullptr;  // [groups] as BuildContext::tiles_of() numbers them
   size_t groups = 0;
   const uint32_t* number = nullptr;  // of the step
+  bool several_pages = false;        // whether a tile of the step has several
   bool program = false;              // whether the step's program runs it
 
   int count(bool of_rows) const { return of_rows ? rows : tokens; }

@@ -31,24 +31,40 @@ __device__ inline void wait_groups() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kCount) : "memory");
 }
 
+// The first tile that this block takes of each operator, and how many there are: the same for the whole step.
+struct StepTilesHere {
+  AttendTile tile;
+  int count;
+};
+__device__ inline void bring_tile(const StepCall& call, int number, StepTilesHere& to) {
+  if (call.kv_heads[number] == 0) return;
+  const int count = *call.tiles[number].count;
+  const int tile = static_cast<int>(blockIdx.x) / call.kv_heads[number];
+  if (threadIdx.x == 0) to.count = count;
+  if (tile < count && threadIdx.x < sizeof(AttendTile) / 4)
+    reinterpret_cast<int32_t*>(&to.tile)[threadIdx.x] =
+        reinterpret_cast<const int32_t*>(call.tiles[number].tiles + tile)[threadIdx.x];
+}
+
 // What one block does of an operator: a tile of queries, a key head.
 struct TileWork {
   const StepCall& call;
   const StepOp& op;
   AttendMemory& memory;
-  std::byte* pages;  // behind it
+  const AttendTile& here;
+  std::byte* pages;  // behind the memory
   uint32_t number;
   int kv_head;
 
-  __device__ const AttendTile& tile() const { return memory.tile; }
+  __device__ const AttendTile& tile() const { return here; }
   __device__ int dim() const { return op.layer.head_dim; }
   __device__ int group() const { return op.group; }
-  __device__ int queries() const { return memory.tile.rows * group(); }
+  __device__ int queries() const { return here.rows * group(); }
   // Rows of the step whose keys the tile's pages take: from the sequence's first_new() on.
-  __device__ int first_new() const { return max(0, memory.tile.page_begin * kPageSlots - memory.tile.kv_length); }
+  __device__ int first_new() const { return max(0, here.page_begin * kPageSlots - here.kv_length); }
   __device__ int new_rows() const {
-    const int end = memory.tile.page_end * kPageSlots - memory.tile.kv_length;
-    return max(0, min(memory.tile.sequence_rows, end) - first_new());
+    const int end = here.page_end * kPageSlots - here.kv_length;
+    return max(0, min(here.sequence_rows, end) - first_new());
   }
   __device__ float* states() const { return reinterpret_cast<float*>(pages); }
   template <typename T>
@@ -216,7 +232,6 @@ struct WarpSoftmax {
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       const int of_two = i / 4;
-      const int r = i % 4 / 2;
       const int slot = token + t * 4 + of_two * 2 + i % 2;
       float score = scores[of_two][i % 4] + low_scores[of_two][i % 4] * (1.0f / kLowFactor<kBF16>);
       if constexpr (kScaled) score *= __ldcg(work.op.layer.key_scales + head + slot);
@@ -362,16 +377,20 @@ __device__ inline void attend_tile(const TileWork& work) {
   for (int offset = 16; offset > 0; offset /= 2) oldest = min(oldest, __shfl_xor_sync(~0u, oldest, offset));
   const int first = max(tile.page_begin, max(oldest, 0) / kPageSlots);  // that any row looks at
   const int page_bytes = 2 * kPageSlots * page_row_bytes(work.dim(), sizeof(T));
-  const auto place = [&](int page) { return work.pages + (page - first) % kPageTurns * page_bytes; };
+  const int turns = work.call.page_turns;
+  const auto place = [&](int page) { return work.pages + (turns > 1 ? (page - first) % 2 : 0) * page_bytes; };
   const auto ask = [&](int page) {
     if (page < tile.page_end)
       ask_page<T>(work.op.layer, page_of(&tile, work.call.pages, page), work.kv_head, place(page));
     end_group();
   };
-#pragma unroll 1
-  for (int i = 0; i < kPageTurns; ++i) ask(first + i);
+  ask(first);
+  if (turns > 1) ask(first + 1);
   receive_heads(work);
-  wait_groups<kPageTurns>();
+  if (turns > 1)
+    wait_groups<2>();
+  else
+    wait_groups<1>();
   __syncthreads();
   walk_heads<T>(work);
   __syncthreads();
@@ -381,13 +400,16 @@ __device__ inline void attend_tile(const TileWork& work) {
       });
 #pragma unroll 1
   for (int page = first; page < tile.page_end; ++page) {
-    wait_groups<kPageTurns - 1>();
+    if (turns > 1)
+      wait_groups<1>();
+    else
+      wait_groups<0>();
     __syncthreads();
     patch_page<T>(work, page, place(page));
     __syncthreads();
     softmax.add_page(work, rule, page, place(page));
     __syncthreads();
-    ask(page + kPageTurns);
+    ask(page + turns);
   }
   softmax.leave(work.states(), work.queries());
   __syncthreads();
@@ -465,32 +487,37 @@ __device__ inline void attend_typed(const TileWork& work) {
   }
 }
 
-__device__ inline void attend_step(const StepCall& call, const StepOp& op, uint32_t number, std::byte* scratch) {
+__device__ inline void attend_step(const StepCall& call, const StepOp& op, const StepTilesHere& here, uint32_t number,
+                                   std::byte* scratch) {
   auto& memory = *reinterpret_cast<AttendMemory*>(scratch);
   std::byte* const behind = scratch + sizeof(AttendMemory);
   const StepTiles& tiles = call.tiles[op.tiles];
-  const int count = *tiles.count;
   const int kv_heads = op.layer.kv_heads;
   const Divisor of_heads(kv_heads);
+  const auto blocks = static_cast<int>(gridDim.x);
+  const auto block = static_cast<int>(blockIdx.x);
 #pragma unroll 1
-  for (int i = static_cast<int>(blockIdx.x); i < count * kv_heads; i += static_cast<int>(gridDim.x)) {
-    if (threadIdx.x < sizeof(AttendTile) / 4)
-      reinterpret_cast<int32_t*>(&memory.tile)[threadIdx.x] =
-          reinterpret_cast<const int32_t*>(tiles.tiles + of_heads.quotient(i))[threadIdx.x];
-    __syncthreads();
-    attend_typed({call, op, memory, behind, number, of_heads.rest(i)});
+  for (int i = block; i < here.count * kv_heads; i += blocks) {
+    if (i >= blocks) {
+      if (threadIdx.x < sizeof(AttendTile) / 4)
+        reinterpret_cast<int32_t*>(&memory.tile)[threadIdx.x] =
+            reinterpret_cast<const int32_t*>(tiles.tiles + of_heads.quotient(i))[threadIdx.x];
+      __syncthreads();
+    }
+    attend_typed({call, op, memory, i < blocks ? here.tile : memory.tile, behind, number, of_heads.rest(i)});
   }
   int first = 0;  // block that takes the next query to be joined
 #pragma unroll 1
-  for (int i = 0; i < count; i += tiles.tiles[i].splits) {
+  for (int i = 0; i < here.count;) {
     const AttendTile& tile = tiles.tiles[i];
-    if (tile.splits == 1) continue;
-    const int blocks = static_cast<int>(gridDim.x);
-    const Divisor of_heads(op.q_heads);
+    const int splits = tile.splits;
+    i += splits;
+    if (splits == 1) continue;
+    const Divisor of_row(op.q_heads);
     const int queries = tile.rows * op.q_heads;
-    int query = static_cast<int>(blockIdx.x) - first;
+    int query = block - first;
     for (query += query < 0 ? blocks : 0; query < queries; query += blocks)
-      join_splits(op, tile, of_heads.quotient(query), of_heads.rest(query), number, reinterpret_cast<float*>(behind));
+      join_splits(op, tile, of_row.quotient(query), of_row.rest(query), number, reinterpret_cast<float*>(behind));
     first = (first + queries) % blocks;
   }
 }

@@ -104,8 +104,8 @@ class Feed {
     __syncwarp();
     linear_ = -1;
     next_linear();
-#pragma unroll 1
-    for (int i = 0; i < call_.ring_depth; ++i) ask();
+    free_ = call_.ring_depth;
+    refill();
   }
 
   // The stage that is next, once it is there.
@@ -113,14 +113,19 @@ class Feed {
     wait_for(barriers_ + slot_ * 8, parity_);
     return ring + slot_ * kStageBytes;
   }
-  // Done with it, by the whole warp: its place takes what comes a round later.
+  // Done with it, by the whole warp. Its place is asked for again when half of the ring is free, or by refill() where
+  // the warp would only wait.
   __device__ void release() {
     __syncwarp();
-    ask();
     if (++slot_ == call_.ring_depth) {
       slot_ = 0;
       parity_ ^= 1;
     }
+    if (++free_ * 2 > call_.ring_depth) refill();
+  }
+  __device__ void refill() {
+#pragma unroll 1
+    for (; free_ > 0; --free_) ask();
   }
 
  private:
@@ -129,6 +134,11 @@ class Feed {
       if (++linear_ >= linear_count_) return;
       cursor_ = ShareCursor(shares_[linears_[linear_].shape], warp_);
     } while (cursor_.left <= 0);
+    const StepShape& shape = call_.shapes[linears_[linear_].shape];
+    stage_chunks_ = shape.stage_chunks;
+    chunk_bytes_ = shape.chunk_bytes;
+    chunk_end_ = shares_[linears_[linear_].shape].chunk_end;
+    scaled_ = shape.scaling != Scaling::kRow || shape.zeros;
     find_block();
   }
   __device__ void find_block() {
@@ -136,36 +146,39 @@ class Feed {
     const StepShape& shape = call_.shapes[linear.shape];
     place_ = place_of(shape, cursor_.block);
     from_ = linear.parts[place_.part] +
-            (static_cast<int64_t>(place_.block) * shape.chunks + cursor_.chunk) * shape.chunk_bytes;
+            (static_cast<int64_t>(place_.block) * shape.chunks + cursor_.chunk) * chunk_bytes_;
   }
 
   // Puts the warp's next stage on its way, to where one was released.
   __device__ void ask() {
     if (linear_ >= linear_count_) return;
-    const StepLinear& linear = linears_[linear_];
-    const StepShape& shape = call_.shapes[linear.shape];
-    const StepShare& share = shares_[linear.shape];
-    const int chunks = cursor_.stage(shape, share);
-    const int bytes = chunks * shape.chunk_bytes;
-    const bool scaled = shape.scaling != Scaling::kRow || shape.zeros;
+    const int chunks = min(min(stage_chunks_, chunk_end_ - cursor_.chunk), cursor_.left);
+    const int bytes = chunks * chunk_bytes_;
     if (threadIdx.x % 32 == 0) {
       const uint32_t to = ring_ + ask_slot_ * kStageBytes;
       const uint32_t barrier = barriers_ + ask_slot_ * 8;
-      if (!scaled) expect(barrier, bytes);
+      if (scaled_)
+        ask_scales(chunks, to + bytes, barrier, bytes);
+      else
+        expect(barrier, bytes);
       copy(to, from_, bytes, barrier);
-      if (scaled) ask_scales(linear, shape, chunks, to + bytes, barrier, bytes);
     }
     if (++ask_slot_ == call_.ring_depth) ask_slot_ = 0;
     from_ += bytes;
-    const bool ended = cursor_.advance(share, chunks);
-    if (cursor_.left == 0)
+    cursor_.left -= chunks;
+    cursor_.chunk += chunks;
+    if (cursor_.left == 0) {
       next_linear();
-    else if (ended)
+    } else if (cursor_.chunk == chunk_end_) {
+      cursor_.chunk = shares_[linears_[linear_].shape].chunk_begin;
+      ++cursor_.block;
       find_block();
+    }
   }
 
-  __device__ void ask_scales(const StepLinear& linear, const StepShape& shape, int chunks, uint32_t to,
-                             uint32_t barrier, int weight_bytes) {
+  __device__ void ask_scales(int chunks, uint32_t to, uint32_t barrier, int weight_bytes) {
+    const StepLinear& linear = linears_[linear_];
+    const StepShape& shape = call_.shapes[linear.shape];
     const StageScales scales = scales_of(shape, cursor_.chunk, chunks);
     const std::byte* weights = linear.parts[place_.part];
     const int64_t column = static_cast<int64_t>(place_.block) * shape.scale_columns + scales.first;
@@ -203,6 +216,11 @@ class Feed {
   int slot_ = 0;  // read next
   uint32_t parity_ = 0;
   int ask_slot_ = 0;
+  int free_ = 0;
+  int stage_chunks_ = 0;  // of the Linear asked for
+  int chunk_bytes_ = 0;
+  int chunk_end_ = 0;
+  bool scaled_ = false;
   int linear_ = 0;  // asked for next
   ShareCursor cursor_;
   BlockPlace place_;

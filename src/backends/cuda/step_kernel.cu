@@ -26,6 +26,8 @@ struct Memory {
   float* factors;      // [blocks][16]
   float* bias;
   float (*squares)[kMostDecodeTokens];  // [kStepWarps]
+  float* inverse;                       // [kMostDecodeTokens]
+  BlockWarps* block_warps;
 };
 
 __device__ inline float4 times(float4 a, float4 b) { return {a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w}; }
@@ -212,73 +214,61 @@ __device__ inline void multiply(const StepCall& call, const StepOp& op, const St
   }
 }
 
-__device__ inline int last_block(const StepShare& share) {
-  int last = share.last[0];
-#pragma unroll 1
-  for (int w = 1; w < kStepWarps; ++w) last = max(last, share.last[w]);
-  return last;
-}
-
 // What multiplies the rows of this multiprocessor's blocks and what is added to them: asked for before x is there,
 // needed in the end. [blocks][16] each.
-__device__ inline void ask_rows(const StepCall& call, const StepOp& op, const StepShare& share, const Memory& memory,
-                                int blocks) {
+__device__ inline void ask_rows(const StepCall& call, const StepOp& op, const StepShare& share, const Memory& memory) {
   const StepShape& shape = call.shapes[op.shape];
 #pragma unroll 1
-  for (int i = threadIdx.x; i < blocks * kRows; i += kStepThreads) {
+  for (int i = threadIdx.x; i < share.blocks * kRows; i += kStepThreads) {
     const BlockPlace place = place_of(shape, share.first[0] + i / kRows);
     const int n = place.block * kRows + i % kRows;
-    const std::byte* factor = op.parts[place.part] + static_cast<int64_t>(shape.factors_at[place.part]) * 256 + n * 4;
-    copy_word(memory.factors + i, factor);
+    copy_word(memory.factors + i, op.parts[place.part] + (static_cast<int64_t>(shape.factors_at[place.part]) * 256 + n * 4));
     const float* bias = op.bias[place.part];
     if (bias == nullptr || n >= shape.rows[place.part])
       memory.bias[i] = 0;
     else
       copy_word(memory.bias + i, bias + n);
+    if (i % kRows == 0)
+      copy_word(reinterpret_cast<float*>(memory.block_warps + i / kRows), call.block_warps + share.words_at + i / kRows);
   }
 }
 
-// What the warps found of a row of a block, in their order: it went through the hands of neighbours.
-__device__ inline float sum_warps(const StepCall& call, const StepShare& share, const Memory& memory, int token,
-                                  int block, int row) {
+// What the warps found of a row of a block: it went through the hands of neighbours.
+__device__ inline float sum_warps(const StepCall& call, const Memory& memory, int token, int local, int row) {
+  const BlockWarps warps = memory.block_warps[local];
   const int step = call.most_sums * call.most_rows * kRows;
   const float* sums = memory.sums + token * kRows + row;
-  float sum = 0;
+  float sum = sums[warps.first * step + warps.index * call.most_rows * kRows];
 #pragma unroll
-  for (int w = 0; w < kStepWarps; ++w) {
-    const int index = block - share.first[w];
-    if (index >= 0 && block <= share.last[w]) sum += sums[w * step + index * call.most_rows * kRows];
+  for (int w = 1; w < kStepWarps; ++w) {
+    if (w > warps.first && w <= warps.last) sum += sums[w * step];
   }
   return sum;
 }
 
 // The block's results on their way: [token][block or pair][row].
 __device__ inline void send_results(const StepCall& call, const StepOp& op, const StepShare& share, const Memory& memory,
-                                    uint32_t number, int units, int items) {
+                                    uint32_t number) {
   const StepShape& shape = call.shapes[op.shape];
-  const Divisor of_token(units);
+  const int units = shape.paired ? share.blocks / 2 : share.blocks;
+  const int items = units * kRows * (op.of_rows ? call.rows : call.tokens);
 #pragma unroll 1
   for (int index = threadIdx.x; index < items; index += kStepThreads) {
-    const int token = of_token.quotient(index / kRows);
-    const int unit = of_token.rest(index / kRows);
+    int unit = index / kRows;
+    int token = 0;
+    for (; unit >= units; unit -= units) ++token;
     const int row = index % kRows;
     const int local = shape.paired ? 2 * unit : unit;  // of this multiprocessor's blocks
     const int block = share.first[0] + local;
     const int slot = local == 0 ? share.first_slot : share.slot;
-    float inverse = 1;
-    if (op.norm != nullptr) {
-      float squares = 0;
-#pragma unroll
-      for (int w = 0; w < kStepWarps; ++w) squares += memory.squares[w][token];
-      inverse = rsqrtf(squares / static_cast<float>(op.k) + op.epsilon) * (1.0f / kNormedUnit);
-    }
+    const float inverse = op.norm != nullptr ? memory.inverse[token] : 1.0f;
     float value = 0;
     float gate = 0;
 #pragma unroll 1
     for (int i = 0; i <= (shape.paired ? 1 : 0); ++i) {
       gate = value;
       const int at = (local + i) * kRows + row;
-      value = sum_warps(call, share, memory, token, block + i, row) * (memory.factors[at] * inverse);
+      value = sum_warps(call, memory, token, local + i, row) * (memory.factors[at] * inverse);
       if (slot == 0) value += memory.bias[at];
     }
     if (op.residual && slot == 0) value += memory.kept[token * call.kept_columns + local * kRows + row];
@@ -289,6 +279,14 @@ __device__ inline void send_results(const StepCall& call, const StepOp& op, cons
     else if (column < shape.rows[0])
       op.result[static_cast<int64_t>(token) * shape.rows[0] + column] = value;
   }
+}
+
+// By a thread a token: what the norm multiplies with.
+__device__ inline void invert_squares(const StepOp& op, const Memory& memory, int token) {
+  float squares = 0;
+#pragma unroll
+  for (int w = 0; w < kStepWarps; ++w) squares += memory.squares[w][token];
+  memory.inverse[token] = rsqrtf(squares / static_cast<float>(op.k) + op.epsilon) * (1.0f / kNormedUnit);
 }
 
 template <Encoding kEncoding>
@@ -328,22 +326,22 @@ __device__ __forceinline__ void run_linear(const StepCall& call, const StepOp& o
   const StepShare& share = shares[op.shape];
   const auto has_work = [](const StepShare& of) { return of.warps[0] != of.warps[kStepWarps]; };
   if (!has_work(share) && (op.keep < 0 || !has_work(shares[op.keep]))) return;
-  const int blocks = last_block(share) - share.first[0] + 1;
-  const int unit_count = shape.paired ? blocks / 2 : blocks;
-  const int items = !has_work(share) ? 0 : unit_count * (op.of_rows ? call.rows : call.tokens) * kRows;
-  if (has_work(share)) ask_rows(call, op, share, memory, blocks);
   if (op.next_norm != nullptr && static_cast<int>(threadIdx.x) * 32 < op.next_k)
     asm volatile("prefetch.global.L2 [%0];" ::"l"(op.next_norm + threadIdx.x * 32));
   if (shape.encoding == Encoding::kBF16)
     stage_x<true>(call, op, shares, memory, number - 1);
   else
     stage_x<false>(call, op, shares, memory, number - 1);
+  if (has_work(share)) ask_rows(call, op, share, memory);
   __syncthreads();
   if (!has_work(share)) return;
+  if (op.norm != nullptr && static_cast<int>(threadIdx.x) >= kStepThreads - kMostDecodeTokens)
+    invert_squares(op, memory, kStepThreads - 1 - static_cast<int>(threadIdx.x));
   multiply_any(call, op, share, memory, feed);
   asm volatile("cp.async.wait_all;" ::: "memory");  // rows' factors
   __syncthreads();
-  send_results(call, op, share, memory, number, unit_count, items);
+  send_results(call, op, share, memory, number);
+  feed.refill();
 }
 
 // Brings words from global to shared memory; by all threads.
@@ -367,6 +365,8 @@ __global__ void __launch_bounds__(kStepThreads, 1) step_kernel(const __grid_cons
   __shared__ StepShare shares[kMostShapes];
   __shared__ StepOp ops[2];
   __shared__ float squares[kStepWarps][kMostDecodeTokens];
+  __shared__ float inverse[kMostDecodeTokens];
+  __shared__ StepTilesHere tiles[kMostStepTiles];
   __shared__ uint64_t barriers[kStepWarps][kMostRingDepth];
   const int warp = threadIdx.x / 32;
   auto* linears = reinterpret_cast<StepLinear*>(shared + call.linears_at);
@@ -374,6 +374,8 @@ __global__ void __launch_bounds__(kStepThreads, 1) step_kernel(const __grid_cons
     fetch(call.shares + i * gridDim.x + blockIdx.x, shares + i, 1);
   fetch(call.linears, linears, call.linear_count);
   fetch(call.ops, ops, 1);
+#pragma unroll 1
+  for (int i = 0; i < kMostStepTiles; ++i) bring_tile(call, i, tiles[i]);
   const uint32_t first = *call.number * static_cast<uint32_t>(call.numbers);
   __syncthreads();
   std::byte* ring = shared + warp * call.ring_depth * kStageBytes;
@@ -382,7 +384,8 @@ __global__ void __launch_bounds__(kStepThreads, 1) step_kernel(const __grid_cons
   const Memory memory{ring, shared + call.scratch_at, reinterpret_cast<float*>(shared + call.sums_at),
                       reinterpret_cast<float*>(shared + call.kept_at),
                       reinterpret_cast<float*>(shared + call.rows_at),
-                      reinterpret_cast<float*>(shared + call.rows_at) + call.most_blocks * kRows, squares};
+                      reinterpret_cast<float*>(shared + call.rows_at) + call.most_blocks * kRows, squares, inverse,
+                      reinterpret_cast<BlockWarps*>(shared + call.rows_at) + 2 * call.most_blocks * kRows};
   for (int i = 0; i < call.op_count; ++i) {
     const StepOp& op = ops[i % 2];
     asm volatile("cp.async.wait_all;" ::: "memory");
@@ -390,7 +393,7 @@ __global__ void __launch_bounds__(kStepThreads, 1) step_kernel(const __grid_cons
     if (i + 1 < call.op_count) fetch_later(call.ops + i + 1, ops + (i + 1) % 2);
     const uint32_t number = first + static_cast<uint32_t>(i) + 1;
     if (op.is_attention)
-      attend_step(call, op, number, memory.scratch);
+      attend_step(call, op, tiles[op.tiles], number, memory.scratch);
     else
       run_linear(call, op, shares, memory, number, feed);
   }

@@ -16,11 +16,11 @@ namespace edgewise::cuda {
 
 inline constexpr int kStepWarps = 8;
 inline constexpr int kStepThreads = kStepWarps * 32;
-inline constexpr int kStageWeights = 2048;  // bytes of a stage of a warp's ring
-inline constexpr int kStageBytes = kStageWeights + 256;  // with their scales
+inline constexpr int kStageWeights = 4096;  // bytes of a stage of a warp's ring
+inline constexpr int kStageBytes = kStageWeights + 512;  // with their scales
 inline constexpr int kMostStepHeadDim = 128;
 inline constexpr int kMostStepShared = 220 << 10;  // dynamic; the rest is for what is static
-inline constexpr int kMostRingDepth = 11;
+inline constexpr int kMostRingDepth = 6;
 inline constexpr int kMostShapes = 12;
 inline constexpr int kMostStepParts = 3;
 inline constexpr int kMostStepTiles = 2;
@@ -54,8 +54,18 @@ struct StepShare {
   int32_t last[kStepWarps] = {};        // below `first`: none
   int32_t chunk_begin = 0;              // of the slice
   int32_t chunk_end = 0;
+  int32_t blocks = 0;
+  int32_t words_at = 0;    // of its BlockWarps
   int32_t first_slot = 0;  // of the first block
   int32_t slot = 0;        // of the others
+};
+
+// The warps, neighbours, that contribute to a block, and the number among the first one's blocks; it is the others'
+// first.
+struct BlockWarps {
+  uint8_t first = 0;
+  uint8_t last = 0;
+  uint16_t index = 0;
 };
 
 // [slots][kMostDecodeTokens][columns] words: a float32 below, its number above.
@@ -108,7 +118,6 @@ struct StepTiles {
   const int32_t* count = nullptr;
 };
 
-inline constexpr int kPageTurns = 2;  // pages in shared memory
 inline constexpr int kMostQueries = 16;
 inline constexpr int kTokenGroups = 4;  // warps that share out a page's tokens
 
@@ -128,8 +137,8 @@ struct alignas(128) AttendMemory {
 };
 // A page's head in shared memory: rows of keys, then of values, a word of 16 bytes apart.
 constexpr int page_row_bytes(int head_dim, int value_bytes) { return head_dim * value_bytes + 16; }
-constexpr size_t attend_memory_bytes(int queries, int head_dim, int value_bytes) {
-  const size_t pages = static_cast<size_t>(kPageTurns * 2 * 64 * page_row_bytes(head_dim, value_bytes));
+constexpr size_t attend_memory_bytes(int queries, int head_dim, int value_bytes, int page_turns) {
+  const size_t pages = static_cast<size_t>(page_turns * 2 * 64 * page_row_bytes(head_dim, value_bytes));
   const size_t states = sizeof(float) * static_cast<size_t>(kTokenGroups * queries * (kMostStepHeadDim + 2));
   return sizeof(AttendMemory) + (states > pages ? states : pages);
 }
@@ -142,6 +151,7 @@ struct StepCall {
   int linear_count = 0;
   const StepShare* shares = nullptr;  // [shapes][multiprocessors]
   int shape_count = 0;
+  const BlockWarps* block_warps = nullptr;
   int tokens = 0;
   int rows = 0;
   const int32_t* logits_rows = nullptr;
@@ -151,6 +161,8 @@ struct StepCall {
   const int32_t* pages = nullptr;
   const uint32_t* number = nullptr;  // of the step, from 1
   StepTiles tiles[kMostStepTiles];
+  int kv_heads[kMostStepTiles] = {};  // of operators with them
+  int page_turns = 1;                 // pages in shared memory: 2 where a tile has several
   // Shared memory, in bytes: the ring comes first.
   int ring_depth = 0;
   int scratch_at = 0;  // x, or what attention needs

@@ -33,6 +33,22 @@ struct Flow {
 
 }  // namespace
 
+namespace {
+
+BlockWarps warps_of(const StepShare& share, int block) {
+  BlockWarps result;
+  const auto has = [&](int w) { return block >= share.first[w] && block <= share.last[w]; };
+  int w = 0;
+  while (!has(w)) ++w;
+  result.first = static_cast<uint8_t>(w);
+  result.index = static_cast<uint16_t>(block - share.first[w]);
+  while (w + 1 < kStepWarps && has(w + 1)) ++w;
+  result.last = static_cast<uint8_t>(w);
+  return result;
+}
+
+}  // namespace
+
 SharePlan share_out(int blocks, int chunks, int multiprocessors, int slices, int whole) {
   SharePlan plan;
   plan.used.assign(static_cast<size_t>(blocks), 0);
@@ -62,7 +78,10 @@ SharePlan share_out(int blocks, int chunks, int multiprocessors, int slices, int
     }
     if (end == begin) continue;
     const auto last = static_cast<int>((end - 1) / width);
-    plan.most_blocks = std::max(plan.most_blocks, last - share.first[0] + 1);
+    share.blocks = last - share.first[0] + 1;
+    share.words_at = static_cast<int32_t>(plan.block_warps.size());
+    for (int b = share.first[0]; b <= last; ++b) plan.block_warps.push_back(warps_of(share, b));
+    plan.most_blocks = std::max(plan.most_blocks, share.blocks);
     auto& of_slice = contributors[static_cast<size_t>(slice)];
     share.first_slot = of_slice[static_cast<size_t>(share.first[0])];
     for (int b = share.first[0]; b <= last; ++b) plan.slots = std::max(plan.slots, ++of_slice[static_cast<size_t>(b)]);
@@ -284,6 +303,9 @@ class StepPlanner {
     const std::vector<ValueId> angles = rotary_inputs(heads.first);
     if (!std::ranges::all_of(angles, [&](ValueId value) { return flow(value).kind == Flow::kPlain; })) return false;
     if (!angles.empty()) program_->angles_[program_->ops_.size()] = {angles[0], angles[1]};
+    int& kv_heads = program_->call_.kv_heads[next.tiles];
+    if (kv_heads != 0 && kv_heads != next.layer.kv_heads) return false;  // tiles are given out once
+    kv_heads = next.layer.kv_heads;
     program_->most_group_ = std::max(program_->most_group_, group);
     program_->most_kv_heads_ = std::max(program_->most_kv_heads_, next.layer.kv_heads);
     program_->most_head_dim_ = std::max(program_->most_head_dim_, next.layer.head_dim);
@@ -472,8 +494,13 @@ class StepPlanner {
   void fill_call() {
     StepCall& call = program_->call_;
     std::vector<StepShare> shares;
-    for (const ShapeMemory& memory : shapes_)
+    std::vector<BlockWarps> block_warps;
+    for (ShapeMemory& memory : shapes_) {
+      for (StepShare& share : memory.plan.shares) share.words_at += static_cast<int32_t>(block_warps.size());
       shares.insert(shares.end(), memory.plan.shares.begin(), memory.plan.shares.end());
+      block_warps.insert(block_warps.end(), memory.plan.block_warps.begin(), memory.plan.block_warps.end());
+    }
+    call.block_warps = keep<BlockWarps>(block_warps, "shares of a step");
     call.shares = keep<StepShare>(shares, "shares of a step");
     call.shape_count = static_cast<int>(shapes_.size());
     for (size_t i = 0; i < shapes_.size(); ++i) call.shapes[i] = shapes_[i].shape;
@@ -542,10 +569,10 @@ void StepProgram::lay_out(StepCall& call) const {
   const auto columns = static_cast<size_t>(most_columns_ + 8);
   const size_t x = columns * static_cast<size_t>(call.most_rows) * 2 * sizeof(uint16_t);
   const int queries = std::min(16, most_group_ * call.most_rows);
-  const int scratch = round(std::max(x, attend_memory_bytes(queries, most_head_dim_, value_bytes_)));
+  const int scratch = round(std::max(x, attend_memory_bytes(queries, most_head_dim_, value_bytes_, call.page_turns)));
   const int sums = round(sizeof(float) * static_cast<size_t>(kStepWarps * call.most_sums * call.most_rows * 16));
   const int kept = round(sizeof(float) * static_cast<size_t>(call.most_rows * call.kept_columns));
-  const int rows = round(2 * sizeof(float) * static_cast<size_t>(call.most_blocks * 16));
+  const int rows = round((2 * 16 * sizeof(float) + sizeof(BlockWarps)) * static_cast<size_t>(call.most_blocks));
   const int linears = round(sizeof(StepLinear) * nodes_.size());
   const int stage = kStepWarps * kStageBytes;
   call.ring_depth = std::min(kMostRingDepth, (kMostStepShared - scratch - sums - kept - rows - linears) / stage);
@@ -575,6 +602,7 @@ void StepProgram::launch(const StepContext& context, size_t end) const noexcept 
   call.number = context.number;
   for (size_t i = 0; i < std::min(context.groups, size_t{kMostStepTiles}); ++i)
     call.tiles[i] = {context.tiles[i].tiles, context.tiles[i].count};
+  call.page_turns = context.several_pages ? 2 : 1;
   lay_out(call);
   run_step(context.stream, call, multiprocessors_);
 }

@@ -17,7 +17,8 @@ namespace edgewise::cuda {
 // How a matrix of so many blocks of 16 rows and chunks of 64 columns is shared out.
 struct SharePlan {
   std::vector<StepShare> shares;  // by multiprocessor
-  std::vector<uint32_t> used;     // [blocks] bits of the slots that contribute
+  std::vector<BlockWarps> block_warps;
+  std::vector<uint32_t> used;  // [blocks] bits of the slots that contribute
   int slots = 1;
   int most_sums = 0;    // blocks of one warp
   int most_blocks = 0;  // of one multiprocessor

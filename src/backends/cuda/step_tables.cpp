@@ -61,6 +61,7 @@ bool StepTables::fill(const StepInput& input, int step_splits, cudaStream_t stre
     }
   }
   bucket_ = 1;
+  several_pages_ = false;
   for (size_t group = 0; group < groups_.size(); ++group) {
     if (!fill_tiles(input, group, step_splits)) return false;
   }
@@ -98,9 +99,10 @@ bool StepTables::fill_tiles(const StepInput& input, size_t group, int step_split
         const int last_slot =
             sequence.tree.empty() ? sequence.kv_length + row + tile.rows : sequence.kv_length + sequence.token_count;
         const int pages = (last_slot + kPageTokens - 1) / kPageTokens;
-        const int few = step_splits > 0 ? step_range_pages(pages, step_splits) : range_pages(pages);
+        const int few = step_splits > 0 ? range_pages(pages, step_splits) : range_pages(pages);
         const int width = sequence.token_count <= kFewRows ? widening * few : pages;
         tile.splits = (pages + width - 1) / width;
+        several_pages_ = several_pages_ || width > 1;
         tile.first_slot = slots;
         if (tile.splits > 1) slots += tile.splits;
         fits = slots <= partial_slots_ && count + tile.splits <= most_tiles_;
@@ -140,6 +142,7 @@ void StepTables::describe(StepContext& context) noexcept {
   }
   context.tiles = described_.data();
   context.groups = groups_.size();
+  context.several_pages = several_pages_;
   context.number = device_.as<const uint32_t>(number_);
 }
 

@@ -10,12 +10,7 @@ namespace edgewise::cuda {
 
 // Pages that one block of threads attends over where few rows look at a history of this many: at most 32 blocks share
 // it. Given by the history alone, so that what a row computes does not depend on its company.
-constexpr int range_pages(int pages) { return (pages + 31) / 32; }
-// The same for the kernel that runs a whole step: short histories stay with one block, which takes two pages at a time.
-constexpr int step_range_pages(int pages, int most_splits) {
-  constexpr int kShort = 6;
-  return pages <= kShort ? pages : (pages + 2 * most_splits - 1) / (2 * most_splits) * 2;
-}
+constexpr int range_pages(int pages, int most_splits = 32) { return (pages + most_splits - 1) / most_splits; }
 // Rows of a sequence that are shared out this way; more keep the chip busy by themselves.
 inline constexpr int kFewRows = 64;
 
@@ -35,6 +30,7 @@ class StepTables {
   size_t bytes() const { return device_.size(); }
   // The most tiles of a group, rounded up to a power of two: what a captured graph launches.
   int tile_bucket() const noexcept { return bucket_; }
+  bool several_pages() const noexcept { return several_pages_; }
 
  private:
   template <typename T>
@@ -56,6 +52,7 @@ class StepTables {
   std::vector<int> tile_counts_;
   std::vector<int32_t> page_begin_;  // of each sequence's table
   int bucket_ = 1;
+  bool several_pages_ = false;
 };
 
 }  // namespace edgewise::cuda
