@@ -12,7 +12,7 @@ namespace {
 
 constexpr int kPad = 8;                     // halves; spreads operand loads over the banks
 constexpr float kNormedUnit = 1.0f / 64;    // keeps what is not yet divided by its root mean square in range
-constexpr int kWidth = 2;                   // quads of columns that a thread receives at a time
+constexpr int kWidth = 4;                   // quads of columns that a thread receives at a time
 constexpr int kSpan = kStepThreads * 4;     // columns between them
 constexpr int kRows = static_cast<int>(kBlockRows);
 constexpr int kChunk = static_cast<int>(kChunkColumns);
@@ -241,7 +241,7 @@ __device__ inline float sum_warps(const StepCall& call, const Memory& memory, in
   float sum = sums[warps.first * step + warps.index * call.most_rows * kRows];
 #pragma unroll
   for (int w = 1; w < kStepWarps; ++w) {
-    if (w > warps.first && w <= warps.last) sum += sums[w * step];
+    if (w > warps.first && (warps.warps >> w & 1) != 0) sum += sums[w * step];
   }
   return sum;
 }
@@ -328,11 +328,11 @@ __device__ __forceinline__ void run_linear(const StepCall& call, const StepOp& o
   if (!has_work(share) && (op.keep < 0 || !has_work(shares[op.keep]))) return;
   if (op.next_norm != nullptr && static_cast<int>(threadIdx.x) * 32 < op.next_k)
     asm volatile("prefetch.global.L2 [%0];" ::"l"(op.next_norm + threadIdx.x * 32));
+  if (has_work(share)) ask_rows(call, op, share, memory);
   if (shape.encoding == Encoding::kBF16)
     stage_x<true>(call, op, shares, memory, number - 1);
   else
     stage_x<false>(call, op, shares, memory, number - 1);
-  if (has_work(share)) ask_rows(call, op, share, memory);
   __syncthreads();
   if (!has_work(share)) return;
   if (op.norm != nullptr && static_cast<int>(threadIdx.x) >= kStepThreads - kMostDecodeTokens)

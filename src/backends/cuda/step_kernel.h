@@ -60,11 +60,10 @@ struct StepShare {
   int32_t slot = 0;        // of the others
 };
 
-// The warps, neighbours, that contribute to a block, and the number among the first one's blocks; it is the others'
-// first.
+// The warps that contribute to a block, as bits, and its number among the first one's blocks; it is the others' first.
 struct BlockWarps {
   uint8_t first = 0;
-  uint8_t last = 0;
+  uint8_t warps = 0;
   uint16_t index = 0;
 };
 

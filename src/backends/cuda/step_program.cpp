@@ -37,13 +37,12 @@ namespace {
 
 BlockWarps warps_of(const StepShare& share, int block) {
   BlockWarps result;
-  const auto has = [&](int w) { return block >= share.first[w] && block <= share.last[w]; };
-  int w = 0;
-  while (!has(w)) ++w;
-  result.first = static_cast<uint8_t>(w);
-  result.index = static_cast<uint16_t>(block - share.first[w]);
-  while (w + 1 < kStepWarps && has(w + 1)) ++w;
-  result.last = static_cast<uint8_t>(w);
+  for (int w = kStepWarps; w-- > 0;) {
+    if (block < share.first[w] || block > share.last[w]) continue;
+    result.warps = static_cast<uint8_t>(result.warps | 1 << w);
+    result.first = static_cast<uint8_t>(w);
+    result.index = static_cast<uint16_t>(block - share.first[w]);
+  }
   return result;
 }
 
