@@ -121,7 +121,7 @@ __device__ inline void receive_heads(const TileWork& work) {
       column[i] = row * op.in.columns + at;
       used[i] = index >= all ? 0u : op.in.used != nullptr ? __ldg(op.in.used + at / static_cast<int>(kBlockRows)) : 1u;
     }
-    receive<kAtOnce>(op.in, 0, column, used, work.number - 1, sum);
+    receive<kAtOnce, 2>(op.in, 0, column, used, work.number - 1, sum);
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       const int index = begin + i * kStepThreads;

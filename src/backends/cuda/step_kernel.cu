@@ -12,8 +12,7 @@ namespace {
 
 constexpr int kPad = 8;                     // halves; spreads operand loads over the banks
 constexpr float kNormedUnit = 1.0f / 64;    // keeps what is not yet divided by its root mean square in range
-constexpr int kWidth = 4;                   // quads of columns that a thread receives at a time
-constexpr int kSpan = kStepThreads * 4;     // columns between them
+constexpr int kSpan = kStepThreads * 4;     // columns between a thread's quads
 constexpr int kRows = static_cast<int>(kBlockRows);
 constexpr int kChunk = static_cast<int>(kChunkColumns);
 
@@ -60,8 +59,9 @@ __device__ inline void put(const StepCall& call, const StepOp& op, const StepSha
   *reinterpret_cast<uint2*>(to + stride) = low;
 }
 
-// This block's columns of x, from all that have a part in them, to shared memory.
-template <bool kBF16>
+// This block's columns of x, from all that have a part in them, to shared memory. A thread takes kWidth quads of columns
+// at a time.
+template <bool kBF16, int kWidth, int kSlots>
 __device__ inline void stage_x(const StepCall& call, const StepOp& op, const StepShare* shares, const Memory& memory,
                                uint32_t number) {
   const StepShare& share = shares[op.shape];
@@ -94,7 +94,7 @@ __device__ inline void stage_x(const StepCall& call, const StepOp& op, const Ste
             x[i] = *reinterpret_cast<const float4*>(op.x + static_cast<int64_t>(row) * op.k + column[i]);
         }
       } else {
-        receive<kWidth>(op.in, row, column, used, number, x);
+        receive<kWidth, kSlots>(op.in, row, column, used, number, x);
       }
 #pragma unroll
       for (int i = 0; i < kWidth; ++i) {
@@ -107,6 +107,15 @@ __device__ inline void stage_x(const StepCall& call, const StepOp& op, const Ste
     squares = combine_warp(squares, Sum());
     if (threadIdx.x % 32 == 0) memory.squares[threadIdx.x / 32][token] = squares;
   }
+}
+
+template <bool kBF16>
+__device__ inline void stage_any(const StepCall& call, const StepOp& op, const StepShare* shares, const Memory& memory,
+                                 uint32_t number) {
+  if (op.in.used == nullptr)
+    stage_x<kBF16, 4, 1>(call, op, shares, memory, number);
+  else
+    stage_x<kBF16, 2, 2>(call, op, shares, memory, number);
 }
 
 // A chunk's products, added to `partial`, or with scales of chunks to `total`.
@@ -330,9 +339,9 @@ __device__ __forceinline__ void run_linear(const StepCall& call, const StepOp& o
     asm volatile("prefetch.global.L2 [%0];" ::"l"(op.next_norm + threadIdx.x * 32));
   if (has_work(share)) ask_rows(call, op, share, memory);
   if (shape.encoding == Encoding::kBF16)
-    stage_x<true>(call, op, shares, memory, number - 1);
+    stage_any<true>(call, op, shares, memory, number - 1);
   else
-    stage_x<false>(call, op, shares, memory, number - 1);
+    stage_any<false>(call, op, shares, memory, number - 1);
   __syncthreads();
   if (!has_work(share)) return;
   if (op.norm != nullptr && static_cast<int>(threadIdx.x) >= kStepThreads - kMostDecodeTokens)

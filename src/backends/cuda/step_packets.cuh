@@ -83,8 +83,8 @@ class Patience {
 };
 
 // Four neighbouring columns each of kWidth places, summed over their slots in order. `used` are the slots' bits, 0 where
-// nothing is wanted. Two slots of all places travel together.
-template <int kWidth>
+// nothing is wanted. kSlots of all places travel together.
+template <int kWidth, int kSlots>
 __device__ inline void receive(const Packets& packets, int token, const int (&column)[kWidth], uint32_t (&used)[kWidth],
                                uint32_t number, float4 (&sum)[kWidth]) {
   const auto any = [&] {
@@ -94,12 +94,12 @@ __device__ inline void receive(const Packets& packets, int token, const int (&co
     return left != 0;
   };
   while (any()) {
-    Quad quads[kWidth][2];
-    const uint64_t* from[kWidth][2];
+    Quad quads[kWidth][kSlots];
+    const uint64_t* from[kWidth][kSlots];
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) {
 #pragma unroll
-      for (int j = 0; j < 2; ++j) {
+      for (int j = 0; j < kSlots; ++j) {
         from[i][j] = used[i] != 0 ? place_in(packets, __ffs(static_cast<int>(used[i])) - 1, token, column[i]) : nullptr;
         used[i] &= used[i] - 1;
       }
@@ -111,21 +111,21 @@ __device__ inline void receive(const Packets& packets, int token, const int (&co
 #pragma unroll
       for (int i = 0; i < kWidth; ++i) {
 #pragma unroll
-        for (int j = 0; j < 2; ++j) {
+        for (int j = 0; j < kSlots; ++j) {
           if (from[i][j] != nullptr) quads[i][j].look(from[i][j]);
         }
       }
 #pragma unroll
       for (int i = 0; i < kWidth; ++i) {
 #pragma unroll
-        for (int j = 0; j < 2; ++j) complete = complete && (from[i][j] == nullptr || quads[i][j].complete(number));
+        for (int j = 0; j < kSlots; ++j) complete = complete && (from[i][j] == nullptr || quads[i][j].complete(number));
       }
       patience.again();
     }
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) {
 #pragma unroll
-      for (int j = 0; j < 2; ++j) {
+      for (int j = 0; j < kSlots; ++j) {
         if (from[i][j] != nullptr) add_to(sum[i], quads[i][j]);
       }
     }
