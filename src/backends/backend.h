@@ -94,6 +94,11 @@ using NodeObserver = std::function<void(const Node& node, std::span<const Tensor
 // output whose buffer is empty or missing is not written.
 using StepOutputs = std::span<const std::span<float>>;
 
+// Entries of `best` on the way into Executable::run(), which puts the index of the row's largest logit in the place of
+// kPickBest, as argmax() in best_rows.h has it.
+inline constexpr int32_t kPickBest = -1;
+inline constexpr int32_t kKeepLogits = -2;
+
 // An adapter as an executable keeps it; only executables of the same engine take it.
 class PackedAdapter {
  public:
@@ -104,10 +109,12 @@ class PackedAdapter {
 class Executable {
  public:
   virtual ~Executable() = default;
-  // Runs one step; the first output are the logits [R, vocabulary]. Allocates nothing.
-  virtual StepOutcome run(const StepInput& input, StepOutputs outputs) noexcept = 0;
+  // Runs one step; the first output are the logits [R, vocabulary]. Allocates nothing. `best` is [R] or empty: of rows
+  // whose entry is kPickBest the logits need not be brought to the output, whose contents there are anything.
+  virtual StepOutcome run(const StepInput& input, StepOutputs outputs, std::span<int32_t> best) noexcept = 0;
+  StepOutcome run(const StepInput& input, StepOutputs outputs) noexcept { return run(input, outputs, {}); }
   StepOutcome run(const StepInput& input, std::span<float> first) noexcept {
-    return run(input, StepOutputs(&first, 1));
+    return run(input, StepOutputs(&first, 1), {});
   }
   // Copies exactly, in order.
   virtual void copy_slots(std::span<const SlotCopy> copies) noexcept = 0;

@@ -57,7 +57,8 @@ CudaExecutable::CudaExecutable(const Graph& graph, const LoadOptions& options)
       fusions_(find_fusions(graph)),
       partial_slots_(slots_for(options)),
       values_(graph.values().size(), nullptr),
-      adapters_(graph, options) {
+      adapters_(graph, options),
+      results_(graph, options) {
   hidden_ = graph.find_value(kHiddenInput);
   if (hidden_ != kNone) hidden_columns_ = graph.value(hidden_).shape.at(1);
   size_t workspace = 0;
@@ -90,11 +91,6 @@ void CudaExecutable::place_values() {
   }
   if (hidden_ != kNone) values_[static_cast<size_t>(hidden_)] = arena_.as<float>(plan.total);
   hidden_staging_ = PinnedMemory(hidden_bytes, "pinned memory for activations");
-  for (const ValueId id : graph_.outputs()) {
-    const Shape& shape = graph_.value(id).shape;
-    const auto rows = static_cast<size_t>(shape[0] == kRows ? options_.max_rows : options_.max_tokens);
-    output_staging_.emplace_back(rows * static_cast<size_t>(shape[1]) * sizeof(float), "pinned memory for results");
-  }
 }
 
 KvLayer CudaExecutable::kv_layer(const Node& node) {
@@ -148,7 +144,7 @@ size_t CudaExecutable::steps_for(StepOutputs outputs) const noexcept {
   return end == 0 ? ops_.size() : end;
 }
 
-StepOutcome CudaExecutable::run(const StepInput& input, StepOutputs outputs) noexcept {
+StepOutcome CudaExecutable::run(const StepInput& input, StepOutputs outputs, std::span<int32_t> best) noexcept {
   StepContext context;
   context.tokens = static_cast<int>(input.count(hidden_columns_));
   context.rows = static_cast<int>(input.logits_rows.size());
@@ -158,9 +154,9 @@ StepOutcome CudaExecutable::run(const StepInput& input, StepOutputs outputs) noe
   context.stream = stream_.get();
   context.values = values_.data();
   context.workspace = workspace_.data();
-  if (!tables_->fill(input, stream_.get()) || !adapters_.begin_step(input, stream_.get()))
-    return StepOutcome::kDeviceFault;
+  if (!tables_->fill(input) || !adapters_.begin_step(input, stream_.get())) return StepOutcome::kDeviceFault;
   tables_->describe(context);
+  results_.begin(best);
   if (hidden_ != kNone) {
     std::ranges::copy(input.hidden, hidden_staging_.as<float>());
     cudaMemcpyAsync(values_[static_cast<size_t>(hidden_)], hidden_staging_.data(), input.hidden.size_bytes(),
@@ -168,12 +164,17 @@ StepOutcome CudaExecutable::run(const StepInput& input, StepOutputs outputs) noe
   }
   const size_t end = steps_for(outputs);
   const bool watched = profiling_ || observer_;
-  const StepOutcome outcome = watched ? run_nodes(context, end)
-                              : context.tokens <= kMostCapturedTokens
-                                  ? replay(context, end)
-                                  : (launch_nodes(context, end), StepOutcome::kDone);
+  const StepOutcome outcome = watched                                 ? run_nodes(context, end)
+                              : context.tokens <= kMostCapturedTokens ? replay(context, end)
+                                                                      : (launch_step(context, end), StepOutcome::kDone);
   if (outcome != StepOutcome::kDone) return outcome;
-  return read_outputs(input, outputs);
+  return results_.read(context, outputs, best);
+}
+
+void CudaExecutable::launch_step(const StepContext& context, size_t end) const noexcept {
+  tables_->fetch(context.stream);
+  launch_nodes(context, end);
+  if (results_.picks()) results_.launch(context);
 }
 
 void CudaExecutable::launch_nodes(const StepContext& context, size_t end) const noexcept {
@@ -195,7 +196,7 @@ void CudaExecutable::launch_nodes(const StepContext& context, size_t end) const 
 }
 
 StepOutcome CudaExecutable::replay(const StepContext& context, size_t end) noexcept {
-  const GraphKey key{context.tokens, context.rows, tables_->tile_bucket(), end, adapters_.any()};
+  const GraphKey key{context.tokens, context.rows, tables_->tile_bucket(), end, adapters_.any(), results_.picks()};
   auto found = captured_.find(key);
   if (found == captured_.end()) {
     StepGraph captured = capture(context, end);
@@ -214,7 +215,7 @@ StepGraph CudaExecutable::capture(const StepContext& context, size_t end) const 
   cudaGraph_t graph = nullptr;
   cudaGraphExec_t ready = nullptr;
   if (cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal) != cudaSuccess) return nullptr;
-  launch_nodes(context, end);
+  launch_step(context, end);
   const bool captured = cudaStreamEndCapture(stream_.get(), &graph) == cudaSuccess &&
                         cudaGraphInstantiate(&ready, graph, 0) == cudaSuccess;
   if (graph != nullptr) cudaGraphDestroy(graph);
@@ -226,6 +227,7 @@ StepOutcome CudaExecutable::run_nodes(const StepContext& context, size_t end) no
   try {
     Event start;
     Event stop;
+    tables_->fetch(context.stream);
     for (size_t i = 0; i < end; ++i) {
       cudaEventRecord(start.get(), stream_.get());
       ops_[i]->launch(context);
@@ -238,6 +240,7 @@ StepOutcome CudaExecutable::run_nodes(const StepContext& context, size_t end) no
       profile_[i] += milliseconds / 1e3;
       if (observer_) report(i, context);
     }
+    if (results_.picks()) results_.launch(context);
   } catch (const std::exception&) {
     return StepOutcome::kDeviceFault;
   }
@@ -256,27 +259,6 @@ void CudaExecutable::report(size_t index, const StepContext& context) {
     outputs.push_back(std::move(tensor));
   }
   observer_(node, outputs);
-}
-
-StepOutcome CudaExecutable::read_outputs(const StepInput& input, StepOutputs outputs) noexcept {
-  const auto bytes_of = [&](size_t i) {
-    const Shape& shape = graph_.value(graph_.outputs()[i]).shape;
-    const size_t rows = shape[0] == kRows ? input.logits_rows.size() : input.count(hidden_columns_);
-    return rows * static_cast<size_t>(shape[1]) * sizeof(float);
-  };
-  const size_t count = std::min(outputs.size(), output_staging_.size());
-  for (size_t i = 0; i < count; ++i) {
-    if (outputs[i].empty()) continue;
-    if (outputs[i].size_bytes() < bytes_of(i)) return StepOutcome::kTooLarge;
-    cudaMemcpyAsync(output_staging_[i].data(), values_[static_cast<size_t>(graph_.outputs()[i])], bytes_of(i),
-                    cudaMemcpyDeviceToHost, stream_.get());
-  }
-  if (cudaStreamSynchronize(stream_.get()) != cudaSuccess || cudaGetLastError() != cudaSuccess)
-    return StepOutcome::kDeviceFault;
-  for (size_t i = 0; i < count; ++i) {
-    if (!outputs[i].empty()) std::memcpy(outputs[i].data(), output_staging_[i].data(), bytes_of(i));
-  }
-  return StepOutcome::kDone;
 }
 
 void CudaExecutable::copy_slots(std::span<const SlotCopy> copies) noexcept {
@@ -301,7 +283,7 @@ MemoryUse CudaExecutable::memory() const {
   use.weights += adapters_.bytes();
   for (const auto& [number, layer] : layers_) use.kv_cache += layer.memory.size();
   use.activations = arena_.size();
-  use.workspace = workspace_.size() + tables_->bytes();
+  use.workspace = workspace_.size() + tables_->bytes() + results_.bytes();
   return use;
 }
 

@@ -10,6 +10,7 @@
 #include "backends/cuda/adapters.h"
 #include "backends/cuda/device.h"
 #include "backends/cuda/ops.h"
+#include "backends/cuda/step_results.h"
 #include "backends/cuda/step_tables.h"
 
 namespace edgewise::cuda {
@@ -19,7 +20,7 @@ class CudaExecutable final : public Executable, private BuildContext {
   CudaExecutable(const Graph& graph, const LoadOptions& options);
   using Executable::add_adapter;
   using Executable::run;
-  StepOutcome run(const StepInput& input, StepOutputs outputs) noexcept override;
+  StepOutcome run(const StepInput& input, StepOutputs outputs, std::span<int32_t> best) noexcept override;
   void copy_slots(std::span<const SlotCopy> copies) noexcept override;
   MemoryUse memory() const override;
   size_t page_bytes() const override;
@@ -46,6 +47,7 @@ class CudaExecutable final : public Executable, private BuildContext {
     int tokens, rows, tiles;
     size_t end;
     bool adapters;
+    bool picks;
     auto operator<=>(const GraphKey&) const = default;
   };
 
@@ -63,9 +65,9 @@ class CudaExecutable final : public Executable, private BuildContext {
   StepOutcome run_nodes(const StepContext& context, size_t end) noexcept;
   StepOutcome replay(const StepContext& context, size_t end) noexcept;
   StepGraph capture(const StepContext& context, size_t end) const noexcept;
+  void launch_step(const StepContext& context, size_t end) const noexcept;
   void launch_nodes(const StepContext& context, size_t end) const noexcept;
   void report(size_t node, const StepContext& context);
-  StepOutcome read_outputs(const StepInput& input, StepOutputs outputs) noexcept;
   template <typename Visit>
   void visit_page(int32_t page, Visit visit) const;
 
@@ -86,7 +88,7 @@ class CudaExecutable final : public Executable, private BuildContext {
   ValueId hidden_ = kNone;  // the graph's input of activations, where it has one
   int64_t hidden_columns_ = 0;
   PinnedMemory hidden_staging_;
-  std::vector<PinnedMemory> output_staging_;
+  StepResults results_;
   PinnedMemory copies_host_;
   DeviceMemory copies_;
   std::map<GraphKey, StepGraph> captured_;

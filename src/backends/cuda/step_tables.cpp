@@ -5,6 +5,8 @@
 #include <climits>
 #include <cstring>
 
+#include "base/error.h"
+
 namespace edgewise::cuda {
 StepTables::StepTables(const LoadOptions& options, std::vector<int> groups, int partial_slots)
     : most_tokens_(options.max_tokens),
@@ -20,6 +22,8 @@ StepTables::StepTables(const LoadOptions& options, std::vector<int> groups, int 
     return at;
   };
   const auto n = static_cast<size_t>(most_tokens_);
+  check_internal(groups_.size() + 2 <= kMostFetchRanges, "attention of more kinds than a step can describe");
+  ranges_ = place((groups_.size() + 2) * sizeof(FetchRange));
   tokens_ = place(n * 4);
   positions_ = place(n * 4);
   context_ = place(n * 4);
@@ -27,7 +31,8 @@ StepTables::StepTables(const LoadOptions& options, std::vector<int> groups, int 
   masks_ = place(n * 8);
   logits_rows_ = place(static_cast<size_t>(most_rows_) * 4);
   counts_ = place(groups_.size() * 4);
-  tiles_ = place(groups_.size() * static_cast<size_t>(most_tiles_) * sizeof(AttendTile));
+  tiles_stride_ = (static_cast<size_t>(most_tiles_) * sizeof(AttendTile) + 15) / 16 * 16;
+  tiles_ = place(groups_.size() * tiles_stride_);
   pages_ = place(static_cast<size_t>(most_pages_) * 4);
   host_ = PinnedMemory(end, "pinned memory for steps");
   device_ = DeviceMemory(end, "tables of a step");
@@ -37,7 +42,7 @@ StepTables::StepTables(const LoadOptions& options, std::vector<int> groups, int 
   page_begin_.reserve(static_cast<size_t>(options.max_sequences));
 }
 
-bool StepTables::fill(const StepInput& input, cudaStream_t stream) noexcept {
+bool StepTables::fill(const StepInput& input) noexcept {
   std::ranges::copy(input.tokens, host<int32_t>(tokens_));
   std::ranges::copy(input.positions, host<int32_t>(positions_));
   std::ranges::copy(input.logits_rows, host<int32_t>(logits_rows_));
@@ -62,19 +67,29 @@ bool StepTables::fill(const StepInput& input, cudaStream_t stream) noexcept {
   for (size_t group = 0; group < groups_.size(); ++group) {
     if (!fill_tiles(input, group)) return false;
   }
-  const auto copy = [&](size_t from, size_t bytes) {
-    return cudaMemcpyAsync(device_.data() + from, host_.data() + from, bytes, cudaMemcpyHostToDevice, stream) ==
-           cudaSuccess;
+  list_ranges(pages);
+  return true;
+}
+
+// What this step has filled in.
+void StepTables::list_ranges(int pages) noexcept {
+  auto* range = host<FetchRange>(ranges_);
+  const auto add = [&](size_t begin, size_t bytes) {
+    *range++ = {static_cast<uint32_t>(begin / 16), static_cast<uint32_t>((begin + bytes + 15) / 16)};
   };
-  bool copied = copy(0, tiles_) && copy(pages_, static_cast<size_t>(pages) * 4);
+  add(0, tiles_);
+  add(pages_, static_cast<size_t>(pages) * 4);
   for (size_t group = 0; group < groups_.size(); ++group)
-    copied = copied && copy(tiles_ + group * static_cast<size_t>(most_tiles_) * sizeof(AttendTile),
-                            static_cast<size_t>(tile_counts_[group]) * sizeof(AttendTile));
-  return copied;
+    add(tiles_at(group), static_cast<size_t>(tile_counts_[group]) * sizeof(AttendTile));
+}
+
+void StepTables::fetch(cudaStream_t stream) const noexcept {
+  cuda::fetch(stream, host_.data(), host<const FetchRange>(ranges_), static_cast<int>(2 + groups_.size()),
+              device_.data());
 }
 
 bool StepTables::fill_tiles(const StepInput& input, size_t group) noexcept {
-  AttendTile* const all = host<AttendTile>(tiles_) + group * static_cast<size_t>(most_tiles_);
+  AttendTile* const all = host<AttendTile>(tiles_at(group));
   const int rows_a_tile = tile_rows(groups_[group]);
   // Wider ranges only where the states of all would not fit.
   for (int widening = 1;; widening *= 2) {
@@ -128,7 +143,7 @@ void StepTables::describe(StepContext& context) noexcept {
   context.logits_rows = device_.as<const int32_t>(logits_rows_);
   context.pages = device_.as<const int32_t>(pages_);
   for (size_t group = 0; group < groups_.size(); ++group) {
-    described_[group].tiles = device_.as<const AttendTile>(tiles_) + group * static_cast<size_t>(most_tiles_);
+    described_[group].tiles = device_.as<const AttendTile>(tiles_at(group));
     described_[group].count = device_.as<const int32_t>(counts_) + group;
     described_[group].most = bucket_;
   }

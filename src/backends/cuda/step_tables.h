@@ -1,4 +1,4 @@
-// What kernels have to know of a step, written by the host into pinned memory and copied over before each step.
+// What kernels have to know of a step, written by the host into pinned memory, from which each step fetches it.
 #pragma once
 
 #include <vector>
@@ -23,7 +23,9 @@ class StepTables {
   StepTables(const LoadOptions& options, std::vector<int> groups, int partial_slots);
 
   // False when the step is larger than what was announced.
-  bool fill(const StepInput& input, cudaStream_t stream) noexcept;
+  bool fill(const StepInput& input) noexcept;
+  // To the device, whatever was filled in: a launch that a captured graph may hold.
+  void fetch(cudaStream_t stream) const noexcept;
   // Fills in the pointers, and how many tiles there are to launch for.
   void describe(StepContext& context) noexcept;
   size_t bytes() const { return device_.size(); }
@@ -35,7 +37,9 @@ class StepTables {
   T* host(size_t offset) const {
     return host_.as<T>(offset);
   }
+  size_t tiles_at(size_t group) const { return tiles_ + group * tiles_stride_; }
   bool fill_tiles(const StepInput& input, size_t group) noexcept;
+  void list_ranges(int pages) noexcept;
 
   int most_tokens_;
   int most_rows_;
@@ -43,7 +47,9 @@ class StepTables {
   int most_tiles_;
   int partial_slots_;
   std::vector<int> groups_;
-  size_t tokens_, positions_, context_, slots_, masks_, logits_rows_, counts_, tiles_, pages_;  // byte offsets
+  // Byte offsets; the first ones are small and travel whole.
+  size_t ranges_, tokens_, positions_, context_, slots_, masks_, logits_rows_, counts_, tiles_, pages_;
+  size_t tiles_stride_;  // from one group's to the next one's
   PinnedMemory host_;
   DeviceMemory device_;
   std::vector<StepContext::Tiles> described_;
