@@ -220,8 +220,7 @@ struct FetchRange {
   uint32_t begin = 0;
   uint32_t end = 0;
 };
-inline constexpr int kMostFetchRanges = 16;
-// Copies the ranges of `host`, which lists them, to the same places on the device.
+// Copies ranges of `host` to the same places on the device.
 void fetch(cudaStream_t stream, const void* host, const FetchRange* ranges, int count, void* device);
 // The index of each row's largest logit, the first of equals, to `best` [rows] in pinned memory. Numbers that are none
 // count for nothing. keys, arrived [rows]: zeros, and zeros again behind.

@@ -7,20 +7,16 @@ namespace edgewise::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kFetchBlocks = 16;
+constexpr int kFetchBlocks = 8;  // of a range
 constexpr int kLogitsEach = 8;  // of a thread
 
-__global__ void fetch_kernel(const uint4* host, const FetchRange* ranges, int count, uint4* device) {
+// Blocks share out the ranges, since each look at the host takes as long as a small kernel.
+__global__ void fetch_kernel(const uint4* host, const FetchRange* ranges, uint4* device) {
   wait_for_inputs();
   let_next_start();
-  __shared__ FetchRange here[kMostFetchRanges];  // in one look, as each takes as long as a small kernel
-  if (threadIdx.x < count) here[threadIdx.x] = ranges[threadIdx.x];
-  __syncthreads();
-  for (int range = 0; range < count; ++range) {
-    for (unsigned i = here[range].begin + blockIdx.x * kThreads + threadIdx.x; i < here[range].end;
-         i += kFetchBlocks * kThreads)
-      device[i] = host[i];
-  }
+  const FetchRange range = ranges[blockIdx.y];
+  for (unsigned i = range.begin + blockIdx.x * kThreads + threadIdx.x; i < range.end; i += kFetchBlocks * kThreads)
+    device[i] = host[i];
 }
 
 // Larger for larger logits, and for the first one of equals; 0 for what is no number.
@@ -61,8 +57,8 @@ __global__ void best_kernel(const float* logits, unsigned columns, unsigned long
 }  // namespace
 
 void fetch(cudaStream_t stream, const void* host, const FetchRange* ranges, int count, void* device) {
-  launch(fetch_kernel, dim3(kFetchBlocks), kThreads, 0, stream, static_cast<const uint4*>(host), ranges, count,
-         static_cast<uint4*>(device));
+  launch(fetch_kernel, dim3(kFetchBlocks, static_cast<unsigned>(count)), kThreads, 0, stream,
+         static_cast<const uint4*>(host), ranges, static_cast<uint4*>(device));
 }
 
 void best_rows(cudaStream_t stream, const float* logits, int rows, int columns, unsigned long long* keys,

@@ -5,8 +5,6 @@
 #include <climits>
 #include <cstring>
 
-#include "base/error.h"
-
 namespace edgewise::cuda {
 StepTables::StepTables(const LoadOptions& options, std::vector<int> groups, int partial_slots)
     : most_tokens_(options.max_tokens),
@@ -22,8 +20,7 @@ StepTables::StepTables(const LoadOptions& options, std::vector<int> groups, int 
     return at;
   };
   const auto n = static_cast<size_t>(most_tokens_);
-  check_internal(groups_.size() + 2 <= kMostFetchRanges, "attention of more kinds than a step can describe");
-  ranges_ = place((groups_.size() + 2) * sizeof(FetchRange));
+  ranges_ = place(range_count() * sizeof(FetchRange));
   tokens_ = place(n * 4);
   positions_ = place(n * 4);
   context_ = place(n * 4);
@@ -67,24 +64,27 @@ bool StepTables::fill(const StepInput& input) noexcept {
   for (size_t group = 0; group < groups_.size(); ++group) {
     if (!fill_tiles(input, group)) return false;
   }
-  list_ranges(pages);
+  list_ranges(input.positions.size(), input.logits_rows.size(), static_cast<size_t>(pages));
   return true;
 }
 
 // What this step has filled in.
-void StepTables::list_ranges(int pages) noexcept {
+void StepTables::list_ranges(size_t tokens, size_t rows, size_t pages) noexcept {
   auto* range = host<FetchRange>(ranges_);
   const auto add = [&](size_t begin, size_t bytes) {
     *range++ = {static_cast<uint32_t>(begin / 16), static_cast<uint32_t>((begin + bytes + 15) / 16)};
   };
-  add(0, tiles_);
-  add(pages_, static_cast<size_t>(pages) * 4);
+  for (const size_t begin : {tokens_, positions_, context_, slots_}) add(begin, tokens * 4);
+  add(masks_, tokens * 8);
+  add(logits_rows_, rows * 4);
+  add(counts_, groups_.size() * 4);
+  add(pages_, pages * 4);
   for (size_t group = 0; group < groups_.size(); ++group)
     add(tiles_at(group), static_cast<size_t>(tile_counts_[group]) * sizeof(AttendTile));
 }
 
 void StepTables::fetch(cudaStream_t stream) const noexcept {
-  cuda::fetch(stream, host_.data(), host<const FetchRange>(ranges_), static_cast<int>(2 + groups_.size()),
+  cuda::fetch(stream, host_.data(), host<const FetchRange>(ranges_), static_cast<int>(range_count()),
               device_.data());
 }
 

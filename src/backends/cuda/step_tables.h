@@ -39,7 +39,8 @@ class StepTables {
   }
   size_t tiles_at(size_t group) const { return tiles_ + group * tiles_stride_; }
   bool fill_tiles(const StepInput& input, size_t group) noexcept;
-  void list_ranges(int pages) noexcept;
+  size_t range_count() const { return 8 + groups_.size(); }
+  void list_ranges(size_t tokens, size_t rows, size_t pages) noexcept;
 
   int most_tokens_;
   int most_rows_;
@@ -47,7 +48,7 @@ class StepTables {
   int most_tiles_;
   int partial_slots_;
   std::vector<int> groups_;
-  // Byte offsets; the first ones are small and travel whole.
+  // Byte offsets.
   size_t ranges_, tokens_, positions_, context_, slots_, masks_, logits_rows_, counts_, tiles_, pages_;
   size_t tiles_stride_;  // from one group's to the next one's
   PinnedMemory host_;
