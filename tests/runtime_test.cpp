@@ -1,12 +1,10 @@
 // The scheduler over a real model: answers do not depend on company or on chunks, and a step allocates nothing.
 #include "runtime_fixture.h"
 
-#include <cmath>
 #include <random>
 
 #include "backends/cpu/allocation_count.h"
 #include "runtime/prompt_lookup.h"
-#include "wrapped_executable.h"
 
 namespace edgewise {
 namespace {
@@ -25,66 +23,7 @@ TEST_F(RuntimeTest, AnswersDoNotDependOnCompanyOrChunks) {
   EXPECT_EQ(run(3, 32, {prompts[1], prompts[2], prompts[3]}, sampling)[0], run(1, 128, {prompts[1]}, sampling)[0]);
 }
 
-// Leaves nothing of the logits of rows that were to give their best token only, or makes no choices at all.
-class PickyExecutable final : public WrappedExecutable {
- public:
-  PickyExecutable(Executable& inner, int64_t vocabulary, bool picks)
-      : WrappedExecutable(inner), vocabulary_(static_cast<size_t>(vocabulary)), picks_(picks) {}
-  int picked = 0;
-  int kept = 0;
-
-  using Executable::run;
-  StepOutcome run(const StepInput& input, StepOutputs outputs, std::span<int32_t> best) noexcept override {
-    if (!picks_) return inner_.run(input, outputs);
-    const StepOutcome outcome = inner_.run(input, outputs, best);
-    for (size_t row = 0; row < best.size(); ++row) {
-      ++(best[row] >= 0 ? picked : kept);
-      if (best[row] >= 0) std::ranges::fill(outputs[0].subspan(row * vocabulary_, vocabulary_), NAN);
-    }
-    return outcome;
-  }
-
- private:
-  size_t vocabulary_;
-  bool picks_;
-};
-
-// Greedy sequences beside others get the same tokens from their rows' best as from their logits, with guesses too.
-TEST_F(RuntimeTest, GreedyRowsNeedNoLogits) {
-  std::vector<SamplingOptions> sampling(6);
-  sampling[1].temperature = 0.8;
-  sampling[1].seed = 3;
-  sampling[2].repetition_penalty = 1.2;
-  sampling[3].num_logprobs = 2;
-  sampling[4].logit_bias[5] = 100;
-  auto l = limits(6, 64);
-  l.weigh_drafts = false;
-  const auto answers = [&](bool picks) {
-    const auto executable = find_backend("cpu").load(graph_, {.max_tokens = l.max_step_tokens,
-                                                              .max_sequences = l.max_sequences,
-                                                              .max_rows = l.max_sequences * 4,
-                                                              .kv_pages = l.kv_pages,
-                                                              .threads = 2});
-    PickyExecutable picky(*executable, vocabulary_, picks);
-    PromptLookup lookup(3);
-    Scheduler scheduler(picky, l, {}, &lookup);
-    std::vector<std::unique_ptr<Sequence>> sequences;
-    for (size_t i = 0; i < sampling.size(); ++i) {
-      auto ids = prompt(static_cast<int>(i), 30);
-      ids.insert(ids.end(), ids.begin(), ids.begin() + 30);
-      sequences.push_back(std::make_unique<Sequence>(ids, sampling[i], 20, vocabulary_));
-      sequences.back()->speculate = i != 3;
-      EXPECT_TRUE(scheduler.submit(*sequences.back()));
-    }
-    finish(scheduler);
-    EXPECT_EQ(picky.picked > 40, picks);
-    EXPECT_EQ(picky.kept > 80, picks);
-    std::vector<std::vector<int32_t>> tokens;
-    for (const auto& sequence : sequences) tokens.push_back(sequence->tokens);
-    return tokens;
-  };
-  EXPECT_EQ(answers(true), answers(false));
-}
+TEST_F(RuntimeTest, GreedyRowsNeedNoLogits) { compare_picks(); }
 
 TEST_F(RuntimeTest, AStepAllocatesNothing) {
   const auto l = limits(2, 64);

@@ -1,6 +1,9 @@
 // An executable around another one, for tests that change what its steps do.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
+
 #include "backends/backend.h"
 
 namespace edgewise {
@@ -27,6 +30,30 @@ class WrappedExecutable : public Executable {
 
  protected:
   Executable& inner_;
+};
+
+// Leaves nothing of the logits of rows that were to give their best token only, or makes no choices at all.
+class PickyExecutable final : public WrappedExecutable {
+ public:
+  PickyExecutable(Executable& inner, int64_t vocabulary, bool picks)
+      : WrappedExecutable(inner), vocabulary_(static_cast<size_t>(vocabulary)), picks_(picks) {}
+  int picked = 0;
+  int kept = 0;
+
+  using Executable::run;
+  StepOutcome run(const StepInput& input, StepOutputs outputs, std::span<int32_t> best) noexcept override {
+    if (!picks_) return inner_.run(input, outputs);
+    const StepOutcome outcome = inner_.run(input, outputs, best);
+    for (size_t row = 0; row < best.size(); ++row) {
+      ++(best[row] >= 0 ? picked : kept);
+      if (best[row] >= 0) std::ranges::fill(outputs[0].subspan(row * vocabulary_, vocabulary_), NAN);
+    }
+    return outcome;
+  }
+
+ private:
+  size_t vocabulary_;
+  bool picks_;
 };
 
 }  // namespace edgewise

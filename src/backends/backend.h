@@ -119,6 +119,8 @@ class Executable {
   // Copies exactly, in order.
   virtual void copy_slots(std::span<const SlotCopy> copies) noexcept = 0;
   virtual MemoryUse memory() const = 0;
+  // Why no step will ever run again, as after a fault of the device; "" while steps run.
+  virtual std::string fault() const { return ""; }
   // One page of the KV cache, the keys and values of all layers, as [page_bytes()] that only an executable of the same
   // engine reads. Equal bytes give equal results. Between steps only.
   virtual size_t page_bytes() const = 0;
@@ -151,6 +153,8 @@ class Backend {
   virtual std::vector<std::string> kernels(const Graph& graph, const Node& node) const = 0;
   // Median seconds of a packed node with the kernel at N = tokens on this machine.
   virtual double time_kernel(const Graph& graph, const Node& node, const std::string& kernel, int tokens) const = 0;
+  // Bytes that the KV cache may take here, now, beside all else that an executable loaded this way needs.
+  virtual size_t cache_room(const Graph& graph, const LoadOptions& options) const;
   // Bytes a second that its memory gives when it is read from end to end, measured now; 0: what the host's gives.
   virtual double read_bandwidth() const { return 0; }
   // `graph` is packed and outlives the result, which reads its constants where they lie.

@@ -1,37 +1,42 @@
 #include "backends/cuda/executable.h"
 
 #include <algorithm>
-#include <cstring>
-#include <new>
+#include <bit>
+#include <numeric>
 
-#include "backends/kv_scale.h"
 #include "backends/memory_plan.h"
 #include "base/error.h"
 
 namespace edgewise::cuda {
 namespace {
 
-// Steps of more tokens than this are not captured: their launches take less time than their kernels.
+// Of decoding sequences: steps of more are not captured, as their launches take less time than their kernels.
 constexpr int kMostCapturedTokens = 64;
+constexpr int kMostSplits = 32;  // of a sequence's history
 
-KvType kv_type(DType dtype) {
-  switch (dtype) {
-    case DType::kF32:
-      return KvType::kF32;
-    case DType::kF16:
-      return KvType::kF16;
-    case DType::kI8:
-      return KvType::kInt8;
-    case DType::kF8E4M3:
-      return KvType::kF8;
-    default:
-      return KvType::kBF16;
-  }
+size_t total_constant_bytes(const Graph& graph) {
+  size_t bytes = 0;
+  for (const Node& node : graph.nodes()) bytes += constant_bytes(graph, node);
+  return bytes;
+}
+
+size_t largest_constant(const Graph& graph) {
+  size_t bytes = 1;
+  for (const Node& node : graph.nodes()) bytes = std::max(bytes, constant_bytes(graph, node));
+  return bytes;
+}
+
+std::vector<Lifetime> lifetimes(const Graph& graph, const Fusions& fusions, const LoadOptions& options) {
+  std::vector<int> numbers(graph.nodes().size());
+  std::iota(numbers.begin(), numbers.end(), 0);
+  auto lives = value_lifetimes(graph, numbers, options.max_tokens, options.max_rows, sizeof(float));
+  fusions.extend(graph, lives);
+  return lives;
 }
 
 // States of unfinished softmaxes: 32 for each tile of a few sequences' few rows. More sequences share ranges out less.
 int slots_for(const LoadOptions& options) {
-  const int pages = std::min(options.kv_pages, 32);
+  const int pages = std::min(options.kv_pages, kMostSplits);
   return std::min(pages * std::min(options.max_sequences, 32) * 4, 4096);
 }
 
@@ -51,16 +56,24 @@ std::unique_ptr<CudaOp> make_op(BuildContext& context, NodeId id) {
   }
 }
 
+size_t bytes_beside_cache(const Graph& graph, const LoadOptions& options) {
+  return total_constant_bytes(graph) + plan_memory(lifetimes(graph, find_fusions(graph), options), 256).total;
+}
+
 CudaExecutable::CudaExecutable(const Graph& graph, const LoadOptions& options)
     : graph_(graph),
       options_(options),
       fusions_(find_fusions(graph)),
       partial_slots_(slots_for(options)),
+      weights_(total_constant_bytes(graph), "the weights",
+               "quantize the model to fewer bits, or end what else uses the GPU"),
+      cache_(graph, options),
       values_(graph.values().size(), nullptr),
       adapters_(graph, options),
       results_(graph, options) {
   hidden_ = graph.find_value(kHiddenInput);
   if (hidden_ != kNone) hidden_columns_ = graph.value(hidden_).shape.at(1);
+  uploader_ = std::make_unique<Uploader>(largest_constant(graph));
   size_t workspace = 0;
   for (size_t i = 0; i < graph.nodes().size(); ++i) {
     const Node& node = graph.nodes()[i];
@@ -69,50 +82,80 @@ CudaExecutable::CudaExecutable(const Graph& graph, const LoadOptions& options)
     workspace = std::max(workspace, op->workspace());
     ops_.push_back(std::move(op));
   }
-  workspace_ = DeviceMemory(workspace, "scratch memory");
+  uploader_->finish();
+  uploader_.reset();
   tables_ = std::make_unique<StepTables>(options, groups_, partial_slots_);
-  place_values();
-  constexpr size_t kMostCopies = 4096;
-  copies_host_ = PinnedMemory(kMostCopies * sizeof(DeviceSlotCopy), "pinned memory for copies");
-  copies_ = DeviceMemory(copies_host_.size(), "a list of copies");
+  place_values(workspace);
   profile_.assign(graph.nodes().size(), 0.0);
+  warm_up();
+  capture_decoding(false);
 }
 
-void CudaExecutable::place_values() {
-  std::vector<int> numbers(ops_.size());
-  for (size_t i = 0; i < numbers.size(); ++i) numbers[i] = static_cast<int>(i);
-  auto lives = value_lifetimes(graph_, numbers, options_.max_tokens, options_.max_rows, sizeof(float));
-  fusions_.extend(graph_, lives);
+DeviceBytes CudaExecutable::keep(std::span<const std::byte> bytes) const {
+  const DeviceBytes part = weights_.take(bytes.size());
+  uploader_->copy(bytes, part.data());
+  return part;
+}
+
+// Activations, scratch memory and what a step knows and gives.
+void CudaExecutable::place_values(size_t workspace) {
+  const auto lives = lifetimes(graph_, fusions_, options_);
   const MemoryPlan plan = plan_memory(lives, 256);
   const auto hidden_bytes = static_cast<size_t>(options_.max_tokens * hidden_columns_) * sizeof(float);
-  arena_ = DeviceMemory(plan.total + hidden_bytes, "activations");
+  size_t all = 0;
+  for (const size_t bytes :
+       {plan.total, hidden_bytes, workspace, tables_->bytes(), results_.bytes(), adapters_.row_bytes()})
+    all += DeviceArena::rounded(bytes);
+  work_ = DeviceArena(all, "activations and scratch memory", "build with a smaller --maxBatchSize or --maxInputLen");
+  const DeviceBytes activations = work_.take(plan.total);
+  const DeviceBytes hidden = work_.take(hidden_bytes);
+  workspace_ = work_.take(workspace);
+  tables_->place(work_);
+  results_.place(work_);
+  adapters_.place(work_);
   for (size_t i = 0; i < lives.size(); ++i) {
-    if (lives[i].bytes > 0) values_[i] = arena_.as<float>(plan.offsets[i]);
+    if (lives[i].bytes > 0) values_[i] = activations.as<float>(plan.offsets[i]);
   }
-  if (hidden_ != kNone) values_[static_cast<size_t>(hidden_)] = arena_.as<float>(plan.total);
+  if (hidden_ != kNone) values_[static_cast<size_t>(hidden_)] = hidden.as<float>();
   hidden_staging_ = PinnedMemory(hidden_bytes, "pinned memory for activations");
 }
 
-KvLayer CudaExecutable::kv_layer(const Node& node) {
-  Layer& layer = layers_[node.integer("layer")];
-  if (layer.memory.size() > 0) return layer.kv;
-  layer.kv.type = kv_type(options_.kv_dtype);
-  layer.kv.kv_heads = static_cast<int>(node.integer("kv_heads"));
-  layer.kv.head_dim = static_cast<int>(node.integer("head_dim"));
-  const auto pages = static_cast<size_t>(options_.kv_pages);
-  const auto heads = static_cast<size_t>(layer.kv.kv_heads * kPageTokens);
-  const size_t part = heads * byte_size(options_.kv_dtype, static_cast<size_t>(layer.kv.head_dim));
-  const size_t scales = kv_is_scaled(options_.kv_dtype) ? heads * sizeof(float) : 0;
-  layer.part_bytes = {part, part, scales, scales};
-  layer.memory = DeviceMemory(2 * (part + scales) * pages, "the KV cache's pages");
-  check_cuda(cudaMemset(layer.memory.data(), 0, layer.memory.size()), "clear the KV cache");
-  layer.kv.keys = layer.memory.data();
-  layer.kv.values = layer.memory.data() + part * pages;
-  if (scales > 0) {
-    layer.kv.key_scales = layer.memory.as<float>(2 * part * pages);
-    layer.kv.value_scales = layer.memory.as<float>((2 * part + scales) * pages);
+// Steps of each kind, so that what the driver loads with a kernel's first launch is there, and none waits for it.
+void CudaExecutable::warm_up() {
+  const int most = std::min(options_.max_tokens, options_.kv_pages * kPageTokens);
+  std::vector<int32_t> pages(static_cast<size_t>(options_.kv_pages));
+  std::iota(pages.begin(), pages.end(), 0);
+  for (const int count : {1, 5, kMostCapturedTokens, most}) {
+    if (count > most) continue;
+    const std::vector<int32_t> tokens(static_cast<size_t>(count));
+    std::vector<int32_t> positions(tokens.size());
+    std::iota(positions.begin(), positions.end(), 0);
+    const std::vector<float> hidden(tokens.size() * static_cast<size_t>(hidden_columns_));
+    const SequenceSlice sequence{0, count, 0, count, pages};
+    const int32_t row = count - 1;
+    if (run({tokens, positions, hidden, {&sequence, 1}, {&row, 1}}, StepOutputs()) != StepOutcome::kDone)
+      check_cuda(fault_ != cudaSuccess ? fault_ : cudaErrorUnknown, "run a first step");
   }
-  return layer.kv;
+  cache_.clear();
+}
+
+// One graph for each kind of step of sequences that decode, all of them while the engine is loaded: a graph takes
+// memory of the device. Few tokens may be of one sequence, which tries guesses.
+void CudaExecutable::capture_decoding(bool adapters) {
+  const int most = std::min({std::max(options_.max_sequences, kMostDecodeTokens), options_.max_tokens,
+                             options_.max_rows, kMostCapturedTokens});
+  const auto end = static_cast<size_t>(graph_.value(graph_.outputs()[0]).producer) + 1;  // where logits are all
+  for (int tokens = 1; tokens <= most; ++tokens) {
+    const int most_tiles = std::min(tokens * std::min(options_.kv_pages, kMostSplits), tokens + partial_slots_);
+    const unsigned least = tokens <= kMostDecodeTokens ? 1 : std::bit_ceil(static_cast<unsigned>(tokens));
+    for (unsigned tiles = least; tiles < 2 * static_cast<unsigned>(most_tiles); tiles *= 2) {
+      StepContext context = context_of(tokens, tokens);
+      context.adapters = adapters;
+      tables_->describe(context, static_cast<int>(tiles));
+      captured_[{tokens, tokens, static_cast<int>(tiles), end, adapters}] = capture(context, end);
+    }
+  }
+  check_cuda(cudaStreamSynchronize(stream_.get()), "load the graphs of steps");
 }
 
 int CudaExecutable::tiles_of(int group) {
@@ -128,10 +171,11 @@ int32_t* CudaExecutable::arrival_counters(int kv_heads) {
     for (const Node& node : graph_.nodes()) {
       if (node.op == Op::kAttention) kv_heads = std::max(kv_heads, static_cast<int>(node.integer("kv_heads")));
     }
-    counters_ = DeviceMemory(static_cast<size_t>(partial_slots_ * kv_heads) * sizeof(int32_t), "counters");
-    check_cuda(cudaMemset(counters_.data(), 0, counters_.size()), "clear memory");
+    const size_t bytes = static_cast<size_t>(partial_slots_ * kv_heads) * sizeof(int32_t);
+    counters_ = DeviceArena(bytes, "counters", "build with a smaller --maxBatchSize");
+    arrived_ = counters_.take(bytes).as<int32_t>();
   }
-  return counters_.as<int32_t>();
+  return arrived_;
 }
 
 // Nodes behind the last one that a wanted output needs are left out: they stand in topological order.
@@ -144,17 +188,26 @@ size_t CudaExecutable::steps_for(StepOutputs outputs) const noexcept {
   return end == 0 ? ops_.size() : end;
 }
 
-StepOutcome CudaExecutable::run(const StepInput& input, StepOutputs outputs, std::span<int32_t> best) noexcept {
+StepContext CudaExecutable::context_of(int tokens, int rows) const noexcept {
   StepContext context;
-  context.tokens = static_cast<int>(input.count(hidden_columns_));
-  context.rows = static_cast<int>(input.logits_rows.size());
-  if (context.tokens > options_.max_tokens || context.rows > options_.max_rows) return StepOutcome::kTooLarge;
-  if (static_cast<int>(input.sequences.size()) > options_.max_sequences) return StepOutcome::kTooLarge;
-  if (context.tokens == 0) return StepOutcome::kDone;
+  context.tokens = tokens;
+  context.rows = rows;
   context.stream = stream_.get();
   context.values = values_.data();
   context.workspace = workspace_.data();
-  if (!tables_->fill(input) || !adapters_.begin_step(input, stream_.get())) return StepOutcome::kDeviceFault;
+  return context;
+}
+
+StepOutcome CudaExecutable::run(const StepInput& input, StepOutputs outputs, std::span<int32_t> best) noexcept {
+  if (fault_ != cudaSuccess) return StepOutcome::kDeviceFault;
+  StepContext context =
+      context_of(static_cast<int>(input.count(hidden_columns_)), static_cast<int>(input.logits_rows.size()));
+  if (context.tokens > options_.max_tokens || context.rows > options_.max_rows) return StepOutcome::kTooLarge;
+  if (static_cast<int>(input.sequences.size()) > options_.max_sequences) return StepOutcome::kTooLarge;
+  if (context.tokens == 0) return StepOutcome::kDone;
+  if (!tables_->fill(input)) return StepOutcome::kTooLarge;
+  if (!adapters_.begin_step(input, stream_.get())) return StepOutcome::kDeviceFault;
+  context.adapters = adapters_.any();
   tables_->describe(context);
   results_.begin(best);
   if (hidden_ != kNone) {
@@ -163,23 +216,43 @@ StepOutcome CudaExecutable::run(const StepInput& input, StepOutputs outputs, std
                     cudaMemcpyHostToDevice, stream_.get());
   }
   const size_t end = steps_for(outputs);
-  const bool watched = profiling_ || observer_;
-  const StepOutcome outcome = watched                                 ? run_nodes(context, end)
-                              : context.tokens <= kMostCapturedTokens ? replay(context, end)
-                                                                      : (launch_step(context, end), StepOutcome::kDone);
-  if (outcome != StepOutcome::kDone) return outcome;
-  return results_.read(context, outputs, best);
+  StepOutcome outcome = profiling_ || observer_ ? run_nodes(context, end) : launch(context, end);
+  if (outcome == StepOutcome::kDone) outcome = results_.read(context, outputs, best);
+  if (outcome == StepOutcome::kDeviceFault) note_fault();
+  return outcome;
+}
+
+// What outlives the failed step makes all further ones of this process fail.
+void CudaExecutable::note_fault() noexcept {
+  cudaGetLastError();
+  fault_ = cudaStreamSynchronize(stream_.get());
+}
+
+std::string CudaExecutable::fault() const {
+  if (fault_ == cudaSuccess) return "";
+  return fmt::format("the GPU failed: {} ({}); the program has to be started anew", cudaGetErrorString(fault_),
+                     cudaGetErrorName(fault_));
+}
+
+StepOutcome CudaExecutable::launch(const StepContext& context, size_t end) const noexcept {
+  const auto found = captured_.find({context.tokens, context.rows, tables_->tile_bucket(), end, context.adapters});
+  if (found == captured_.end()) {
+    launch_step(context, end);
+    return StepOutcome::kDone;
+  }
+  return cudaGraphLaunch(found->second.get(), stream_.get()) == cudaSuccess ? StepOutcome::kDone
+                                                                            : StepOutcome::kDeviceFault;
 }
 
 void CudaExecutable::launch_step(const StepContext& context, size_t end) const noexcept {
   tables_->fetch(context.stream);
   launch_nodes(context, end);
-  if (results_.picks()) results_.launch(context);
+  results_.launch(context);
 }
 
 void CudaExecutable::launch_nodes(const StepContext& context, size_t end) const noexcept {
   // Adapters change what Linears give, so nothing may have been added to that yet.
-  const bool few = std::max(context.tokens, context.rows) <= kMostDecodeTokens && !adapters_.any();
+  const bool few = std::max(context.tokens, context.rows) <= kMostDecodeTokens && !context.adapters;
   for (size_t i = 0; i < end; ++i) {
     if (fusions_.in_attention[i]) continue;
     const Fusions::Rest rest = few ? fusions_.rest[i] : Fusions::Rest::kAll;
@@ -191,35 +264,22 @@ void CudaExecutable::launch_nodes(const StepContext& context, size_t end) const 
       ops_[i]->launch_fused(context);
     else
       ops_[i]->launch(context);
-    if (is_linear && adapters_.any()) adapters_.launch(i, context, ops_[i]->of_rows);
+    if (is_linear && context.adapters) adapters_.launch(i, context, ops_[i]->of_rows);
   }
 }
 
-StepOutcome CudaExecutable::replay(const StepContext& context, size_t end) noexcept {
-  const GraphKey key{context.tokens, context.rows, tables_->tile_bucket(), end, adapters_.any(), results_.picks()};
-  auto found = captured_.find(key);
-  if (found == captured_.end()) {
-    StepGraph captured = capture(context, end);
-    if (captured == nullptr) return StepOutcome::kDeviceFault;
-    try {
-      found = captured_.emplace(key, std::move(captured)).first;
-    } catch (const std::bad_alloc&) {
-      return StepOutcome::kOutOfMemory;
-    }
-  }
-  return cudaGraphLaunch(found->second.get(), stream_.get()) == cudaSuccess ? StepOutcome::kDone
-                                                                            : StepOutcome::kDeviceFault;
-}
-
-StepGraph CudaExecutable::capture(const StepContext& context, size_t end) const noexcept {
+StepGraph CudaExecutable::capture(const StepContext& context, size_t end) const {
   cudaGraph_t graph = nullptr;
   cudaGraphExec_t ready = nullptr;
-  if (cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal) != cudaSuccess) return nullptr;
+  check_cuda(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal), "capture a step");
   launch_step(context, end);
-  const bool captured = cudaStreamEndCapture(stream_.get(), &graph) == cudaSuccess &&
-                        cudaGraphInstantiate(&ready, graph, 0) == cudaSuccess;
-  if (graph != nullptr) cudaGraphDestroy(graph);
-  return StepGraph(captured ? ready : nullptr);
+  check_cuda(cudaStreamEndCapture(stream_.get(), &graph), "capture a step");
+  const cudaError_t result = cudaGraphInstantiate(&ready, graph, 0);
+  cudaGraphDestroy(graph);
+  check_cuda(result, "make a graph of a step");
+  StepGraph step(ready);
+  check_cuda(cudaGraphUpload(ready, stream_.get()), "load the graph of a step");
+  return step;
 }
 
 // One node at a time, for those who want to know what each does.
@@ -231,7 +291,7 @@ StepOutcome CudaExecutable::run_nodes(const StepContext& context, size_t end) no
     for (size_t i = 0; i < end; ++i) {
       cudaEventRecord(start.get(), stream_.get());
       ops_[i]->launch(context);
-      if (adapters_.any() && graph_.nodes()[i].op == Op::kLinear) adapters_.launch(i, context, ops_[i]->of_rows);
+      if (context.adapters && graph_.nodes()[i].op == Op::kLinear) adapters_.launch(i, context, ops_[i]->of_rows);
       cudaEventRecord(stop.get(), stream_.get());
       check_cuda(cudaStreamSynchronize(stream_.get()), graph_.nodes()[i].name.c_str());
       check_cuda(cudaGetLastError(), graph_.nodes()[i].name.c_str());
@@ -240,7 +300,7 @@ StepOutcome CudaExecutable::run_nodes(const StepContext& context, size_t end) no
       profile_[i] += milliseconds / 1e3;
       if (observer_) report(i, context);
     }
-    if (results_.picks()) results_.launch(context);
+    results_.launch(context);
   } catch (const std::exception&) {
     return StepOutcome::kDeviceFault;
   }
@@ -262,61 +322,18 @@ void CudaExecutable::report(size_t index, const StepContext& context) {
 }
 
 void CudaExecutable::copy_slots(std::span<const SlotCopy> copies) noexcept {
-  const size_t most = copies_host_.size() / sizeof(DeviceSlotCopy);
-  for (size_t first = 0; first < copies.size(); first += most) {
-    const auto some = copies.subspan(first, std::min(most, copies.size() - first));
-    auto* to = copies_host_.as<DeviceSlotCopy>();
-    for (size_t i = 0; i < some.size(); ++i) {
-      to[i].from = some[i].from_page * kPageTokens + some[i].from_slot;
-      to[i].to = some[i].to_page * kPageTokens + some[i].to_slot;
-    }
-    cudaMemcpyAsync(copies_.data(), to, some.size() * sizeof(DeviceSlotCopy), cudaMemcpyHostToDevice, stream_.get());
-    for (const auto& [number, layer] : layers_)
-      copy_kv_slots(stream_.get(), layer.kv, copies_.as<const DeviceSlotCopy>(), static_cast<int>(some.size()));
-    cudaStreamSynchronize(stream_.get());  // the list is used again
-  }
+  if (fault_ == cudaSuccess && !cache_.copy_slots(stream_.get(), copies)) note_fault();
 }
 
 MemoryUse CudaExecutable::memory() const {
   MemoryUse use;
   for (const auto& op : ops_) use.weights += op->weight_bytes();
   use.weights += adapters_.bytes();
-  for (const auto& [number, layer] : layers_) use.kv_cache += layer.memory.size();
-  use.activations = arena_.size();
-  use.workspace = workspace_.size() + tables_->bytes() + results_.bytes();
+  use.kv_cache = cache_.size();
+  const size_t scratch = workspace_.size() + tables_->bytes() + results_.bytes();
+  use.activations = work_.size() - scratch;
+  use.workspace = scratch + counters_.size();
   return use;
-}
-
-// Its keys, values and their scales in every layer, in order.
-template <typename Visit>
-void CudaExecutable::visit_page(int32_t page, Visit visit) const {
-  for (const auto& [number, layer] : layers_) {
-    std::byte* begin = layer.memory.data();
-    for (const size_t bytes : layer.part_bytes) {
-      if (bytes > 0) visit(begin + static_cast<size_t>(page) * bytes, bytes);
-      begin += bytes * static_cast<size_t>(options_.kv_pages);
-    }
-  }
-}
-
-size_t CudaExecutable::page_bytes() const {
-  size_t bytes = 0;
-  visit_page(0, [&](const std::byte*, size_t part) { bytes += part; });
-  return bytes;
-}
-
-void CudaExecutable::read_page(int32_t page, std::span<std::byte> to) const {
-  visit_page(page, [&](const std::byte* at, size_t bytes) {
-    check_cuda(cudaMemcpy(to.data(), at, bytes, cudaMemcpyDeviceToHost), "read a page of the KV cache");
-    to = to.subspan(bytes);
-  });
-}
-
-void CudaExecutable::write_page(int32_t page, std::span<const std::byte> from) {
-  visit_page(page, [&](std::byte* at, size_t bytes) {
-    check_cuda(cudaMemcpy(at, from.data(), bytes, cudaMemcpyHostToDevice), "write a page of the KV cache");
-    from = from.subspan(bytes);
-  });
 }
 
 std::vector<double> CudaExecutable::take_profile() {
@@ -327,7 +344,9 @@ std::vector<double> CudaExecutable::take_profile() {
 }
 
 void CudaExecutable::add_adapter(int32_t id, std::shared_ptr<const PackedAdapter> adapter) {
-  if (!adapters_.add(id, std::static_pointer_cast<const DeviceAdapter>(std::move(adapter)))) captured_.clear();
+  if (adapters_.add(id, std::static_pointer_cast<const DeviceAdapter>(std::move(adapter)))) return;
+  std::erase_if(captured_, [](const auto& entry) { return entry.first.adapters; });
+  capture_decoding(true);
 }
 
 }  // namespace edgewise::cuda

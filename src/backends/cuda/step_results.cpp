@@ -9,9 +9,7 @@ namespace edgewise::cuda {
 StepResults::StepResults(const Graph& graph, const LoadOptions& options)
     : graph_(graph),
       most_rows_(static_cast<size_t>(options.max_rows)),
-      tokens_(most_rows_ * sizeof(int32_t), "pinned memory for tokens"),
-      choices_(most_rows_ * (sizeof(unsigned long long) + sizeof(unsigned)), "choices of tokens") {
-  check_cuda(cudaMemset(choices_.data(), 0, choices_.size()), "clear memory");
+      tokens_(most_rows_ * sizeof(int32_t), "pinned memory for tokens") {
   for (const ValueId id : graph.outputs()) {
     const Shape& shape = graph.value(id).shape;
     const auto rows = static_cast<size_t>(shape[0] == kRows ? options.max_rows : options.max_tokens);
@@ -26,6 +24,7 @@ void StepResults::begin(std::span<const int32_t> best) noexcept {
 }
 
 void StepResults::launch(const StepContext& context) const noexcept {
+  if (context.rows == 0) return;
   const ValueId logits = graph_.outputs()[0];
   best_rows(context.stream, context.values[logits], context.rows, static_cast<int>(graph_.value(logits).shape[1]),
             choices_.as<unsigned long long>(), choices_.as<unsigned>(most_rows_ * sizeof(unsigned long long)),

@@ -14,12 +14,13 @@ class StepResults {
   StepResults(const Graph& graph, const LoadOptions& options);
   // Before the step is launched.
   void begin(std::span<const int32_t> best) noexcept;
-  // Whether some row of this step wants its best token only; then launch() comes behind the graph's last node.
-  bool picks() const noexcept { return picks_; }
+  // Chooses a token for each row of logits; behind the graph's last node.
   void launch(const StepContext& context) const noexcept;
   // Waits for the step, and takes what was asked for of it.
   StepOutcome read(const StepContext& context, StepOutputs outputs, std::span<int32_t> best) noexcept;
-  size_t bytes() const { return choices_.size(); }
+  // On the device, which place() gives it.
+  size_t bytes() const { return most_rows_ * (sizeof(unsigned long long) + sizeof(unsigned)); }
+  void place(DeviceArena& arena) { choices_ = arena.take(bytes()); }
 
  private:
   // Values on their way to the host.
@@ -35,7 +36,7 @@ class StepResults {
   size_t most_rows_;
   std::vector<PinnedMemory> staging_;  // of each output
   PinnedMemory tokens_;                // [R], kPickBest until they are there
-  DeviceMemory choices_;               // what finding them takes
+  DeviceBytes choices_;                // what finding them takes
   std::vector<Piece> pieces_;          // of this step
   bool picks_ = false;
 };

@@ -32,7 +32,6 @@ StepTables::StepTables(const LoadOptions& options, std::vector<int> groups, int 
   tiles_ = place(groups_.size() * tiles_stride_);
   pages_ = place(static_cast<size_t>(most_pages_) * 4);
   host_ = PinnedMemory(end, "pinned memory for steps");
-  device_ = DeviceMemory(end, "tables of a step");
   std::memset(host_.data(), 0, end);
   described_.resize(groups_.size());
   tile_counts_.resize(groups_.size());
@@ -84,8 +83,7 @@ void StepTables::list_ranges(size_t tokens, size_t rows, size_t pages) noexcept 
 }
 
 void StepTables::fetch(cudaStream_t stream) const noexcept {
-  cuda::fetch(stream, host_.data(), host<const FetchRange>(ranges_), static_cast<int>(range_count()),
-              device_.data());
+  cuda::fetch(stream, host_.data(), host<const FetchRange>(ranges_), static_cast<int>(range_count()), device_.data());
 }
 
 bool StepTables::fill_tiles(const StepInput& input, size_t group) noexcept {
@@ -134,7 +132,7 @@ bool StepTables::fill_tiles(const StepInput& input, size_t group) noexcept {
   }
 }
 
-void StepTables::describe(StepContext& context) noexcept {
+void StepTables::describe(StepContext& context, int bucket) noexcept {
   context.token_ids = device_.as<const int32_t>(tokens_);
   context.positions = device_.as<const int32_t>(positions_);
   context.context = device_.as<const int32_t>(context_);
@@ -145,7 +143,7 @@ void StepTables::describe(StepContext& context) noexcept {
   for (size_t group = 0; group < groups_.size(); ++group) {
     described_[group].tiles = device_.as<const AttendTile>(tiles_at(group));
     described_[group].count = device_.as<const int32_t>(counts_) + group;
-    described_[group].most = bucket_;
+    described_[group].most = bucket;
   }
   context.tiles = described_.data();
 }

@@ -27,8 +27,12 @@ class StepTables {
   // To the device, whatever was filled in: a launch that a captured graph may hold.
   void fetch(cudaStream_t stream) const noexcept;
   // Fills in the pointers, and how many tiles there are to launch for.
-  void describe(StepContext& context) noexcept;
-  size_t bytes() const { return device_.size(); }
+  void describe(StepContext& context) noexcept { describe(context, bucket_); }
+  // As for a step of so many tiles, for a graph to be captured.
+  void describe(StepContext& context, int bucket) noexcept;
+  // On the device, which place() gives it.
+  size_t bytes() const { return host_.size(); }
+  void place(DeviceArena& arena) { device_ = arena.take(bytes()); }
   // The most tiles of a group, rounded up to a power of two: what a captured graph launches.
   int tile_bucket() const noexcept { return bucket_; }
 
@@ -52,7 +56,7 @@ class StepTables {
   size_t ranges_, tokens_, positions_, context_, slots_, masks_, logits_rows_, counts_, tiles_, pages_;
   size_t tiles_stride_;  // from one group's to the next one's
   PinnedMemory host_;
-  DeviceMemory device_;
+  DeviceBytes device_;
   std::vector<StepContext::Tiles> described_;
   std::vector<int> tile_counts_;
   std::vector<int32_t> page_begin_;  // of each sequence's table
