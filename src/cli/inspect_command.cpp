@@ -64,10 +64,11 @@ void print_graph_summary(const Graph& graph, bool text) {
 void inspect_engine(const fs::path& file, const InspectFlags& flags) {
   const Engine engine = read_engine(file);
   const EngineInfo& info = engine.info;
-  const std::string capacity = info.kv_capacity > 0 ? std::to_string(info.kv_capacity) : "as many as fit";
+  const std::string capacity =
+      info.kv_capacity > 0 ? fmt::format("{} tokens each", info.kv_capacity) : "as many tokens as fit";
   fmt::print(
       "engine {} ({:.1f} MB)\n  model {}, device {}, layout {}\n  built on {}\n  batch {}, prompts of {} tokens, cache "
-      "of {} tokens each in {} ({})\n",
+      "of {} in {} ({})\n",
       file.string(), megabytes(fs::file_size(file)), info.model, info.device, info.layout, info.machine,
       info.max_batch_size, info.max_input_length, capacity, dtype_name(info.kv_dtype), info.kv_policy);
   const auto executable = find_backend(info.device)

@@ -62,6 +62,7 @@ class CudaExecutable final : public Executable, private BuildContext {
   void place_values(size_t workspace);
   void warm_up();
   void capture_decoding(bool adapters);
+  void capture_kind(int tokens, int least_tiles, bool adapters);
   StepGraph capture(const StepContext& context, size_t end) const;
   size_t steps_for(StepOutputs outputs) const noexcept;
   StepContext context_of(int tokens, int rows) const noexcept;

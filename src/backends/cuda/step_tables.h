@@ -15,7 +15,8 @@ constexpr int range_pages(int pages) { return (pages + 31) / 32; }
 inline constexpr int kFewRows = 64;
 
 // Rows of a tile for this many query heads a key head.
-constexpr int tile_rows(int group) { return group >= 16 ? 1 : 16 / group; }
+inline constexpr int kMostTileRows = 16;
+constexpr int tile_rows(int group) { return group >= kMostTileRows ? 1 : kMostTileRows / group; }
 
 class StepTables {
  public:
