@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """What others reach on this GPU, as JSON: the dense bf16 rate of torch.matmul, and transformers at the shapes of
-make_random_model.py, eager and with a static cache under torch.compile. Weights are random and made on the GPU.
+make_random_model.py, eager and with a static cache under torch.compile. Weights are random and made on the GPU. What is known
+is written after each measurement: the last line is the result.
 
     tools/gpu_baselines.py ceiling
     tools/gpu_baselines.py qwen3-0.6b --dtype bf16
@@ -8,7 +9,6 @@ make_random_model.py, eager and with a static cache under torch.compile. Weights
 import argparse
 import json
 import statistics
-import sys
 import time
 
 import make_random_model
@@ -72,12 +72,13 @@ def measure(model, answer, runs, warmups, **options):
 
 def baselines(shape, dtype, runs):
     model = make_model(shape, dtype)
-    result = {"shape": shape, "dtype": dtype}
+    result = {"shape": shape, "dtype": dtype, "compiled": {"error": "not done when time was up"}}
     with torch.no_grad():
         ids = torch.randint(100, 30000, (1, LONG_PROMPT), device="cuda")
         times = [seconds(lambda: model(ids, logits_to_keep=1)) for _ in range(2 + runs)][2:]
         result["prefill_tokens_per_second"] = LONG_PROMPT / statistics.median(times)
         result["eager"] = measure(model, EAGER_ANSWER, runs, 1)
+        print(json.dumps(result), flush=True)  # the compiler takes its time
         try:
             result["compiled"] = measure(model, ANSWER, runs, 2, cache_implementation="static")
         except Exception as error:  # a compiler that fails is a finding, and no reason to lose the rest
@@ -92,7 +93,7 @@ def main():
     parser.add_argument("--runs", type=int, default=3)
     args = parser.parse_args()
     dtype = {"bf16": "bfloat16", "fp16": "float16"}[args.dtype]
-    json.dump(ceiling() if args.what == "ceiling" else baselines(args.what, dtype, args.runs), sys.stdout)
+    print(json.dumps(ceiling() if args.what == "ceiling" else baselines(args.what, dtype, args.runs)))
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ class Bench:
     def __init__(self, edgewise, work):
         self.edgewise, self.work = edgewise, work
 
-    def run(self, *arguments):
+    def run(self, *arguments, limit=None):
         start = time.time()
-        done = subprocess.run([str(a) for a in arguments], capture_output=True, text=True)
+        done = subprocess.run([str(a) for a in arguments], capture_output=True, text=True, timeout=limit)
         if done.returncode != 0:
             raise RuntimeError(f"{' '.join(str(a) for a in arguments)}:\n{done.stdout[-500:]}{done.stderr[-1500:]}")
         print(f"  {time.time() - start:6.1f} s  {pathlib.Path(arguments[0]).name} {' '.join(str(a) for a in arguments[1:3])}", file=sys.stderr)
@@ -32,6 +32,17 @@ class Bench:
 
     def python(self, script, *arguments):
         return self.run(sys.executable, TOOLS / script, *arguments)
+
+    def baseline(self, shape, limit):
+        """As far as it comes in `limit` seconds."""
+        try:
+            written = self.run(sys.executable, TOOLS / "gpu_baselines.py", shape, limit=limit)
+        except subprocess.TimeoutExpired as timeout:
+            written = timeout.stdout or ""
+            written = written.decode() if isinstance(written, bytes) else written
+        if not written.strip():
+            raise RuntimeError(f"nothing was measured in {limit:.0f} s")
+        return json.loads(written.strip().splitlines()[-1])
 
     def build(self, shape, dtype, quantization):
         """An engine; what it is made from is gone again, since memory is short where the work directory lies in it."""
@@ -86,7 +97,7 @@ def table(report):
         if baseline := report["baselines"].get(r["shape"]):
             best, way = fastest(baseline)
             ratio = f"{rate / best:.1f} ({way}, {best:.0f})"
-        batches = [f"{point(r, b)['decode_tokens_per_second']['median']:.0f}" for b in BATCHES[1:]]
+        batches = [f"{point(r, b)['decode_tokens_per_second']['p50']:.0f}" for b in BATCHES[1:]]
         lines.append(f"| {r['shape']} | {r['weights']} | {rate:.0f} | {one['share_of_bandwidth'] * 100:.0f}% | {' | '.join(batches)} | "
                      f"{r['ttft_2048_seconds'] * 1e3:.1f} | {r['prefill_2048_tokens_per_second']:.0f} | {ratio} |")
     for shape, b in report["baselines"].items():
@@ -127,12 +138,13 @@ def main():
     for shape, dtype, quantization in wanted:
         attempt(f"{shape} {quantization or dtype}", lambda: report["results"].append(bench.measure(shape, dtype, quantization)))
     for shape in dict.fromkeys(m[0] for m in wanted) if not args.no_baselines else []:
-        attempt(f"transformers {shape}", lambda: report["baselines"].update({shape: json.loads(bench.python("gpu_baselines.py", shape))}))
+        attempt(f"transformers {shape}", lambda: report["baselines"].update({shape: bench.baseline(shape, started + args.seconds + 20 - time.time())}))
+    report["seconds"] = time.time() - started
     if report["results"]:
         report["ceiling"]["read_bytes_per_second"] = report["results"][0]["decode"]["memory_bandwidth_bytes_per_second"]
-        print(table(report))
-    report["seconds"] = time.time() - started
     args.output.write_text(json.dumps(report, indent=1) + "\n")
+    if report["results"]:
+        print(table(report))
     for failure in report["failures"]:
         print(failure, file=sys.stderr)
     return 1 if report["failures"] else 0
