@@ -137,8 +137,10 @@ def main():
 
     for shape, dtype, quantization in wanted:
         attempt(f"{shape} {quantization or dtype}", lambda: report["results"].append(bench.measure(shape, dtype, quantization)))
-    for shape in dict.fromkeys(m[0] for m in wanted) if not args.no_baselines else []:
-        attempt(f"transformers {shape}", lambda: report["baselines"].update({shape: bench.baseline(shape, started + args.seconds + 20 - time.time())}))
+    shapes = [] if args.no_baselines else list(dict.fromkeys(m[0] for m in wanted))
+    for i, shape in enumerate(shapes):
+        share = (started + args.seconds + 20 - time.time()) / (len(shapes) - i)
+        attempt(f"transformers {shape}", lambda: report["baselines"].update({shape: bench.baseline(shape, share)}))
     report["seconds"] = time.time() - started
     if report["results"]:
         report["ceiling"]["read_bytes_per_second"] = report["results"][0]["decode"]["memory_bandwidth_bytes_per_second"]
