@@ -8,7 +8,7 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kFetchBlocks = 8;  // of a range
-constexpr int kLogitsEach = 8;  // of a thread
+constexpr int kLogitsEach = 8;   // of a thread
 
 // Blocks share out the ranges, since each look at the host takes as long as a small kernel.
 __global__ void fetch_kernel(const uint4* host, const FetchRange* ranges, uint4* device) {
