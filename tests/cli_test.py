@@ -79,6 +79,10 @@ class CliTest(CutModelTest):
             engine = work / f"kv-{expected}"
             program("build", "--onnxDir", work / "kv8-onnx", "--engineDir", engine, "--optLevel", 0, *flag)
             self.checks.that(f"in {expected} " in program("inspect", engine), f"the engine's cache is {expected}")
+        program("build", "--onnxDir", work / "kv8-onnx", "--engineDir", work / "kv-auto", "--optLevel", 0, "--maxKVCacheCapacity", "auto")
+        self.checks.that("as many tokens as fit" in program("inspect", work / "kv-auto"), "the cache's size is left to the load")
+        self.fails("a cache of no size", ["build", "--onnxDir", work / "kv8-onnx", "--engineDir", work / "x", "--maxKVCacheCapacity", "12x"],
+                   ["--maxKVCacheCapacity 12x", "auto"])
         for kind, most in [("i8", 0.005), ("f8e4m3", 0.05)]:
             report = json.loads(program("eval", "--engine", work / f"kv-{kind}", "--against", work / "kv-f32", "--text", text,
                                         "--context", 64, "--json"))

@@ -15,6 +15,7 @@
 #include "base/error.h"
 #include "embedded_model.h"
 #include "runtime/service.h"
+#include "wrapped_executable.h"
 
 namespace {
 
@@ -49,37 +50,19 @@ namespace {
 namespace fs = std::filesystem;
 
 // Runs what it wraps, save for steps that fail.
-class FaultyExecutable final : public Executable {
+class FaultyExecutable final : public WrappedExecutable {
  public:
-  explicit FaultyExecutable(Executable& inner) : inner_(inner) {}
+  using WrappedExecutable::WrappedExecutable;
   StepOutcome next = StepOutcome::kDone;
 
   using Executable::run;
-  StepOutcome run(const StepInput& input, StepOutputs outputs) noexcept override {
-    const StepOutcome outcome = inner_.run(input, outputs);
+  StepOutcome run(const StepInput& input, StepOutputs outputs, std::span<int32_t> best) noexcept override {
+    const StepOutcome outcome = inner_.run(input, outputs, best);
     if (next == StepOutcome::kDone) return outcome;
     for (const auto& output : outputs) std::ranges::fill(output, NAN);  // whatever it has left
+    std::ranges::fill(best, 7);
     return std::exchange(next, StepOutcome::kDone);
   }
-  void copy_slots(std::span<const SlotCopy> copies) noexcept override { inner_.copy_slots(copies); }
-  std::shared_ptr<const PackedAdapter> pack_adapter(const Adapter& adapter) const override {
-    return inner_.pack_adapter(adapter);
-  }
-  using Executable::add_adapter;
-  void add_adapter(int32_t id, std::shared_ptr<const PackedAdapter> adapter) override {
-    inner_.add_adapter(id, std::move(adapter));
-  }
-  void remove_adapter(int32_t id) noexcept override { inner_.remove_adapter(id); }
-  MemoryUse memory() const override { return inner_.memory(); }
-  size_t page_bytes() const override { return inner_.page_bytes(); }
-  void read_page(int32_t page, std::span<std::byte> to) const override { inner_.read_page(page, to); }
-  void write_page(int32_t page, std::span<const std::byte> from) override { inner_.write_page(page, from); }
-  void set_profiling(bool on) override { inner_.set_profiling(on); }
-  std::vector<double> take_profile() override { return inner_.take_profile(); }
-  void observe(NodeObserver observer) override { inner_.observe(std::move(observer)); }
-
- private:
-  Executable& inner_;
 };
 
 class FaultTest : public testing::Test {

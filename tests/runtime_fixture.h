@@ -5,7 +5,9 @@
 
 #include "backends/backend.h"
 #include "models/families.h"
+#include "runtime/prompt_lookup.h"
 #include "runtime/scheduler.h"
+#include "wrapped_executable.h"
 
 namespace edgewise {
 
@@ -20,7 +22,7 @@ class RuntimeTest : public testing::Test {
     // The head on selected rows, as the compiler arranges it.
     const ValueId logits = graph_.outputs()[0];
     graph_.outputs()[0] = graph_.add(Op::kSelectRows, "rows", {logits});
-    const Backend& backend = find_backend("cpu");
+    const Backend& backend = find_backend(device());
     for (size_t i = 0; i < graph_.nodes().size(); ++i) backend.pack(graph_, static_cast<NodeId>(i));
     graph_.compact();
   }
@@ -35,11 +37,11 @@ class RuntimeTest : public testing::Test {
     return limits;
   }
   std::unique_ptr<Executable> load(const SchedulerLimits& l) const {
-    return find_backend("cpu").load(graph_, {.max_tokens = l.max_step_tokens,
-                                             .max_sequences = l.max_sequences,
-                                             .max_rows = l.max_sequences,
-                                             .kv_pages = l.kv_pages,
-                                             .threads = 2});
+    return find_backend(device()).load(graph_, {.max_tokens = l.max_step_tokens,
+                                                .max_sequences = l.max_sequences,
+                                                .max_rows = l.max_sequences,
+                                                .kv_pages = l.kv_pages,
+                                                .threads = 2});
   }
   static std::vector<int32_t> prompt(int salt, int length) {
     std::vector<int32_t> ids;
@@ -74,6 +76,45 @@ class RuntimeTest : public testing::Test {
     }
   }
   std::vector<int32_t> alone(const std::vector<int32_t>& ids) const { return run(1, 128, {ids})[0]; }
+
+  // Greedy sequences beside others get the same tokens from their rows' best as from their logits, with guesses too.
+  void compare_picks() const {
+    std::vector<SamplingOptions> sampling(6);
+    sampling[1].temperature = 0.8;
+    sampling[1].seed = 3;
+    sampling[2].repetition_penalty = 1.2;
+    sampling[3].num_logprobs = 2;
+    sampling[4].logit_bias[5] = 100;
+    auto l = limits(6, 64);
+    l.weigh_drafts = false;
+    const auto answers = [&](bool picks) {
+      const auto executable = find_backend(device()).load(graph_, {.max_tokens = l.max_step_tokens,
+                                                                   .max_sequences = l.max_sequences,
+                                                                   .max_rows = l.max_sequences * 4,
+                                                                   .kv_pages = l.kv_pages,
+                                                                   .threads = 2});
+      PickyExecutable picky(*executable, vocabulary_, picks);
+      PromptLookup lookup(3);
+      Scheduler scheduler(picky, l, {}, &lookup);
+      std::vector<std::unique_ptr<Sequence>> sequences;
+      for (size_t i = 0; i < sampling.size(); ++i) {
+        auto ids = prompt(static_cast<int>(i), 30);
+        ids.insert(ids.end(), ids.begin(), ids.begin() + 30);
+        sequences.push_back(std::make_unique<Sequence>(ids, sampling[i], 20, vocabulary_));
+        sequences.back()->speculate = i != 3;
+        EXPECT_TRUE(scheduler.submit(*sequences.back()));
+      }
+      finish(scheduler);
+      EXPECT_EQ(picky.picked > 40, picks);
+      EXPECT_EQ(picky.kept > 80, picks);
+      std::vector<std::vector<int32_t>> tokens;
+      for (const auto& sequence : sequences) tokens.push_back(sequence->tokens);
+      return tokens;
+    };
+    EXPECT_EQ(answers(true), answers(false));
+  }
+
+  virtual const char* device() const { return "cpu"; }
 
   Graph graph_;
   int64_t vocabulary_ = 0;

@@ -5,12 +5,28 @@
 
 #include <cmath>
 
+#include "backends/best_rows.h"
+
 namespace edgewise {
 namespace {
 
 TEST(Sampler, GreedyIsTheFirstLargest) {
   std::vector<float> logits{1, 5, 5, 2};
   EXPECT_EQ(Sampler({}, 4, {}).sample(logits), 1);
+}
+
+TEST(Sampler, WhatIsNoNumberIsNotTheLargest) {
+  for (const size_t size : {3u, 64u, 200u}) {
+    std::vector<float> logits(size, NAN);
+    EXPECT_EQ(argmax(logits), 0);
+    logits[2] = -INFINITY;
+    EXPECT_EQ(argmax(logits), 2);
+    logits[1] = -0.0f;
+    logits[2] = 0.0f;
+    EXPECT_EQ(argmax(logits), 1);
+    logits[size - 1] = INFINITY;
+    EXPECT_EQ(argmax(logits), static_cast<int32_t>(size - 1));
+  }
 }
 
 // As from weights that are not numbers: some token, and no crash.

@@ -359,5 +359,15 @@ TEST_F(SessionTest, KilledWhileSavingLeavesAWholeFile) {
   EXPECT_GT(unfinished, 5);  // or the test has not hit a save
 }
 
+// Up to what the model's config names, which is little here.
+TEST_F(SessionTest, CacheCapacityAsMemoryAllows) {
+  build("auto", DType::kBF16, 0);
+  const auto session = open("auto");
+  EXPECT_EQ(session->info().kv_capacity, 2048);
+  const auto other = open("bf16");
+  const auto ids = session->encode_text("Tell me about the sea.");
+  EXPECT_EQ(session->generate(request(ids)).tokens, other->generate(request(ids)).tokens);
+}
+
 }  // namespace
 }  // namespace edgewise

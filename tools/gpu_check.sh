@@ -1,24 +1,27 @@
 #!/usr/bin/env bash
 # What needs a GPU: its tests, every golden through `edgewise verify --backend cuda`, the same greedy text as on the CPU,
 # and with --sanitize the tests under compute-sanitizer.
-#   tools/gpu_check.sh [--sanitize] [FOLDER WITH edgewise AND backends_cuda_test]    default: build, which it makes first
+#   tools/gpu_check.sh [--sanitize] [FOLDER WITH edgewise AND THE TESTS cuda_*, backends_cuda_*]    default: build, which it makes first
 set -uo pipefail
 cd "$(dirname "$0")/.."
 sanitize=
 if [ "${1:-}" = --sanitize ]; then sanitize=1; shift; fi
 programs=${1:-}
 if [ -z "$programs" ]; then
-  make deps all && cmake -S . -B build -DEDGEWISE_TESTS=ON >/dev/null && ninja -C build backends_cuda_test || exit 2
-  mkdir -p build/gpu && ln -sf ../edgewise ../tests/backends_cuda_test build/gpu/ && programs=build/gpu
+  make deps all && cmake -S . -B build -DEDGEWISE_TESTS=ON >/dev/null && ninja -C build backends_cuda_test cuda_runtime_test cuda_fault_test || exit 2
+  mkdir -p build/gpu && ln -sf ../edgewise ../tests/backends_cuda_test ../tests/cuda_runtime_test ../tests/cuda_fault_test build/gpu/ && programs=build/gpu
 fi
 failed=0
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 report() { if [ "$2" = 0 ]; then echo "ok    $1"; else echo "FAIL  $1"; failed=1; fi; }
 
-"$programs/backends_cuda_test" >"$work/log" 2>&1; status=$?
-grep -E "FAILED|PASSED|Failure|actual|Expected" "$work/log" | head -40
-report "tests" $status
+# One behind the other's fault, to see that the next process has a sound GPU.
+for tests in cuda_fault_test cuda_runtime_test backends_cuda_test; do
+  "$programs/$tests" >"$work/log" 2>&1; status=$?
+  grep -E "FAILED|PASSED|Failure|actual|Expected" "$work/log" | head -40
+  report $tests $status
+done
 if [ -n "$sanitize" ]; then
   compute-sanitizer --tool memcheck --error-exitcode 1 "$programs/backends_cuda_test" \
     --gtest_filter='*Float:*Trees:*Company*:*TokenScales' >"$work/log" 2>&1; status=$?

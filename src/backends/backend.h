@@ -94,6 +94,11 @@ using NodeObserver = std::function<void(const Node& node, std::span<const Tensor
 // output whose buffer is empty or missing is not written.
 using StepOutputs = std::span<const std::span<float>>;
 
+// Entries of `best` on the way into Executable::run(), which puts the index of the row's largest logit in the place of
+// kPickBest, as argmax() in best_rows.h has it.
+inline constexpr int32_t kPickBest = -1;
+inline constexpr int32_t kKeepLogits = -2;
+
 // An adapter as an executable keeps it; only executables of the same engine take it.
 class PackedAdapter {
  public:
@@ -104,14 +109,18 @@ class PackedAdapter {
 class Executable {
  public:
   virtual ~Executable() = default;
-  // Runs one step; the first output are the logits [R, vocabulary]. Allocates nothing.
-  virtual StepOutcome run(const StepInput& input, StepOutputs outputs) noexcept = 0;
+  // Runs one step; the first output are the logits [R, vocabulary]. Allocates nothing. `best` is [R] or empty: of rows
+  // whose entry is kPickBest the logits need not be brought to the output, whose contents there are anything.
+  virtual StepOutcome run(const StepInput& input, StepOutputs outputs, std::span<int32_t> best) noexcept = 0;
+  StepOutcome run(const StepInput& input, StepOutputs outputs) noexcept { return run(input, outputs, {}); }
   StepOutcome run(const StepInput& input, std::span<float> first) noexcept {
-    return run(input, StepOutputs(&first, 1));
+    return run(input, StepOutputs(&first, 1), {});
   }
   // Copies exactly, in order.
   virtual void copy_slots(std::span<const SlotCopy> copies) noexcept = 0;
   virtual MemoryUse memory() const = 0;
+  // Why no step will ever run again, as after a fault of the device; "" while steps run.
+  virtual std::string fault() const { return ""; }
   // One page of the KV cache, the keys and values of all layers, as [page_bytes()] that only an executable of the same
   // engine reads. Equal bytes give equal results. Between steps only.
   virtual size_t page_bytes() const = 0;
@@ -144,6 +153,8 @@ class Backend {
   virtual std::vector<std::string> kernels(const Graph& graph, const Node& node) const = 0;
   // Median seconds of a packed node with the kernel at N = tokens on this machine.
   virtual double time_kernel(const Graph& graph, const Node& node, const std::string& kernel, int tokens) const = 0;
+  // Bytes that the KV cache may take here, now, beside all else that an executable loaded this way needs.
+  virtual size_t cache_room(const Graph& graph, const LoadOptions& options) const;
   // Bytes a second that its memory gives when it is read from end to end, measured now; 0: what the host's gives.
   virtual double read_bandwidth() const { return 0; }
   // `graph` is packed and outlives the result, which reads its constants where they lie.

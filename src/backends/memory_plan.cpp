@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <numeric>
+#include <set>
 
+#include "backends/backend.h"
+#include "backends/kv_scale.h"
 #include "base/error.h"
 
 namespace edgewise {
@@ -57,6 +60,17 @@ std::vector<Lifetime> value_lifetimes(const Graph& graph, std::span<const int> s
   const int end = steps.empty() ? 0 : steps.back();
   for (const ValueId id : graph.outputs()) lifetimes[static_cast<size_t>(id)].last = end;
   return lifetimes;
+}
+
+size_t kv_page_bytes(const Graph& graph, DType dtype) {
+  std::set<int64_t> layers;  // several operators may share one
+  double bytes = 0;
+  for (const Node& node : graph.nodes()) {
+    if (node.op != Op::kAttention || !layers.insert(node.integer("layer")).second) continue;
+    const auto heads = static_cast<double>(node.integer("kv_heads") * kPageTokens);
+    bytes += 2 * heads * kv_head_bytes(dtype, node.integer("head_dim"));
+  }
+  return static_cast<size_t>(bytes);
 }
 
 }  // namespace edgewise

@@ -30,4 +30,7 @@ MemoryPlan plan_memory(std::span<const Lifetime> lifetimes, size_t alignment = 6
 std::vector<Lifetime> value_lifetimes(const Graph& graph, std::span<const int> steps, int max_tokens, int max_rows,
                                       size_t element_bytes);
 
+// Bytes of one page of the KV cache: keys, values and their scales in all layers.
+size_t kv_page_bytes(const Graph& graph, DType dtype);
+
 }  // namespace edgewise

@@ -2,6 +2,7 @@
 
 #include "backends/backend.h"
 #include "base/error.h"
+#include "base/proc_memory.h"
 
 namespace edgewise {
 namespace {
@@ -32,6 +33,8 @@ std::string_view outcome_name(StepOutcome outcome) {
   }
   return "unknown";
 }
+
+size_t Backend::cache_room(const Graph&, const LoadOptions&) const { return proc_bytes("meminfo", "MemAvailable") / 2; }
 
 void register_backend(std::unique_ptr<Backend> backend, int priority) {
   auto& all = entries();

@@ -80,6 +80,16 @@ void store_all(std::span<const float> values, std::span<std::byte> out, Convert 
   }
 }
 
+// All there are, since whole matrices of them are converted.
+const std::array<float, 256>& f8e4m3_values() {
+  static const auto values = [] {
+    std::array<float, 256> all;
+    for (unsigned bits = 0; bits < all.size(); ++bits) all[bits] = f8e4m3_to_float(static_cast<uint8_t>(bits));
+    return all;
+  }();
+  return values;
+}
+
 }  // namespace
 
 int bit_width(DType dtype) { return info(dtype).bits; }
@@ -172,7 +182,7 @@ void to_float(DType dtype, std::span<const std::byte> data, size_t first, std::s
     case DType::kBF16:
       return convert_all<uint16_t>(data, first, out, bf16_to_float);
     case DType::kF8E4M3:
-      return convert_all<uint8_t>(data, first, out, f8e4m3_to_float);
+      return convert_all<uint8_t>(data, first, out, [&values = f8e4m3_values()](uint8_t bits) { return values[bits]; });
     case DType::kF8E5M2:
       return convert_all<uint8_t>(data, first, out, f8e5m2_to_float);
     case DType::kI8:

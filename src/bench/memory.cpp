@@ -1,22 +1,13 @@
 #include "bench/memory.h"
 
 #include <algorithm>
-#include <fstream>
 
 #include "base/error.h"
+#include "base/proc_memory.h"
 #include "runtime/session.h"
 
 namespace edgewise {
 namespace {
-
-// A field of /proc/FILE in bytes ("MemAvailable:  123 kB").
-size_t proc_bytes(const char* file, std::string_view field) {
-  std::ifstream stream(file);
-  for (std::string line; std::getline(stream, line);) {
-    if (line.starts_with(field)) return std::stoull(line.substr(line.find(':') + 1)) * 1024;
-  }
-  return 0;
-}
 
 double megabytes(size_t bytes) { return static_cast<double>(bytes) / 1e6; }
 
@@ -57,10 +48,10 @@ MemoryAnalysis analyze_memory(const std::filesystem::path& engine_dir, const std
                               const std::vector<int>& lengths) {
   MemoryAnalysis analysis;
   analysis.engine = engine_dir.string();
-  analysis.machine = proc_bytes("/proc/meminfo", "MemTotal");
-  analysis.available = proc_bytes("/proc/meminfo", "MemAvailable");
+  analysis.machine = proc_bytes("meminfo", "MemTotal");
+  analysis.available = proc_bytes("meminfo", "MemAvailable");
   const Tokenizer tokenizer = Tokenizer::load(engine_dir / "tokenizer.json");
-  const size_t before = proc_bytes("/proc/self/status", "VmRSS");
+  const size_t before = proc_bytes("self/status", "VmRSS");
   const Engine engine = read_engine(engine_dir / kEngineFileName);
   const int64_t vocabulary = engine.graph.value(engine.graph.outputs().at(0)).shape.at(1);
   std::unique_ptr<Engine> head;  // loaded too where there is one: run and serve use it

@@ -6,6 +6,7 @@
 #include <map>
 #include <sstream>
 
+#include "backends/best_rows.h"
 #include "backends/sequence_runner.h"
 #include "base/error.h"
 #include "base/progress.h"

@@ -1,3 +1,5 @@
+#include <charconv>
+
 #include "base/error.h"
 #include "cli/build_flags.h"
 #include "cli/command.h"
@@ -23,7 +25,10 @@ void add_build_flags(CLI::App& command, BuildFlags& flags) {
   BuildOptions& o = flags.options;
   add_flag(command, "maxBatchSize", o.max_batch_size, "sequences side by side");
   add_flag(command, "maxInputLen", o.max_input_length, "tokens of the longest prompt");
-  add_flag(command, "maxKVCacheCapacity", o.kv_capacity, "tokens of cache for each sequence: prompt and answer");
+  add_flag(
+      command, "maxKVCacheCapacity", flags.kv_capacity,
+      "tokens of cache for each sequence, prompt and answer; auto: up to the model's context, as many as fit when the "
+      "engine is loaded, on a GPU into what weights and activations leave, else into half of the free memory");
   add_flag(command, "kvCachePolicy", o.kv_policy, "linear (each sequence's pages reserved) or paged (on demand)");
   add_flag(command, "kvDtype", flags.kv_dtype,
            "KV cache in fp32, fp16, bf16, fp8 or int8 (default: as the checkpoint asks, else bf16)");
@@ -43,8 +48,18 @@ DType parse_kv_dtype(const std::string& name) {
   usage_error("--kvDtype {}: expected fp32, fp16, bf16, fp8 or int8", name);
 }
 
+int parse_kv_capacity(const std::string& text) {
+  if (text == "auto") return 0;
+  int tokens = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), tokens);
+  if (error != std::errc() || end != text.data() + text.size() || tokens < 1)
+    usage_error("--maxKVCacheCapacity {}: expected a positive number of tokens, or auto", text);
+  return tokens;
+}
+
 BuildOptions BuildFlags::take() const {
   BuildOptions result = options;
+  result.kv_capacity = parse_kv_capacity(kv_capacity);
   if (!kv_dtype.empty()) result.kv_dtype = parse_kv_dtype(kv_dtype);
   result.disabled_passes = {disabled.begin(), disabled.end()};
   return result;

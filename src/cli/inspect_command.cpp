@@ -64,19 +64,20 @@ void print_graph_summary(const Graph& graph, bool text) {
 void inspect_engine(const fs::path& file, const InspectFlags& flags) {
   const Engine engine = read_engine(file);
   const EngineInfo& info = engine.info;
+  const std::string capacity =
+      info.kv_capacity > 0 ? fmt::format("{} tokens each", info.kv_capacity) : "as many tokens as fit";
   fmt::print(
       "engine {} ({:.1f} MB)\n  model {}, device {}, layout {}\n  built on {}\n  batch {}, prompts of {} tokens, cache "
-      "of {} "
-      "tokens each in {} ({})\n",
+      "of {} in {} ({})\n",
       file.string(), megabytes(fs::file_size(file)), info.model, info.device, info.layout, info.machine,
-      info.max_batch_size, info.max_input_length, info.kv_capacity, dtype_name(info.kv_dtype), info.kv_policy);
-  const auto executable =
-      find_backend(info.device)
-          .load(engine.graph, {.max_tokens = std::min(info.max_input_length, 256),
-                               .max_sequences = info.max_batch_size,
-                               .max_rows = 1,
-                               .kv_pages = (info.kv_capacity + kPageTokens - 1) / kPageTokens * info.max_batch_size,
-                               .kv_dtype = info.kv_dtype});
+      info.max_batch_size, info.max_input_length, capacity, dtype_name(info.kv_dtype), info.kv_policy);
+  const auto executable = find_backend(info.device)
+                              .load(engine.graph, {.max_tokens = std::min(info.max_input_length, 256),
+                                                   .max_sequences = info.max_batch_size,
+                                                   .max_rows = 1,
+                                                   .kv_pages = (std::max(info.kv_capacity, 1) + kPageTokens - 1) /
+                                                               kPageTokens * info.max_batch_size,
+                                                   .kv_dtype = info.kv_dtype});
   const MemoryUse use = executable->memory();
   fmt::print("  memory plan: weights {:.1f} MB, KV cache {:.1f} MB, activations {:.1f} MB, workspace {:.1f} MB\n",
              megabytes(use.weights), megabytes(use.kv_cache), megabytes(use.activations), megabytes(use.workspace));

@@ -74,7 +74,11 @@ static fs::path engine_from_recipe(const fs::path& file, const fs::path& cache_d
   }
   options.max_batch_size = static_cast<int>(recipe.integer("max_batch_size", options.max_batch_size));
   options.max_input_length = static_cast<int>(recipe.integer("max_input_len", options.max_input_length));
-  options.kv_capacity = static_cast<int>(recipe.integer("max_kv_cache_capacity", options.kv_capacity));
+  constexpr const char* kCapacity = "max_kv_cache_capacity";
+  if (recipe.has(kCapacity) && recipe.at(kCapacity).value().is_string())
+    options.kv_capacity = parse_kv_capacity(recipe.string(kCapacity));
+  else
+    options.kv_capacity = static_cast<int>(recipe.integer(kCapacity, options.kv_capacity));
   options.kv_policy = recipe.string("kv_cache_policy", options.kv_policy);
   options.device = recipe.string("device", options.device);
   options.timing_cache = recipe.string("timing_cache", options.timing_cache.string());

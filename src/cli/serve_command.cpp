@@ -66,6 +66,7 @@ int serve(ServeFlags& flags) {
   fmt::print(stderr, "serving {} at http://{}:{}/v1 ({} answers side by side); Ctrl-C or SIGTERM ends it\n",
              options.model, options.host, server.port(), session.info().max_batch_size);
   server.run();
+  if (const std::string fault = session.executable().fault(); !fault.empty()) fail(ErrorKind::kIo, "{}", fault);
   fmt::print(stderr, "stopped\n");
   return 0;
 }

@@ -24,8 +24,8 @@ void check_limits(const BuildOptions& options) {
   };
   positive("--maxBatchSize", options.max_batch_size);
   positive("--maxInputLen", options.max_input_length);
-  positive("--maxKVCacheCapacity", options.kv_capacity);
-  if (options.max_input_length > options.kv_capacity) {
+  if (options.kv_capacity < 0) usage_error("--maxKVCacheCapacity {}: expected tokens, or auto", options.kv_capacity);
+  if (options.kv_capacity > 0 && options.max_input_length > options.kv_capacity) {
     usage_error("--maxInputLen {} is larger than --maxKVCacheCapacity {}: such a prompt could never be stored",
                 options.max_input_length, options.kv_capacity);
   }

@@ -16,7 +16,7 @@ struct BuildOptions {
   std::string device = "cpu";
   int max_batch_size = 1;
   int max_input_length = 1024;  // tokens of one prompt
-  int kv_capacity = 2048;       // tokens of cache for each sequence of the batch
+  int kv_capacity = 2048;       // tokens of cache for each sequence of the batch; 0: decided at load
   std::string kv_policy = "linear";
   std::optional<DType> kv_dtype;       // of the KV cache; none: what config.json's kv_cache_scheme asks for, else bf16
   std::filesystem::path timing_cache;  // empty: none

@@ -163,7 +163,7 @@ Engine Reader::read() const {
                  stored.kv_capacity(),   text(stored.kv_policy()), static_cast<DType>(stored.kv_dtype())};
   engine.graph.name = engine.info.model.empty() ? "decoder" : engine.info.model;
   if (stored.kv_dtype() > static_cast<uint8_t>(DType::kI16) || engine.info.max_batch_size < 1 ||
-      engine.info.max_input_length < 1 || engine.info.kv_capacity < 1) {
+      engine.info.max_input_length < 1 || engine.info.kv_capacity < 0) {
     reject("its limits are out of range");
   }
   // Values by their stored number; node outputs appear when their node is added.

@@ -25,7 +25,7 @@ struct EngineInfo {
   std::string machine;  // fingerprint of where its kernels were timed
   int max_batch_size = 1;
   int max_input_length = 1024;
-  int kv_capacity = 2048;  // tokens, over all sequences
+  int kv_capacity = 2048;  // tokens of a sequence; 0: what memory has room for when the engine is loaded
   std::string kv_policy = "linear";
   DType kv_dtype = DType::kBF16;
 };

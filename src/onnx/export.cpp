@@ -1,10 +1,12 @@
 #include "onnx/export.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "base/error.h"
 #include "base/progress.h"
+#include "base/thread_pool.h"
 #include "graph/weight_rows.h"
 #include "onnx/onnx_file.h"
 
@@ -13,37 +15,56 @@ namespace {
 
 using Names = std::vector<std::string>;
 
+// Rows `band` of the transpose of [rows, columns] elements, tile by tile, to keep both sides in the cache. Elements of
+// a file may lie anywhere.
+template <typename T>
+void transpose_band(const std::byte* in, int64_t rows, int64_t columns, Range band, std::byte* out) {
+  constexpr int64_t kTile = 32;
+  for (int64_t j0 = band.begin; j0 < band.end; j0 += kTile) {
+    for (int64_t i0 = 0; i0 < rows; i0 += kTile) {
+      for (int64_t j = j0; j < std::min(band.end, j0 + kTile); ++j) {
+        for (int64_t i = i0; i < std::min(rows, i0 + kTile); ++i)
+          std::memcpy(out + (j * rows + i) * int64_t{sizeof(T)}, in + (i * columns + j) * int64_t{sizeof(T)},
+                      sizeof(T));
+      }
+    }
+  }
+}
+
+unsigned nibble_at(const std::byte* in, int64_t index) {
+  return std::to_integer<unsigned>(in[index / 2]) >> (index % 2 * 4) & 15u;
+}
+
+// The same for nibbles, which in the result begin with whole bytes.
+void transpose_nibbles(const std::byte* in, int64_t rows, int64_t columns, Range band, std::byte* out) {
+  constexpr int64_t kTile = 64;
+  for (int64_t j0 = band.begin; j0 < band.end; j0 += kTile) {
+    for (int64_t i = 0; i < rows; ++i) {
+      for (int64_t j = j0; j < std::min(band.end, j0 + kTile); ++j) {
+        const int64_t to = j * rows + i;
+        out[to / 2] |= static_cast<std::byte>(nibble_at(in, i * columns + j) << (to % 2 * 4));
+      }
+    }
+  }
+}
+
 // [rows, columns] -> [columns, rows], any dtype, packed 4-bit ones included.
 Tensor transpose(const Tensor& tensor) {
   const int64_t rows = tensor.dim(0);
   const int64_t columns = tensor.dim(1);
   Tensor result = Tensor::zeros(tensor.dtype(), {columns, rows});
-  const auto in = tensor.bytes();
-  const auto out = result.mutable_bytes();
+  const std::byte* in = tensor.bytes().data();
+  std::byte* out = result.mutable_bytes().data();
   const int bits = bit_width(tensor.dtype());
-  if (bits == 4) {
-    for (int64_t i = 0; i < rows; ++i) {
-      for (int64_t j = 0; j < columns; ++j) {
-        const auto from = static_cast<size_t>(i * columns + j);
-        const auto to = static_cast<size_t>(j * rows + i);
-        const auto nibble = (static_cast<unsigned>(in[from / 2]) >> (from % 2 * 4)) & 15u;
-        out[to / 2] |= static_cast<std::byte>(nibble << (to % 2 * 4));
-      }
-    }
-    return result;
-  }
-  const auto size = static_cast<size_t>(bits / 8);
-  constexpr int64_t kTile = 32;  // keeps both sides in the cache
-  for (int64_t i0 = 0; i0 < rows; i0 += kTile) {
-    for (int64_t j0 = 0; j0 < columns; j0 += kTile) {
-      for (int64_t i = i0; i < std::min(rows, i0 + kTile); ++i) {
-        for (int64_t j = j0; j < std::min(columns, j0 + kTile); ++j) {
-          std::copy_n(in.data() + static_cast<size_t>(i * columns + j) * size, size,
-                      out.data() + static_cast<size_t>(j * rows + i) * size);
-        }
-      }
-    }
-  }
+  ThreadPool pool(bits == 4 && rows % 2 == 1 ? 1 : 0);  // two rows of nibbles may share a byte
+  pool.run([&](int worker) {
+    const Range band = share_of(columns, worker, pool.size());
+    if (bits == 4) return transpose_nibbles(in, rows, columns, band, out);
+    if (bits == 8) return transpose_band<uint8_t>(in, rows, columns, band, out);
+    if (bits == 16) return transpose_band<uint16_t>(in, rows, columns, band, out);
+    if (bits == 32) return transpose_band<uint32_t>(in, rows, columns, band, out);
+    transpose_band<uint64_t>(in, rows, columns, band, out);
+  });
   return result;
 }
 

@@ -77,7 +77,7 @@ FinishReason Generation::take_tokens() {
   return leave;
 }
 
-FinishReason Generation::collect(StepOutcome outcome) noexcept {
+FinishReason Generation::collect(StepOutcome outcome, std::string_view fault) noexcept {
   FinishReason leave = FinishReason::kNone;
   try {
     if (sequence_.finish != FinishReason::kError) leave = take_tokens();
@@ -87,16 +87,16 @@ FinishReason Generation::collect(StepOutcome outcome) noexcept {
     if (!finished) leave = std::exchange(sequence_.finish, FinishReason::kNone);
   }
   if (!sequence_.finished()) return leave;
-  if (completion_.finish == FinishReason::kNone) finish(outcome);
+  if (completion_.finish == FinishReason::kNone) finish(outcome, fault);
   return FinishReason::kNone;
 }
 
 void Generation::fail() noexcept {
   note_error();
-  finish(StepOutcome::kDone);
+  finish(StepOutcome::kDone, {});
 }
 
-void Generation::finish(StepOutcome outcome) noexcept {
+void Generation::finish(StepOutcome outcome, std::string_view fault) noexcept {
   completion_.cached_tokens = sequence_.cached_tokens;
   completion_.preemptions = sequence_.preemptions;
   completion_.drafted_tokens = sequence_.drafted;
@@ -112,8 +112,9 @@ void Generation::finish(StepOutcome outcome) noexcept {
   try {
     if (sequence_.finish == FinishReason::kError && completion_.error.empty()) {
       const bool off_grammar = outcome == StepOutcome::kDone && sequence_.constraint;
-      completion_.error = off_grammar ? "the answer's format: " + sequence_.constraint->state.error()
-                                      : fmt::format("the step failed: {}", outcome_name(outcome));
+      completion_.error = off_grammar
+                              ? "the answer's format: " + sequence_.constraint->state.error()
+                              : fmt::format("the step failed: {}", fault.empty() ? outcome_name(outcome) : fault);
     }
     if (sequence_.finish == FinishReason::kStop) completion_.embedding = normalized(sequence_.embedding);
     rest = text_.finish();

@@ -74,8 +74,8 @@ class Generation {
   // Whether it can begin without waiting for an adapter's files.
   bool ready() const { return !adapter_ || adapter_->ready(); }
   // What came of the last step goes to the callback. Returns why the sequence must leave, kNone when it need not.
-  // Whatever fails on the way, memory included, is this request's error.
-  FinishReason collect(StepOutcome outcome = StepOutcome::kDone) noexcept;
+  // Whatever fails on the way, memory included, is this request's error. `fault`: why no step will run any more.
+  FinishReason collect(StepOutcome outcome = StepOutcome::kDone, std::string_view fault = {}) noexcept;
   // Ends a request that could not even begin; to be called in a handler of the exception.
   void fail() noexcept;
   bool done() const { return sequence_.finished(); }
@@ -86,7 +86,7 @@ class Generation {
   void note(int32_t token);
   FinishReason take_tokens();
   void note_error() noexcept;
-  void finish(StepOutcome outcome) noexcept;
+  void finish(StepOutcome outcome, std::string_view fault) noexcept;
 
   bool with_logprobs_;
   std::optional<AdapterUse> adapter_;

@@ -1,11 +1,11 @@
 #include "runtime/sampler.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <limits>
 #include <random>
 
+#include "backends/best_rows.h"
 #include "base/error.h"
 
 namespace edgewise {
@@ -61,21 +61,6 @@ void SamplingOptions::check(int64_t vocabulary) const {
     }
     require(std::fabs(bias) <= 100, "logit_bias", double{bias}, "-100 to 100");
   }
-}
-
-int32_t argmax(std::span<const float> logits) noexcept {
-  // By blocks, of which compilers make vectors; a vocabulary is long enough for this to be seen.
-  constexpr size_t kBlock = 64;
-  std::array<float, kBlock> best;
-  best.fill(-std::numeric_limits<float>::infinity());
-  size_t i = 0;
-  for (; i + kBlock <= logits.size(); i += kBlock) {
-    for (size_t j = 0; j < kBlock; ++j) best[j] = logits[i + j] > best[j] ? logits[i + j] : best[j];
-  }
-  float largest = *std::ranges::max_element(best);
-  for (; i < logits.size(); ++i) largest = std::max(largest, logits[i]);
-  const auto found = std::ranges::find(logits, largest);
-  return found == logits.end() ? 0 : static_cast<int32_t>(found - logits.begin());
 }
 
 int32_t LogitTokens::index(int32_t token) const {
@@ -192,6 +177,15 @@ int32_t Sampler::sample(std::span<float> logits, std::span<const uint64_t> allow
   forbid_others(logits, allowed, tokens_);
   const int32_t index = options_.temperature == 0 ? argmax(logits) : draw(logits);
   if (options_.num_logprobs > 0) last_logprob_ = plain_[static_cast<size_t>(index)] - log_sum_;
+  return take(index);
+}
+
+bool Sampler::takes_best() const noexcept {
+  return options_.temperature == 0 && options_.num_logprobs == 0 && options_.repetition_penalty == 1 &&
+         options_.presence_penalty == 0 && options_.frequency_penalty == 0 && biases_.empty();
+}
+
+int32_t Sampler::take(int32_t index) noexcept {
   seen_[static_cast<size_t>(index)] = true;
   auto& count = generated_[static_cast<size_t>(index)];
   if (count < UINT16_MAX) ++count;

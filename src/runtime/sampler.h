@@ -56,6 +56,10 @@ class Sampler {
   // Chooses a token from `logits` [tokens.count()], which it overwrites, and takes the choice into account from then
   // on. `allowed` has a bit for each token of the whole vocabulary, one with a logit among them; empty: any token.
   int32_t sample(std::span<float> logits, std::span<const uint64_t> allowed = {}) noexcept;
+  // Whether it always chooses the largest of the model's logits and asks nothing more of them, where all are allowed.
+  bool takes_best() const noexcept;
+  // What sample() would do with logits whose largest is at `index`, for a sampler that takes_best().
+  int32_t take(int32_t index) noexcept;
   // Log probability of the last token under the model (before penalties, temperature and truncation), and the
   // num_logprobs most probable tokens. Filled when num_logprobs > 0.
   float last_logprob() const { return last_logprob_; }
@@ -80,8 +84,5 @@ class Sampler {
   float last_logprob_ = 0;
   uint64_t random_[2];
 };
-
-// Index of the largest logit; the first one of equals.
-int32_t argmax(std::span<const float> logits) noexcept;
 
 }  // namespace edgewise

@@ -41,6 +41,7 @@ Scheduler::Scheduler(Executable& executable, const SchedulerLimits& limits, std:
   slices_.reserve(sequences);
   sliced_.reserve(sequences);
   rows_.reserve(rows);
+  best_.reserve(rows);
   first_rows_.reserve(sequences);
   tree_masks_.reserve(rows);
   path_.reserve(kMostTreeTokens);
@@ -99,7 +100,7 @@ StepOutcome Scheduler::run() noexcept {
   const std::span<float> outputs[] = {logits_, embeds ? std::span(hidden_) : std::span<float>(),
                                       drafter_ == nullptr ? std::span<float>() : drafter_->features()};
   mask_worker_.start(sliced_);
-  const StepOutcome outcome = executable_.run({tokens_, positions_, {}, slices_, rows_}, StepOutputs(outputs));
+  const StepOutcome outcome = executable_.run({tokens_, positions_, {}, slices_, rows_}, outputs, best_);
   mask_worker_.wait();
   const double seconds = seconds_since(start);
   const int prefilled = static_cast<int>(tokens_.size()) - decoding_;
@@ -168,6 +169,7 @@ void Scheduler::plan() noexcept {
   slices_.clear();
   sliced_.clear();
   rows_.clear();
+  best_.clear();
   first_rows_.clear();
   tree_masks_.clear();
   // Decoding sequences first, so a long prompt delays nobody by more than its chunk.
@@ -199,7 +201,14 @@ void Scheduler::add_rows(Sequence& sequence, int count) noexcept {
   sliced_.push_back(&sequence);
   const bool last = sequence.kv_length + count == sequence.length();
   first_rows_.push_back(last ? static_cast<int32_t>(rows_.size()) : -1);
-  if (last) rows_.push_back(first + count - 1);
+  if (last) add_logits(sequence, first + count - 1);
+}
+
+// A row whose sequence wants the most probable token and nothing else leaves its logits where they are.
+void Scheduler::add_logits(const Sequence& sequence, int32_t row) noexcept {
+  const bool chosen = !sequence.constraint && sequence.sampler.takes_best();
+  rows_.push_back(row);
+  best_.push_back(chosen || sequence.embed ? kPickBest : kKeepLogits);
 }
 
 void Scheduler::commit() noexcept {
@@ -238,7 +247,9 @@ void Scheduler::sample_rows(Sequence& sequence, const SequenceSlice& slice, size
       allowed = constraint->mask;
     }
     if (sequence.finished()) break;
-    const int32_t token = sequence.sampler.sample(std::span(logits_).subspan(row * vocabulary, vocabulary), allowed);
+    const auto logits = std::span(logits_).subspan(row * vocabulary, vocabulary);
+    const int32_t token =
+        best_[row] >= 0 ? sequence.sampler.take(best_[row]) : sequence.sampler.sample(logits, allowed);
     accept(sequence, token);
     const int32_t child = sequence.finished() ? -1 : sequence.draft.child(node, token);
     if (child < 0) break;

@@ -20,7 +20,7 @@ void Scheduler::add_draft(Sequence& sequence) noexcept {
     slice.tree = std::span(tree_masks_).subspan(begin);
   }
   for (int i = 0; i < sequence.draft.size(); ++i) {
-    rows_.push_back(static_cast<int32_t>(tokens_.size()));
+    add_logits(sequence, static_cast<int32_t>(tokens_.size()));
     tokens_.push_back(sequence.draft.tokens[static_cast<size_t>(i)]);
     positions_.push_back(slice.position(i + 1));
   }

@@ -9,8 +9,8 @@ constexpr std::chrono::milliseconds kReadingPoll{1};
 
 }  // namespace
 
-Service::Service(Session& session, int max_waiting)
-    : session_(session), max_waiting_(max_waiting), thread_([this] { loop(); }) {}
+Service::Service(Session& session, int max_waiting, std::function<void()> on_fault)
+    : session_(session), max_waiting_(max_waiting), on_fault_(std::move(on_fault)), thread_([this] { loop(); }) {}
 
 Service::~Service() {
   {
@@ -24,6 +24,7 @@ Service::~Service() {
 Service::Ticket Service::submit(const Request& request, ProgressCallback callback) {
   auto generation = session_.prepare(request, std::move(callback));
   const std::lock_guard lock(mutex_);
+  if (!stats_.fault.empty()) fail(ErrorKind::kIo, "{}", stats_.fault);
   if (draining_ || stop_) fail(ErrorKind::kBusy, "the service is shutting down");
   if (stats_.waiting + static_cast<int>(inbox_.size()) >= max_waiting_) {
     ++stats_.refused;
@@ -68,8 +69,9 @@ void Service::loop() {
     read_gauges();
   }
   while (take_orders()) {
-    session_.step();
+    const StepOutcome outcome = session_.step();
     end_answers();
+    if (outcome == StepOutcome::kDeviceFault) note_fault();
   }
   for (auto& [ticket, generation] : active_) session_.cancel(*generation);
   for (auto& [ticket, generation] : inbox_) session_.cancel(*generation);
@@ -99,6 +101,16 @@ bool Service::take_orders() {
     if (const auto found = active_.find(ticket); found != active_.end()) session_.cancel(*found->second);
   }
   return true;
+}
+
+void Service::note_fault() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!stats_.fault.empty()) return;
+    stats_.fault = session_.executable().fault();
+    if (stats_.fault.empty()) return;  // of that step only
+  }
+  if (on_fault_) on_fault_();
 }
 
 void Service::begin(Generation& generation) {

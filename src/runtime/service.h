@@ -32,12 +32,14 @@ struct ServiceStats {
   uint64_t accepted_tokens = 0;
   uint64_t verifications = 0;  // steps of one answer that tried some
   AdapterStats adapters;
+  std::string fault;  // of the device, after which no request is taken; else ""
 };
 
 class Service {
  public:
-  // `session` is the service's alone while it lives. More than `max_waiting` requests in the queue are refused.
-  Service(Session& session, int max_waiting);
+  // `session` is the service's alone while it lives. More than `max_waiting` requests in the queue are refused. After a
+  // fault of the device all answers end with its error, no request is taken, and `on_fault` is called once.
+  Service(Session& session, int max_waiting, std::function<void()> on_fault = {});
   // Cancels what is under way.
   ~Service();
   Service(const Service&) = delete;
@@ -45,7 +47,7 @@ class Service {
 
   using Ticket = uint64_t;
   // The callback runs on the service's thread and must return quickly. Throws Error(kUsage) for a request that can't be
-  // run, Error(kBusy) when too many wait or the service is draining.
+  // run, Error(kBusy) when too many wait or the service is draining, Error(kIo) after a fault of the device.
   Ticket submit(const Request& request, ProgressCallback callback);
   // The answer ends within a step with FinishReason::kCancelled. Nothing happens when it has ended already.
   void cancel(Ticket ticket);
@@ -61,6 +63,7 @@ class Service {
 
   void loop();
   bool take_orders();
+  void note_fault();
   void begin(Generation& generation);
   void end_answers();
   void read_gauges();
@@ -68,6 +71,7 @@ class Service {
 
   Session& session_;
   const int max_waiting_;
+  const std::function<void()> on_fault_;
   mutable std::mutex mutex_;  // guards all but active_
   std::condition_variable wake_;
   std::condition_variable emptied_;

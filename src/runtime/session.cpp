@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "backends/memory_plan.h"
 #include "base/error.h"
 #include "base/progress.h"
 #include "base/thread_pool.h"
@@ -23,6 +24,17 @@ Tokenizer load_tokenizer(const fs::path& engine_dir) {
 
 constexpr int kMostDraftTokens = 64;
 
+// Positions that the model knows, as its config says.
+int64_t model_context(const fs::path& engine_dir) {
+  constexpr const char* kKey = "max_position_embeddings";
+  constexpr int64_t kUnknown = 2048;
+  if (!fs::exists(engine_dir / "config.json")) return kUnknown;
+  const Json document = read_json_file(engine_dir / "config.json");
+  const JsonView config(document, (engine_dir / "config.json").string());
+  if (!config.has(kKey) && config.has("text_config")) return config.at("text_config").integer(kKey, kUnknown);
+  return config.integer(kKey, kUnknown);
+}
+
 }  // namespace
 
 Session::Session(const fs::path& engine_dir, const SessionOptions& options)
@@ -41,22 +53,20 @@ Session::Session(const fs::path& engine_dir, const SessionOptions& options)
   const int drafted = drafting ? drafting->tokens(drafting->steps) : options.draft_tokens;
   const int slots = drafting ? drafting->slots() : drafted;
   read_vocabulary();
-  const int pages_each = (info.kv_capacity + slots + kPageTokens - 1) / kPageTokens;
   limits_.max_sequences = info.max_batch_size;
   const int rows = info.max_batch_size * (drafted + 1);  // of decoding sequences, with logits
   limits_.max_step_tokens = std::max(rows, std::min(options.max_step_tokens, info.max_input_length));
-  limits_.kv_capacity = info.kv_capacity;
-  limits_.kv_pages = pages_each * info.max_batch_size;
   limits_.reserve_whole = info.kv_policy == "linear";
   limits_.max_waiting = options.max_waiting;
   limits_.share_prefixes = options.share_prefixes;
   limits_.protect_decoding = options.protect_decoding;
-  const LoadOptions load{.max_tokens = limits_.max_step_tokens,
-                         .max_sequences = info.max_batch_size,
-                         .max_rows = options.all_logits ? limits_.max_step_tokens : rows,
-                         .kv_pages = limits_.kv_pages,
-                         .kv_dtype = info.kv_dtype,
-                         .pool = std::make_shared<ThreadPool>(options.threads)};
+  LoadOptions load{.max_tokens = limits_.max_step_tokens,
+                   .max_sequences = info.max_batch_size,
+                   .max_rows = options.all_logits ? limits_.max_step_tokens : rows,
+                   .kv_dtype = info.kv_dtype,
+                   .pool = std::make_shared<ThreadPool>(options.threads)};
+  choose_capacity(load, slots);
+  load.kv_pages = limits_.kv_pages;
   executable_ = find_backend(info.device).load(engine_->graph, load);
   executable_->set_profiling(options.profile);
   adapters_ = std::make_unique<AdapterShelf>(
@@ -65,6 +75,31 @@ Session::Session(const fs::path& engine_dir, const SessionOptions& options)
   read_generation_config(engine_dir);
   grammars_ = std::make_unique<GrammarCache>(tokenizer_, vocabulary_, end_tokens_, kept_tokens_);
   scheduler_ = std::make_unique<Scheduler>(*executable_, limits_, end_tokens_, draft_.drafter.get());
+}
+
+// How many tokens a sequence may have, and pages for all. `slots` are a sequence's guesses.
+void Session::choose_capacity(const LoadOptions& load, int slots) {
+  EngineInfo& info = engine_->info;
+  const auto pages_for = [&](int64_t tokens) { return (tokens + slots + kPageTokens - 1) / kPageTokens; };
+  int64_t pages = pages_for(info.kv_capacity) * info.max_batch_size;
+  if (info.kv_capacity == 0) {
+    const size_t page = kv_page_bytes(engine_->graph, info.kv_dtype);
+    const size_t room = find_backend(info.device).cache_room(engine_->graph, load);
+    const int64_t context = model_context(directory_);
+    const auto most = static_cast<int64_t>(room / std::max<size_t>(page, 1));
+    pages = std::min(most, pages_for(context) * info.max_batch_size);
+    const int64_t each = info.kv_policy == "linear" ? pages / info.max_batch_size : pages;
+    info.kv_capacity = static_cast<int>(std::min(context, each * kPageTokens - slots));
+    if (info.kv_capacity < kPageTokens || pages < info.max_batch_size) {
+      fail(ErrorKind::kIo,
+           "--maxKVCacheCapacity auto: {:.2f} GB are left for the cache of {} sequences, and {} tokens of one take "
+           "{:.4f} GB; build with a smaller --maxBatchSize, or quantize the model",
+           static_cast<double>(room) / 1e9, info.max_batch_size, kPageTokens, static_cast<double>(page) / 1e9);
+    }
+    info.max_input_length = std::min(info.max_input_length, info.kv_capacity);
+  }
+  limits_.kv_capacity = info.kv_capacity;
+  limits_.kv_pages = static_cast<int>(pages);
 }
 
 void Session::load_drafter(const SessionOptions& options, const LoadOptions& load) {
@@ -189,6 +224,7 @@ std::unique_ptr<Generation> Session::prepare(const Request& request, ProgressCal
 }
 
 void Session::begin(Generation& generation) {
+  if (const std::string fault = executable_->fault(); !fault.empty()) fail(ErrorKind::kIo, "{}", fault);
   if (generation.adapter()) {
     adapters_->attach(*generation.adapter());
     adapters_->unload_unused();
@@ -202,8 +238,9 @@ void Session::begin(Generation& generation) {
 
 StepOutcome Session::step() {
   const StepOutcome outcome = scheduler_->step();
+  const std::string fault = outcome == StepOutcome::kDone ? "" : executable_->fault();
   for (Generation* generation : active_) {
-    const FinishReason leave = generation->collect(outcome);
+    const FinishReason leave = generation->collect(outcome, fault);
     if (leave == FinishReason::kNone) continue;
     scheduler_->cancel(generation->sequence(), leave);
     generation->collect();

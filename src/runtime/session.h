@@ -75,8 +75,8 @@ class Session {
 
   // An answer that begin() puts under way. Throws Error(kUsage) for a request that can't be run. Safe from any thread.
   std::unique_ptr<Generation> prepare(const Request& request, ProgressCallback callback = {}) const;
-  // Throws Error(kBusy) when too many wait, Error when its adapter can't be read again; waits for that unless it is
-  // ready(). The generation must outlive its run; step() brings it on.
+  // Throws Error(kBusy) when too many wait, Error(kIo) after a fault of the device, Error when its adapter can't be
+  // read again; waits for that unless it is ready(). The generation must outlive its run; step() brings it on.
   void begin(Generation& generation);
   // One step for all answers under way, and their texts to the callbacks.
   StepOutcome step();
@@ -101,6 +101,7 @@ class Session {
   void check(const Request& request) const;
   void run(const std::vector<std::unique_ptr<Generation>>& generations);
   void read_vocabulary();
+  void choose_capacity(const LoadOptions& load, int slots);
   void read_generation_config(const std::filesystem::path& engine_dir);
   void load_drafter(const SessionOptions& options, const LoadOptions& load);
 

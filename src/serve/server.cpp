@@ -63,7 +63,7 @@ ApiServer::ApiServer(Session& session, const ServeOptions& options)
       options_(options),
       http_(options.host, options.port, options.http,
             [this](const auto& request, const auto& reply) { handle(request, reply); }),
-      service_(session, options.max_waiting) {}
+      service_(session, options.max_waiting, [this] { http_.stop(); }) {}
 
 void ApiServer::handle(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply) {
   send_errors(*reply, [&] { route(request, reply); });

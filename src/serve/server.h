@@ -25,7 +25,7 @@ class ApiServer {
  public:
   ApiServer(Session& session, const ServeOptions& options);
   int port() const { return http_.port(); }
-  // Until SIGTERM, SIGINT or stop().
+  // Until SIGTERM, SIGINT, stop() or a fault of the device, whose error the answers under way end with.
   void run() { http_.run(options_.grace); }
   void stop() { http_.stop(); }
 

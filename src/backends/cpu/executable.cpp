@@ -7,6 +7,7 @@
 #include <exception>
 #include <new>
 
+#include "backends/best_rows.h"
 #include "backends/memory_plan.h"
 #include "base/error.h"
 
@@ -161,7 +162,7 @@ size_t CpuExecutable::steps_for(StepOutputs outputs) const noexcept {
   return end == 0 ? steps_.size() : end;
 }
 
-StepOutcome CpuExecutable::run(const StepInput& input, StepOutputs outputs) noexcept {
+StepOutcome CpuExecutable::run(const StepInput& input, StepOutputs outputs, std::span<int32_t> best) noexcept {
   const auto tokens = static_cast<int>(input.count(hidden_columns_));
   const auto rows = static_cast<int>(input.logits_rows.size());
   if (tokens > options_.max_tokens || rows > options_.max_rows) return StepOutcome::kTooLarge;
@@ -181,6 +182,7 @@ StepOutcome CpuExecutable::run(const StepInput& input, StepOutputs outputs) noex
   if (adapters_.any()) context.adapters = &adapters_;
   failed_ = false;
   pool_.run([&](int worker) { run_nodes(context, worker); });
+  if (!best.empty()) pick_best(outputs[0], graph_.value(graph_.outputs()[0]).shape[1], best);
   return failed_ ? StepOutcome::kDeviceFault : StepOutcome::kDone;
 }
 

@@ -9,8 +9,7 @@ AdapterTable::AdapterTable(const Graph& graph, const LoadOptions& options)
       most_tokens_(options.max_tokens),
       most_rows_(options.max_rows),
       outputs_(graph.nodes().size()),
-      rows_host_(static_cast<size_t>(options.max_tokens + options.max_rows) * 4, "pinned memory for adapters"),
-      rows_(rows_host_.size(), "rows of adapters") {
+      rows_host_(static_cast<size_t>(options.max_tokens + options.max_rows) * 4, "pinned memory for adapters") {
   for (size_t i = 0; i < outputs_.size(); ++i) {
     const Node& node = graph.nodes()[i];
     if (node.op != Op::kLinear) continue;

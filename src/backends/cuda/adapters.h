@@ -39,6 +39,9 @@ class AdapterTable {
   // Onto the outputs of a Linear that has just run.
   void launch(size_t node, const StepContext& context, bool of_rows) const noexcept;
   size_t bytes() const;
+  // On the device, which place() gives it.
+  size_t row_bytes() const { return rows_host_.size(); }
+  void place(DeviceArena& arena) { rows_ = arena.take(row_bytes()); }
 
  private:
   struct Output {
@@ -63,7 +66,7 @@ class AdapterTable {
   std::vector<LowRankPart> table_;  // [outputs][slots], as on the device
   DeviceMemory device_table_;
   PinnedMemory rows_host_;  // [N] slots of tokens, [R] of rows
-  DeviceMemory rows_;
+  DeviceBytes rows_;
   DeviceMemory hidden_;
   bool any_ = false;
 };

@@ -1,6 +1,6 @@
 #include "backends/cuda/device.h"
 
-#include <cstring>
+#include <atomic>
 #include <vector>
 
 #include "base/error.h"
@@ -44,6 +44,8 @@ const DeviceInfo& device_info() {
 
 namespace {
 
+std::atomic<int64_t> g_count{0};
+
 cudaError_t allocate(void** p, size_t bytes, DeviceFree) { return cudaMalloc(p, bytes); }
 cudaError_t allocate(void** p, size_t bytes, HostFree) { return cudaMallocHost(p, bytes); }
 
@@ -64,7 +66,10 @@ Memory<Free>::Memory(size_t bytes, const char* what) : size_(bytes) {
   }
   check_cuda(result, what);
   data_.reset(static_cast<std::byte*>(memory));
+  ++g_count;
 }
+
+int64_t memory_count() noexcept { return g_count; }
 
 template class Memory<DeviceFree>;
 template class Memory<HostFree>;

@@ -46,6 +46,8 @@ class Memory {
   std::unique_ptr<std::byte, Free> data_;
   size_t size_ = 0;
 };
+// How many of them have been allocated so far, of either kind.
+int64_t memory_count() noexcept;
 using DeviceMemory = Memory<DeviceFree>;
 using PinnedMemory = Memory<HostFree>;
 

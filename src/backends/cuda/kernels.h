@@ -217,6 +217,20 @@ struct DeviceSlotCopy {
 };
 void copy_kv_slots(cudaStream_t stream, const KvLayer& layer, const DeviceSlotCopy* copies, int count);
 
+// ---- step_io.cu, between pinned memory of the host and the device
+
+// In words of 16 bytes.
+struct FetchRange {
+  uint32_t begin = 0;
+  uint32_t end = 0;
+};
+// Copies ranges of `host` to the same places on the device.
+void fetch(cudaStream_t stream, const void* host, const FetchRange* ranges, int count, void* device);
+// The index of each row's largest logit, the first of equals, to `best` [rows] in pinned memory. Numbers that are none
+// count for nothing. keys, arrived [rows]: zeros, and zeros again behind.
+void best_rows(cudaStream_t stream, const float* logits, int rows, int columns, unsigned long long* keys,
+               unsigned* arrived, int32_t* best);
+
 // ---- low_rank.cu, for the rows of sequences with an adapter
 
 // What adapters add to one output of one Linear, by their slot on the device; null where nothing.

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/thread_pool.h"
 
 namespace edgewise::cuda {
 namespace {
@@ -56,20 +57,25 @@ class Reader {
  public:
   Reader(const Tensor& tensor, const SourceMatrix& source, int64_t rows, int64_t columns)
       : tensor_(tensor),
-        bits_(bit_width(tensor.dtype())),
         first_(source.index * rows * columns),
         row_stride_(source.transposed ? columns : 1),
         column_stride_(source.transposed ? 1 : rows) {
     check_internal(tensor.count() >= (source.index + 1) * rows * columns, "packing: a source has another shape");
   }
-  uint32_t bits_at(int64_t row, int64_t column) const {
-    const auto index = static_cast<size_t>(first_ + row * row_stride_ + column * column_stride_);
+  // The bits of neighbours in a row.
+  template <int kBits>
+  void read_codes(int64_t row, int64_t column, std::span<uint16_t> to) const {
     const std::byte* data = tensor_.bytes().data();
-    if (bits_ == 4) return (static_cast<uint32_t>(data[index / 2]) >> (index % 2 * 4)) & 15u;
-    if (bits_ == 8) return static_cast<uint32_t>(data[index]);
-    uint16_t value = 0;
-    std::memcpy(&value, data + index * 2, 2);
-    return value;
+    auto index = static_cast<size_t>(first_ + row * row_stride_ + column * column_stride_);
+    for (uint16_t& code : to) {
+      if constexpr (kBits == 4)
+        code = static_cast<uint16_t>(std::to_integer<unsigned>(data[index / 2]) >> (index % 2 * 4) & 15u);
+      else if constexpr (kBits == 8)
+        code = std::to_integer<uint16_t>(data[index]);
+      else
+        std::memcpy(&code, data + index * 2, 2);
+      index += static_cast<size_t>(column_stride_);
+    }
   }
   float at(int64_t row, int64_t column) const {
     float value = 0;
@@ -80,7 +86,6 @@ class Reader {
 
  private:
   const Tensor& tensor_;
-  int bits_;
   int64_t first_;
   int64_t row_stride_;
   int64_t column_stride_;
@@ -99,24 +104,37 @@ constexpr Place place_of(int row, int column) {
   return {row % 8 * 4 + column / 16, column % 16 / 4, in_tile / 2 * 2 + row / 8, in_tile % 2};
 }
 
-void put(Encoding encoding, std::byte* chunk, int row, int column, uint32_t bits) {
-  const Place p = place_of(row, column);
-  switch (encoding) {
-    case Encoding::kF16:
-    case Encoding::kBF16: {
-      const auto value = static_cast<uint16_t>(bits);
-      std::memcpy(chunk + (p.tile * 32 + p.lane) * 16 + p.reg * 4 + p.half * 2, &value, 2);
-      return;
-    }
-    case Encoding::kF8:
-    case Encoding::kInt8:  // bytes of a word: first halves of two registers, then their second ones
-      chunk[(p.tile / 2 * 32 + p.lane) * 16 + p.tile % 2 * 8 + p.reg / 2 * 4 + p.half * 2 + p.reg % 2] =
-          static_cast<std::byte>(bits);
-      return;
-    default: {  // nibbles of a word: first halves of four registers, then their second ones
-      const int nibble = p.reg + 4 * p.half;
-      chunk[p.lane * 16 + p.tile * 4 + nibble / 2] |= static_cast<std::byte>(bits << (nibble % 2 * 4));
-    }
+// Where in a chunk's bytes, or nibbles for 4 bits, an element stands.
+constexpr int16_t offset_of(int bits, const Place& p) {
+  if (bits == 16) return static_cast<int16_t>((p.tile * 32 + p.lane) * 16 + p.reg * 4 + p.half * 2);
+  // Bytes of a word: first halves of two registers, then their second ones; nibbles: of four registers.
+  if (bits == 8)
+    return static_cast<int16_t>((p.tile / 2 * 32 + p.lane) * 16 + p.tile % 2 * 8 + p.reg / 2 * 4 + p.half * 2 +
+                                p.reg % 2);
+  return static_cast<int16_t>(2 * (p.lane * 16 + p.tile * 4) + p.reg + 4 * p.half);
+}
+
+template <int kBits>
+constexpr auto kOffsets = [] {
+  std::array<std::array<int16_t, kChunkColumns>, kBlockRows> offsets{};
+  for (int row = 0; row < kBlockRows; ++row) {
+    for (int column = 0; column < kChunkColumns; ++column)
+      offsets[static_cast<size_t>(row)][static_cast<size_t>(column)] = offset_of(kBits, place_of(row, column));
+  }
+  return offsets;
+}();
+
+template <int kBits>
+void put(std::byte* chunk, int row, std::span<const uint16_t> codes) {
+  const auto& offsets = kOffsets<kBits>[static_cast<size_t>(row)];
+  for (size_t i = 0; i < codes.size(); ++i) {
+    const int at = offsets[i];
+    if constexpr (kBits == 16)
+      std::memcpy(chunk + at, &codes[i], 2);
+    else if constexpr (kBits == 8)
+      chunk[at] = static_cast<std::byte>(codes[i]);
+    else
+      chunk[at / 2] |= static_cast<std::byte>(codes[i] << (at % 2 * 4));
   }
 }
 
@@ -136,17 +154,36 @@ void pack_floats(const WeightFormat& format, const SourceMatrix& source, std::by
   }
 }
 
-void pack_weights(const WeightFormat& format, const SourceMatrix& source, std::byte* out) {
-  const Reader weights(source.weight, source, format.n, format.k);
-  const uint32_t offset = is_integer(format.encoding) ? unsigned_offset(source.weight.dtype()) : 0;
-  const uint32_t mask = (1u << bit_width(source.weight.dtype())) - 1u;
-  for (int64_t n = 0; n < format.n; ++n) {
-    for (int64_t k = 0; k < format.k; ++k) {
-      std::byte* chunk = out + (n / kBlockRows * format.chunks() + k / kChunkColumns) * format.chunk_bytes();
-      put(format.encoding, chunk, static_cast<int>(n % kBlockRows), static_cast<int>(k % kChunkColumns),
-          (weights.bits_at(n, k) + offset) & mask);
+// One block of rows, a whole chunk at a time.
+template <int kBits>
+void pack_block(const WeightFormat& format, const Reader& weights, uint32_t offset, int64_t block, std::byte* out) {
+  constexpr uint32_t kMask = (1u << kBits) - 1u;
+  std::array<uint16_t, kChunkColumns> codes;
+  const int64_t first = block * kBlockRows;
+  const auto rows = static_cast<int>(std::min(kBlockRows, format.n - first));
+  for (int64_t k = 0; k < format.k; k += kChunkColumns) {
+    const auto some = std::span(codes).first(static_cast<size_t>(std::min(kChunkColumns, format.k - k)));
+    std::byte* chunk = out + (block * format.chunks() + k / kChunkColumns) * format.chunk_bytes();
+    for (int row = 0; row < rows; ++row) {
+      weights.read_codes<kBits>(first + row, k, some);
+      for (uint16_t& code : some) code = static_cast<uint16_t>((code + offset) & kMask);
+      put<kBits>(chunk, row, some);
     }
   }
+}
+
+void pack_weights(const WeightFormat& format, const SourceMatrix& source, ThreadPool& pool, std::byte* out) {
+  const Reader weights(source.weight, source, format.n, format.k);
+  const uint32_t offset = is_integer(format.encoding) ? unsigned_offset(source.weight.dtype()) : 0;
+  const int bits = bit_width(source.weight.dtype());
+  pool.run([&](int worker) {
+    const Range blocks = share_of(format.row_blocks(), worker, pool.size());
+    for (int64_t block = blocks.begin; block < blocks.end; ++block) {
+      if (bits == 16) pack_block<16>(format, weights, offset, block, out);
+      if (bits == 8) pack_block<8>(format, weights, offset, block, out);
+      if (bits == 4) pack_block<4>(format, weights, offset, block, out);
+    }
+  });
 }
 
 // The power of two just above a row's scales: dividing by it is exact.
@@ -158,7 +195,8 @@ float row_unit(const Reader& scales, int64_t row, int64_t columns) {
   return largest > 0 ? std::ldexp(1.0f, exponent) : 1.0f;
 }
 
-void pack_scales(const WeightFormat& format, const SourceMatrix& source, float global, std::byte* out) {
+// Of rows [rows.begin, rows.end).
+void pack_scales(const WeightFormat& format, const SourceMatrix& source, float global, Range rows, std::byte* out) {
   auto* factors = reinterpret_cast<float*>(out + format.factors_offset());
   const float factor = encoding_factor(format.encoding) * global;
   const int64_t columns = format.scale_columns();
@@ -169,16 +207,16 @@ void pack_scales(const WeightFormat& format, const SourceMatrix& source, float g
     const Reader zeros(source.zero, source, format.n, columns);
     auto* to = reinterpret_cast<uint16_t*>(out + format.zeros_offset());
     const auto offset = static_cast<float>(unsigned_offset(source.weight.dtype()));
-    for (int64_t n = 0; n < format.n; ++n) {
+    for (int64_t n = rows.begin; n < rows.end; ++n) {
       for (int64_t b = 0; b < columns; ++b) to[index(n, b)] = float_to_f16(zeros.at(n, b) + offset);
     }
   }
   if (source.scale.empty()) {
-    std::fill_n(factors, format.n, factor);
+    std::fill(factors + rows.begin, factors + rows.end, factor);
     return;
   }
   const Reader scales(source.scale, source, format.n, columns);
-  for (int64_t n = 0; n < format.n; ++n) {
+  for (int64_t n = rows.begin; n < rows.end; ++n) {
     if (format.scaling == Scaling::kRow) {
       factors[n] = factor * scales.at(n, 0);
     } else if (format.scaling == Scaling::kChunks) {
@@ -289,9 +327,10 @@ ConstantLoader packing_loader(const Graph& graph, const Node& node, size_t input
           global_scale = node.number("global_scale", 1.0)] {
     SourceMatrix source{weight(), scale ? scale() : Tensor(), zero ? zero() : Tensor(), transposed, block, 0};
     Tensor packed = Tensor::zeros(DType::kU8, {static_cast<int64_t>(format.bytes()) * stack});
+    ThreadPool pool;
     for (; source.index < stack; ++source.index) {
       const auto at = static_cast<size_t>(source.index) * format.bytes();
-      pack_matrix(format, source, global_scale, packed.mutable_bytes().subspan(at, format.bytes()));
+      pack_matrix(format, source, global_scale, pool, packed.mutable_bytes().subspan(at, format.bytes()));
     }
     return packed;
   };
@@ -343,13 +382,14 @@ void pack_node(Graph& graph, NodeId id) {
   node.attributes["blocks"] = blocks;
 }
 
-void pack_matrix(const WeightFormat& format, const SourceMatrix& source, double global_scale,
+void pack_matrix(const WeightFormat& format, const SourceMatrix& source, double global_scale, ThreadPool& pool,
                  std::span<std::byte> out) {
   check_internal(out.size() == format.bytes(), "packing: wrong output size");
   const auto global = static_cast<float>(global_scale);
   if (format.encoding != Encoding::kF32) {
-    pack_weights(format, source, out.data());
-    return pack_scales(format, source, global, out.data());
+    pack_weights(format, source, pool, out.data());
+    return pool.run(
+        [&](int worker) { pack_scales(format, source, global, share_of(format.n, worker, pool.size()), out.data()); });
   }
   pack_floats(format, source, out.data());
   std::fill_n(reinterpret_cast<float*>(out.data() + format.factors_offset()), format.n, global);

@@ -16,6 +16,10 @@
 #include "base/tensor.h"
 #include "graph/graph.h"
 
+namespace edgewise {
+class ThreadPool;
+}
+
 namespace edgewise::cuda {
 
 struct WeightFormat {
@@ -66,7 +70,8 @@ struct SourceMatrix {
 };
 
 // Fills `out`, format.bytes() of zeros. `global_scale` multiplies all weights.
-void pack_matrix(const WeightFormat& format, const SourceMatrix& source, double global_scale, std::span<std::byte> out);
+void pack_matrix(const WeightFormat& format, const SourceMatrix& source, double global_scale, ThreadPool& pool,
+                 std::span<std::byte> out);
 // The formats of a node's weights, as pack_node() makes or has made them.
 std::vector<WeightFormat> formats_of(const Graph& graph, const Node& node);
 // Replaces the weights of a kLinear by packed ones.

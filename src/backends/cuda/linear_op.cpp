@@ -67,8 +67,7 @@ class LinearOp final : public CudaOp {
     const std::vector<WeightFormat> formats = formats_of(context.graph(), node);
     for (size_t i = 0; i < formats.size(); ++i) {
       const Tensor packed = context.graph().constant(node.inputs[1 + 4 * i]);
-      parts_.push_back(
-          {formats[i], upload(packed.bytes(), "weights"), float_constant(context.graph(), node, 4 + 4 * i)});
+      parts_.push_back({formats[i], context.keep(packed.bytes()), float_constant(context, node, 4 + 4 * i)});
     }
   }
 

@@ -18,7 +18,7 @@ class MoeOp final : public CudaOp {
     chosen_ = known ? static_cast<int>(graph.nodes()[static_cast<size_t>(router)].integer("top_k")) : experts_;
     const std::vector<WeightFormat> formats = formats_of(graph, node);
     for (size_t i = 0; i < formats.size(); ++i)
-      matrices_.push_back({formats[i], upload(graph.constant(node.inputs[2 + 3 * i]).bytes(), "experts"), {}});
+      matrices_.push_back({formats[i], context.keep(graph.constant(node.inputs[2 + 3 * i]).bytes()), {}});
     const auto tokens = static_cast<size_t>(context.options().max_tokens);
     const size_t pairs = tokens * static_cast<size_t>(chosen_);
     const auto experts = static_cast<size_t>(experts_);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "backends/backend.h"
+#include "backends/cuda/arena.h"
 #include "backends/cuda/device.h"
 #include "backends/cuda/fusion.h"
 #include "backends/cuda/kernels.h"
@@ -17,6 +18,7 @@ struct StepContext {
   cudaStream_t stream = nullptr;
   int tokens = 0;                  // N
   int rows = 0;                    // R
+  bool adapters = false;           // some row has one
   float* const* values = nullptr;  // by value id
   std::byte* workspace = nullptr;
   const int32_t* token_ids = nullptr;    // [N]
@@ -64,6 +66,8 @@ class BuildContext {
   virtual ~BuildContext() = default;
   virtual const Graph& graph() const = 0;
   virtual const LoadOptions& options() const = 0;
+  // A copy on the device, until the executable goes.
+  virtual DeviceBytes keep(std::span<const std::byte> bytes) const = 0;
   virtual KvLayer kv_layer(const Node& node) = 0;
   // Number of the tiles for attention with this many query heads a key head.
   virtual int tiles_of(int group) = 0;
@@ -81,7 +85,9 @@ std::unique_ptr<CudaOp> make_attention_op(BuildContext& context, NodeId id);
 std::unique_ptr<CudaOp> make_moe_op(const BuildContext& context, const Node& node);
 std::unique_ptr<CudaOp> make_row_op(const BuildContext& context, const Node& node);
 
+// What a node's constants take of the device.
+size_t constant_bytes(const Graph& graph, const Node& node);
 // Input `index` of a node as float32 on the device; empty when it is left out.
-DeviceMemory float_constant(const Graph& graph, const Node& node, size_t index);
+DeviceBytes float_constant(const BuildContext& context, const Node& node, size_t index);
 
 }  // namespace edgewise::cuda

@@ -19,7 +19,7 @@ class RowOp final : public CudaOp {
   }
   size_t weight_bytes() const override {
     size_t bytes = 0;
-    for (const DeviceMemory& constant : constants) bytes += constant.size();
+    for (const DeviceBytes& constant : constants) bytes += constant.size();
     return bytes;
   }
   const float* floats(size_t index) const { return constants[index].as<const float>(); }
@@ -29,7 +29,7 @@ class RowOp final : public CudaOp {
     if (context.count(of_rows) > 0) half(context, context.count(of_rows), *this);
   }
 
-  std::vector<DeviceMemory> constants;
+  std::vector<DeviceBytes> constants;
   Launch sum, norm;  // of kAddRmsNorm, each by itself
 
  private:
@@ -40,7 +40,8 @@ std::unique_ptr<RowOp> row_op(RowOp::Launch launch) { return std::make_unique<Ro
 
 int columns_of(const Graph& graph, ValueId id) { return static_cast<int>(graph.value(id).shape.back()); }
 
-std::unique_ptr<CudaOp> make_embedding(const Graph& graph, const Node& node) {
+std::unique_ptr<CudaOp> make_embedding(const BuildContext& context, const Node& node) {
+  const Graph& graph = context.graph();
   const ValueId out = node.outputs[0];
   const bool plain = node.inputs.size() < 3 || node.inputs[2] == kNone;
   const DType dtype = graph.value(node.inputs[1]).dtype;
@@ -51,17 +52,18 @@ std::unique_ptr<CudaOp> make_embedding(const Graph& graph, const Node& node) {
     embed_rows(c.stream, c.token_ids, self.constants[0].data(), type, rows, columns, vocabulary, c.values[out]);
   });
   if (type != 0) {
-    op->constants.push_back(upload(graph.constant(node.inputs[1]).bytes(), "an embedding"));
+    op->constants.push_back(context.keep(graph.constant(node.inputs[1]).bytes()));
   } else {
     const WeightRows table(graph, node, 1);
     std::vector<float> rows(static_cast<size_t>(table.n() * table.k()));
     table.read(0, table.n(), rows);
-    op->constants.push_back(upload(std::as_bytes(std::span(rows)), "an embedding"));
+    op->constants.push_back(context.keep(std::as_bytes(std::span(rows))));
   }
   return op;
 }
 
-std::unique_ptr<CudaOp> make_norm(const Graph& graph, const Node& node) {
+std::unique_ptr<CudaOp> make_norm(const BuildContext& context, const Node& node) {
+  const Graph& graph = context.graph();
   const size_t weight = node.op == Op::kAddRmsNorm ? 2 : 1;
   const int d = columns_of(graph, node.inputs[weight]);
   const int runs = columns_of(graph, node.outputs[0]) / d;
@@ -91,28 +93,29 @@ std::unique_ptr<CudaOp> make_norm(const Graph& graph, const Node& node) {
       rms_norm_rows(c.stream, c.values[out], self.floats(0), rows, d, epsilon, c.values[normed]);
     };
   }
-  op->constants.push_back(float_constant(graph, node, weight));
-  if (node.op == Op::kLayerNorm) op->constants.push_back(float_constant(graph, node, 2));
+  op->constants.push_back(float_constant(context, node, weight));
+  if (node.op == Op::kLayerNorm) op->constants.push_back(float_constant(context, node, 2));
   return op;
 }
 
-std::unique_ptr<CudaOp> make_rotary_table(const Graph& graph, const Node& node) {
+std::unique_ptr<CudaOp> make_rotary_table(const BuildContext& context, const Node& node) {
+  const Graph& graph = context.graph();
   RotaryTable table;
   table.half = columns_of(graph, node.outputs[0]);
   table.scale = static_cast<float>(node.number("scale", 1.0));
   table.long_scale = static_cast<float>(node.number("long_scale", node.number("scale", 1.0)));
   const ValueId cos = node.outputs[0];
   const ValueId sin = node.outputs[1];
-  auto frequencies = float_constant(graph, node, 1);
-  auto long_frequencies = float_constant(graph, node, 2);
+  const auto frequencies = float_constant(context, node, 1);
+  const auto long_frequencies = float_constant(context, node, 2);
   table.freq = frequencies.as<const float>();
   table.long_freq = long_frequencies.as<const float>();
   if (table.long_freq != nullptr) table.threshold = static_cast<int>(node.integer("threshold"));
   auto op = row_op([=](const StepContext& c, int rows, const RowOp&) {
     rotary_table_rows(c.stream, c.positions, c.context, table, rows, c.values[cos], c.values[sin]);
   });
-  op->constants.push_back(std::move(frequencies));
-  op->constants.push_back(std::move(long_frequencies));
+  op->constants.push_back(frequencies);
+  op->constants.push_back(long_frequencies);
   return op;
 }
 
@@ -158,7 +161,8 @@ std::unique_ptr<CudaOp> make_unary(const Graph& graph, const Node& node) {
   });
 }
 
-std::unique_ptr<CudaOp> make_binary(const Graph& graph, const Node& node) {
+std::unique_ptr<CudaOp> make_binary(const BuildContext& context, const Node& node) {
+  const Graph& graph = context.graph();
   const int columns = columns_of(graph, node.outputs[0]);
   const bool tanh = node.text("approximate", "none") == "tanh";
   const Binary kind = node.op == Op::kAdd      ? Binary::kAdd
@@ -174,11 +178,12 @@ std::unique_ptr<CudaOp> make_binary(const Graph& graph, const Node& node) {
     binary_values(c.stream, kind, c.values[a], constant ? self.floats(0) : c.values[b], broadcast, rows, columns,
                   c.values[out]);
   });
-  if (constant) op->constants.push_back(float_constant(graph, node, 1));
+  if (constant) op->constants.push_back(float_constant(context, node, 1));
   return op;
 }
 
-std::unique_ptr<CudaOp> make_gather(const Graph& graph, const Node& node) {
+std::unique_ptr<CudaOp> make_gather(const BuildContext& context, const Node& node) {
+  const Graph& graph = context.graph();
   const int columns = columns_of(graph, node.inputs[0]);
   std::vector<int32_t> index;
   for (const int64_t column : graph.constant(node.inputs[1]).to_int64()) {
@@ -189,7 +194,7 @@ std::unique_ptr<CudaOp> make_gather(const Graph& graph, const Node& node) {
   auto op = row_op([=, x = node.inputs[0], out = node.outputs[0]](const StepContext& c, int rows, const RowOp& self) {
     gather_columns(c.stream, c.values[x], self.constants[0].as<const int32_t>(), rows, columns, count, c.values[out]);
   });
-  op->constants.push_back(upload(std::as_bytes(std::span(index)), "column numbers"));
+  op->constants.push_back(context.keep(std::as_bytes(std::span(index))));
   return op;
 }
 
@@ -218,32 +223,26 @@ std::unique_ptr<CudaOp> make_route(const Graph& graph, const Node& node) {
 
 }  // namespace
 
-DeviceMemory float_constant(const Graph& graph, const Node& node, size_t index) {
-  if (index >= node.inputs.size() || node.inputs[index] == kNone) return {};
-  const auto values = graph.constant(node.inputs[index]).to_floats();
-  return upload(std::as_bytes(std::span(values)), "a constant");
-}
-
 std::unique_ptr<CudaOp> make_row_op(const BuildContext& context, const Node& node) {
   const Graph& graph = context.graph();
   switch (node.op) {
     case Op::kEmbedding:
-      return make_embedding(graph, node);
+      return make_embedding(context, node);
     case Op::kRmsNorm:
     case Op::kLayerNorm:
     case Op::kAddRmsNorm:
-      return make_norm(graph, node);
+      return make_norm(context, node);
     case Op::kRotaryTable:
-      return make_rotary_table(graph, node);
+      return make_rotary_table(context, node);
     case Op::kRotary:
       return make_rotary(graph, node);
     case Op::kAdd:
     case Op::kMul:
     case Op::kSwiGlu:
     case Op::kGeGlu:
-      return make_binary(graph, node);
+      return make_binary(context, node);
     case Op::kGatherColumns:
-      return make_gather(graph, node);
+      return make_gather(context, node);
     case Op::kConcat:
       return make_concat(graph, node);
     case Op::kRoute:

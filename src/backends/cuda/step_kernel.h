@@ -24,7 +24,6 @@ inline constexpr int kMostRingDepth = 6;
 inline constexpr int kMostShapes = 12;
 inline constexpr int kMostStepParts = 3;
 inline constexpr int kMostStepTiles = 2;
-inline constexpr int kMostStepSplits = 32;  // of a history
 
 // The matrices of a Linear, and how they are shared out. Blocks of 16 rows of all parts are numbered one after another,
 // or, where two parts are gate and up of the same activation, in turns.

@@ -484,7 +484,7 @@ class StepPlanner {
     attention.out = {out, nullptr, columns};
     const int64_t state = int64_t{attention.q_heads} * (attention.layer.head_dim + 2) * kMostDecodeTokens;
     uint64_t*& partial = partial_packets_[state];
-    const int slots = std::min(context_.partial_slots(), kMostDecodeTokens * kMostStepSplits);
+    const int slots = std::min(context_.partial_slots(), kMostDecodeTokens * kMostSplits);
     if (partial == nullptr) partial = packets(static_cast<size_t>(slots * state));
     attention.partial = partial;
     return true;

@@ -10,6 +10,7 @@
 
 #include "backends/cuda/ops.h"
 #include "backends/cuda/step_kernel.h"
+#include "backends/cuda/step_tables.h"
 #include "backends/memory_plan.h"
 
 namespace edgewise::cuda {
@@ -41,7 +42,7 @@ class StepProgram {
   // The nodes inside before `end`, at once.
   void launch(const StepContext& context, size_t end) const noexcept;
   // How many blocks may share a history, so that all of a row's key heads run at once.
-  int most_splits() const { return std::clamp(multiprocessors_ / most_kv_heads_, 1, kMostStepSplits); }
+  int most_splits() const { return std::clamp(multiprocessors_ / most_kv_heads_, 1, kMostSplits); }
   size_t bytes() const;
 
  private:

@@ -20,6 +20,7 @@ StepTables::StepTables(const LoadOptions& options, std::vector<int> groups, int 
     return at;
   };
   const auto n = static_cast<size_t>(most_tokens_);
+  ranges_ = place(range_count() * sizeof(FetchRange));
   number_ = place(4);
   tokens_ = place(n * 4);
   positions_ = place(n * 4);
@@ -28,17 +29,17 @@ StepTables::StepTables(const LoadOptions& options, std::vector<int> groups, int 
   masks_ = place(n * 8);
   logits_rows_ = place(static_cast<size_t>(most_rows_) * 4);
   counts_ = place(groups_.size() * 4);
-  tiles_ = place(groups_.size() * static_cast<size_t>(most_tiles_) * sizeof(AttendTile));
+  tiles_stride_ = (static_cast<size_t>(most_tiles_) * sizeof(AttendTile) + 15) / 16 * 16;
+  tiles_ = place(groups_.size() * tiles_stride_);
   pages_ = place(static_cast<size_t>(most_pages_) * 4);
   host_ = PinnedMemory(end, "pinned memory for steps");
-  device_ = DeviceMemory(end, "tables of a step");
   std::memset(host_.data(), 0, end);
   described_.resize(groups_.size());
   tile_counts_.resize(groups_.size());
   page_begin_.reserve(static_cast<size_t>(options.max_sequences));
 }
 
-bool StepTables::fill(const StepInput& input, int step_splits, cudaStream_t stream) noexcept {
+bool StepTables::fill(const StepInput& input, int most_splits) noexcept {
   ++*host<uint32_t>(number_);
   std::ranges::copy(input.tokens, host<int32_t>(tokens_));
   std::ranges::copy(input.positions, host<int32_t>(positions_));
@@ -63,21 +64,34 @@ bool StepTables::fill(const StepInput& input, int step_splits, cudaStream_t stre
   bucket_ = 1;
   several_pages_ = false;
   for (size_t group = 0; group < groups_.size(); ++group) {
-    if (!fill_tiles(input, group, step_splits)) return false;
+    if (!fill_tiles(input, group, most_splits)) return false;
   }
-  const auto copy = [&](size_t from, size_t bytes) {
-    return cudaMemcpyAsync(device_.data() + from, host_.data() + from, bytes, cudaMemcpyHostToDevice, stream) ==
-           cudaSuccess;
-  };
-  bool copied = copy(0, tiles_) && copy(pages_, static_cast<size_t>(pages) * 4);
-  for (size_t group = 0; group < groups_.size(); ++group)
-    copied = copied && copy(tiles_ + group * static_cast<size_t>(most_tiles_) * sizeof(AttendTile),
-                            static_cast<size_t>(tile_counts_[group]) * sizeof(AttendTile));
-  return copied;
+  list_ranges(input.positions.size(), input.logits_rows.size(), static_cast<size_t>(pages));
+  return true;
 }
 
-bool StepTables::fill_tiles(const StepInput& input, size_t group, int step_splits) noexcept {
-  AttendTile* const all = host<AttendTile>(tiles_) + group * static_cast<size_t>(most_tiles_);
+// What this step has filled in.
+void StepTables::list_ranges(size_t tokens, size_t rows, size_t pages) noexcept {
+  auto* range = host<FetchRange>(ranges_);
+  const auto add = [&](size_t begin, size_t bytes) {
+    *range++ = {static_cast<uint32_t>(begin / 16), static_cast<uint32_t>((begin + bytes + 15) / 16)};
+  };
+  for (const size_t begin : {tokens_, positions_, context_, slots_}) add(begin, tokens * 4);
+  add(number_, 4);
+  add(masks_, tokens * 8);
+  add(logits_rows_, rows * 4);
+  add(counts_, groups_.size() * 4);
+  add(pages_, pages * 4);
+  for (size_t group = 0; group < groups_.size(); ++group)
+    add(tiles_at(group), static_cast<size_t>(tile_counts_[group]) * sizeof(AttendTile));
+}
+
+void StepTables::fetch(cudaStream_t stream) const noexcept {
+  cuda::fetch(stream, host_.data(), host<const FetchRange>(ranges_), static_cast<int>(range_count()), device_.data());
+}
+
+bool StepTables::fill_tiles(const StepInput& input, size_t group, int most_splits) noexcept {
+  AttendTile* const all = host<AttendTile>(tiles_at(group));
   const int rows_a_tile = tile_rows(groups_[group]);
   // Wider ranges only where the states of all would not fit.
   for (int widening = 1;; widening *= 2) {
@@ -99,8 +113,7 @@ bool StepTables::fill_tiles(const StepInput& input, size_t group, int step_split
         const int last_slot =
             sequence.tree.empty() ? sequence.kv_length + row + tile.rows : sequence.kv_length + sequence.token_count;
         const int pages = (last_slot + kPageTokens - 1) / kPageTokens;
-        const int few = step_splits > 0 ? range_pages(pages, step_splits) : range_pages(pages);
-        const int width = sequence.token_count <= kFewRows ? widening * few : pages;
+        const int width = sequence.token_count <= kFewRows ? widening * range_pages(pages, most_splits) : pages;
         tile.splits = (pages + width - 1) / width;
         several_pages_ = several_pages_ || width > 1;
         tile.first_slot = slots;
@@ -127,7 +140,7 @@ bool StepTables::fill_tiles(const StepInput& input, size_t group, int step_split
   }
 }
 
-void StepTables::describe(StepContext& context) noexcept {
+void StepTables::describe(StepContext& context, int bucket) noexcept {
   context.token_ids = device_.as<const int32_t>(tokens_);
   context.positions = device_.as<const int32_t>(positions_);
   context.context = device_.as<const int32_t>(context_);
@@ -136,13 +149,12 @@ void StepTables::describe(StepContext& context) noexcept {
   context.logits_rows = device_.as<const int32_t>(logits_rows_);
   context.pages = device_.as<const int32_t>(pages_);
   for (size_t group = 0; group < groups_.size(); ++group) {
-    described_[group].tiles = device_.as<const AttendTile>(tiles_) + group * static_cast<size_t>(most_tiles_);
+    described_[group].tiles = device_.as<const AttendTile>(tiles_at(group));
     described_[group].count = device_.as<const int32_t>(counts_) + group;
-    described_[group].most = bucket_;
+    described_[group].most = bucket;
   }
   context.tiles = described_.data();
   context.groups = groups_.size();
-  context.several_pages = several_pages_;
   context.number = device_.as<const uint32_t>(number_);
 }
 

@@ -1,4 +1,4 @@
-// What kernels have to know of a step, written by the host into pinned memory and copied over before each step.
+// What kernels have to know of a step, written by the host into pinned memory, from which each step fetches it.
 #pragma once
 
 #include <vector>
@@ -10,26 +10,34 @@ namespace edgewise::cuda {
 
 // Pages that one block of threads attends over where few rows look at a history of this many: at most 32 blocks share
 // it. Given by the history alone, so that what a row computes does not depend on its company.
-constexpr int range_pages(int pages, int most_splits = 32) { return (pages + most_splits - 1) / most_splits; }
+inline constexpr int kMostSplits = 32;  // of a sequence's history
+constexpr int range_pages(int pages, int most_splits) { return (pages + most_splits - 1) / most_splits; }
 // Rows of a sequence that are shared out this way; more keep the chip busy by themselves.
 inline constexpr int kFewRows = 64;
 
 // Rows of a tile for this many query heads a key head.
-constexpr int tile_rows(int group) { return group >= 16 ? 1 : 16 / group; }
+inline constexpr int kMostTileRows = 16;
+constexpr int tile_rows(int group) { return group >= kMostTileRows ? 1 : kMostTileRows / group; }
 
 class StepTables {
  public:
   // `groups`: the numbers of query heads a key head that attention operators have.
   StepTables(const LoadOptions& options, std::vector<int> groups, int partial_slots);
 
-  // False when the step is larger than what was announced.
-  // `step_splits`: 0, or for the kernel of a whole step, how many blocks may share a history.
-  bool fill(const StepInput& input, int step_splits, cudaStream_t stream) noexcept;
+  // False when the step is larger than what was announced. `most_splits` blocks at most share a sequence's history.
+  bool fill(const StepInput& input, int most_splits) noexcept;
+  // To the device, whatever was filled in: a launch that a captured graph may hold.
+  void fetch(cudaStream_t stream) const noexcept;
   // Fills in the pointers, and how many tiles there are to launch for.
-  void describe(StepContext& context) noexcept;
-  size_t bytes() const { return device_.size(); }
+  void describe(StepContext& context) noexcept { describe(context, bucket_); }
+  // As for a step of so many tiles, for a graph to be captured.
+  void describe(StepContext& context, int bucket) noexcept;
+  // On the device, which place() gives it.
+  size_t bytes() const { return host_.size(); }
+  void place(DeviceArena& arena) { device_ = arena.take(bytes()); }
   // The most tiles of a group, rounded up to a power of two: what a captured graph launches.
   int tile_bucket() const noexcept { return bucket_; }
+  // Whether some tile has more than one page.
   bool several_pages() const noexcept { return several_pages_; }
 
  private:
@@ -37,7 +45,10 @@ class StepTables {
   T* host(size_t offset) const {
     return host_.as<T>(offset);
   }
-  bool fill_tiles(const StepInput& input, size_t group, int step_splits) noexcept;
+  size_t tiles_at(size_t group) const { return tiles_ + group * tiles_stride_; }
+  bool fill_tiles(const StepInput& input, size_t group, int most_splits) noexcept;
+  size_t range_count() const { return 9 + groups_.size(); }
+  void list_ranges(size_t tokens, size_t rows, size_t pages) noexcept;
 
   int most_tokens_;
   int most_rows_;
@@ -45,9 +56,11 @@ class StepTables {
   int most_tiles_;
   int partial_slots_;
   std::vector<int> groups_;
-  size_t number_, tokens_, positions_, context_, slots_, masks_, logits_rows_, counts_, tiles_, pages_;  // byte offsets
+  // Byte offsets.
+  size_t ranges_, number_, tokens_, positions_, context_, slots_, masks_, logits_rows_, counts_, tiles_, pages_;
+  size_t tiles_stride_;  // from one group's to the next one's
   PinnedMemory host_;
-  DeviceMemory device_;
+  DeviceBytes device_;
   std::vector<StepContext::Tiles> described_;
   std::vector<int> tile_counts_;
   std::vector<int32_t> page_begin_;  // of each sequence's table

@@ -1,7 +1,7 @@
 // A packed matrix, or a stack of them, on the device.
 #pragma once
 
-#include "backends/cuda/device.h"
+#include "backends/cuda/arena.h"
 #include "backends/cuda/kernels.h"
 #include "backends/cuda/layout.h"
 
@@ -11,8 +11,8 @@ inline constexpr int kMostColumns = 64;  // of one look at the weights
 
 struct DeviceWeights {
   WeightFormat format;
-  DeviceMemory memory;
-  DeviceMemory bias;
+  DeviceBytes memory;
+  DeviceBytes bias;
 
   // Activations as its kernel wants them.
   Activation activation() const {

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <new>
 
+#include "backends/best_rows.h"
 #include "backends/kv_scale.h"
 #include "base/error.h"
 
@@ -130,7 +131,7 @@ std::vector<float> ReferenceExecutable::floats(const Node& node, size_t index) c
   return graph_.constant(node.inputs[index]).to_floats();
 }
 
-StepOutcome ReferenceExecutable::run(const StepInput& input, StepOutputs outputs) noexcept {
+StepOutcome ReferenceExecutable::run(const StepInput& input, StepOutputs outputs, std::span<int32_t> best) noexcept {
   const ValueId hidden = graph_.find_value(kHiddenInput);
   tokens_ = input.count(hidden == kNone ? 0 : graph_.value(hidden).shape.at(1));
   if (tokens_ > static_cast<size_t>(options_.max_tokens)) return StepOutcome::kTooLarge;
@@ -159,6 +160,7 @@ StepOutcome ReferenceExecutable::run(const StepInput& input, StepOutputs outputs
       if (outputs[i].size() < result.data.size()) return StepOutcome::kTooLarge;
       std::copy(result.data.begin(), result.data.end(), outputs[i].begin());
     }
+    if (!best.empty()) pick_best(outputs[0], graph_.value(graph_.outputs()[0]).shape[1], best);
     return StepOutcome::kDone;
   } catch (const std::bad_alloc&) {
     return StepOutcome::kOutOfMemory;

@@ -1,0 +1,71 @@
+// What goes into a step and what comes out of it, without the host's help: both ends lie in pinned memory that kernels
+// reach by themselves.
+#include "backends/cuda/device_code.cuh"
+#include "backends/cuda/kernels.h"
+
+namespace edgewise::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kFetchBlocks = 8;  // of a range
+constexpr int kLogitsEach = 8;   // of a thread
+
+// Blocks share out the ranges, since each look at the host takes as long as a small kernel.
+__global__ void fetch_kernel(const uint4* host, const FetchRange* ranges, uint4* device) {
+  wait_for_inputs();
+  let_next_start();
+  const FetchRange range = ranges[blockIdx.y];
+  for (unsigned i = range.begin + blockIdx.x * kThreads + threadIdx.x; i < range.end; i += kFetchBlocks * kThreads)
+    device[i] = host[i];
+}
+
+// Larger for larger logits, and for the first one of equals; 0 for what is no number.
+__device__ unsigned long long logit_key(float logit, unsigned index) {
+  if (isnan(logit)) return 0;
+  const unsigned bits = __float_as_uint(logit + 0.0f);  // -0 equals 0
+  const unsigned ordered = bits >> 31 != 0 ? ~bits : bits | 0x80000000u;
+  return static_cast<unsigned long long>(ordered) << 32 | ~index;
+}
+
+// The block that comes last in a row leaves its token, and zeros for the next step.
+__global__ void best_kernel(const float* logits, unsigned columns, unsigned long long* keys, unsigned* arrived,
+                            volatile int32_t* best) {
+  wait_for_inputs();
+  const unsigned row = blockIdx.y;
+  const unsigned first = blockIdx.x * kThreads * kLogitsEach + threadIdx.x;
+  unsigned long long key = 0;
+#pragma unroll
+  for (int j = 0; j < kLogitsEach; ++j) {
+    const unsigned i = first + static_cast<unsigned>(j) * kThreads;
+    if (i < columns) key = max(key, logit_key(logits[static_cast<size_t>(row) * columns + i], i));
+  }
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) key = max(key, __shfl_xor_sync(~0u, key, offset));
+  __shared__ unsigned long long of_warps[kThreads / 32];
+  if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = key;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+#pragma unroll
+  for (int i = 1; i < kThreads / 32; ++i) key = max(key, of_warps[i]);
+  atomicMax(keys + row, key);
+  __threadfence();
+  if (atomicInc(arrived + row, gridDim.x - 1) != gridDim.x - 1) return;
+  key = atomicExch(keys + row, 0ull);
+  best[row] = key == 0 ? 0 : static_cast<int32_t>(~static_cast<unsigned>(key));
+}
+
+}  // namespace
+
+void fetch(cudaStream_t stream, const void* host, const FetchRange* ranges, int count, void* device) {
+  launch(fetch_kernel, dim3(kFetchBlocks, static_cast<unsigned>(count)), kThreads, 0, stream,
+         static_cast<const uint4*>(host), ranges, static_cast<uint4*>(device));
+}
+
+void best_rows(cudaStream_t stream, const float* logits, int rows, int columns, unsigned long long* keys,
+               unsigned* arrived, int32_t* best) {
+  const auto blocks = static_cast<unsigned>((columns + kThreads * kLogitsEach - 1) / (kThreads * kLogitsEach));
+  launch(best_kernel, dim3(blocks, static_cast<unsigned>(rows)), kThreads, 0, stream, logits,
+         static_cast<unsigned>(columns), keys, arrived, best);
+}
+
+}  // namespace edgewise::cuda

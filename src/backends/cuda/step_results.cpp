@@ -1,0 +1,86 @@
+#include "backends/cuda/step_results.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+
+namespace edgewise::cuda {
+
+StepResults::StepResults(const Graph& graph, const LoadOptions& options)
+    : graph_(graph),
+      most_rows_(static_cast<size_t>(options.max_rows)),
+      tokens_(most_rows_ * sizeof(int32_t), "pinned memory for tokens") {
+  for (const ValueId id : graph.outputs()) {
+    const Shape& shape = graph.value(id).shape;
+    const auto rows = static_cast<size_t>(shape[0] == kRows ? options.max_rows : options.max_tokens);
+    staging_.emplace_back(rows * static_cast<size_t>(shape[1]) * sizeof(float), "pinned memory for results");
+  }
+  pieces_.reserve(most_rows_ + staging_.size());
+}
+
+void StepResults::begin(std::span<const int32_t> best) noexcept {
+  picks_ = std::ranges::find(best, kPickBest) != best.end();
+  std::ranges::fill_n(tokens_.as<int32_t>(), static_cast<std::ptrdiff_t>(best.size()), kPickBest);
+}
+
+void StepResults::launch(const StepContext& context) const noexcept {
+  if (context.rows == 0) return;
+  const ValueId logits = graph_.outputs()[0];
+  best_rows(context.stream, context.values[logits], context.rows, static_cast<int>(graph_.value(logits).shape[1]),
+            choices_.as<unsigned long long>(), choices_.as<unsigned>(most_rows_ * sizeof(unsigned long long)),
+            tokens_.as<int32_t>());
+}
+
+// Asks for rows [first, end) of an output.
+void StepResults::ask(const StepContext& context, size_t output, size_t first, size_t end, float* to) noexcept {
+  if (first == end) return;
+  const ValueId id = graph_.outputs()[output];
+  const auto columns = static_cast<size_t>(graph_.value(id).shape[1]);
+  const Piece piece{staging_[output].as<float>() + first * columns, to + first * columns, (end - first) * columns};
+  cudaMemcpyAsync(piece.staging, context.values[id] + first * columns, piece.count * sizeof(float),
+                  cudaMemcpyDeviceToHost, context.stream);
+  pieces_.push_back(piece);
+}
+
+StepOutcome StepResults::read(const StepContext& context, StepOutputs outputs, std::span<int32_t> best) noexcept {
+  pieces_.clear();
+  for (size_t i = 0; i < std::min(outputs.size(), staging_.size()); ++i) {
+    if (outputs[i].empty()) continue;
+    const Shape& shape = graph_.value(graph_.outputs()[i]).shape;
+    const auto rows = static_cast<size_t>(context.count(shape[0] == kRows));
+    if (outputs[i].size() < rows * static_cast<size_t>(shape[1])) return StepOutcome::kTooLarge;
+    size_t first = 0;  // of the rows not asked for yet
+    for (size_t row = 0; row < rows && i == 0 && picks_; ++row) {
+      if (best[row] != kPickBest) continue;
+      ask(context, i, first, row, outputs[i].data());
+      first = row + 1;
+    }
+    ask(context, i, first, rows, outputs[i].data());
+  }
+  const bool done =
+      pieces_.empty() && picks_ ? await_tokens(context) : cudaStreamSynchronize(context.stream) == cudaSuccess;
+  if (!done || cudaGetLastError() != cudaSuccess) return StepOutcome::kDeviceFault;
+  for (const Piece& piece : pieces_) std::memcpy(piece.to, piece.staging, piece.count * sizeof(float));
+  for (size_t row = 0; row < best.size() && picks_; ++row) {
+    if (best[row] == kPickBest) best[row] = tokens_.as<const int32_t>()[row];
+  }
+  return StepOutcome::kDone;
+}
+
+// The last kernel's stores are seen some microseconds before the stream knows of its end.
+bool StepResults::await_tokens(const StepContext& context) const noexcept {
+  constexpr int kLooks = 1 << 14;  // between questions whether all is well
+  const std::span tokens(tokens_.as<int32_t>(), static_cast<size_t>(context.rows));
+  const auto arrived = [&] {
+    return std::ranges::all_of(
+        tokens, [](int32_t& token) { return std::atomic_ref(token).load(std::memory_order_acquire) != kPickBest; });
+  };
+  for (int looks = 1; !arrived(); ++looks) {
+    if (looks % kLooks != 0) continue;
+    const cudaError_t state = cudaStreamQuery(context.stream);
+    if (state != cudaErrorNotReady) return state == cudaSuccess && arrived();
+  }
+  return true;
+}
+
+}  // namespace edgewise::cuda
