@@ -144,6 +144,8 @@ class Backend {
   virtual std::vector<std::string> kernels(const Graph& graph, const Node& node) const = 0;
   // Median seconds of a packed node with the kernel at N = tokens on this machine.
   virtual double time_kernel(const Graph& graph, const Node& node, const std::string& kernel, int tokens) const = 0;
+  // Tokens of prompts that one step had best take at most.
+  virtual int prefill_chunk() const { return 256; }
   // Bytes a second that its memory gives when it is read from end to end, measured now; 0: what the host's gives.
   virtual double read_bandwidth() const { return 0; }
   // `graph` is packed and outlives the result, which reads its constants where they lie.

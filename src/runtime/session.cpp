@@ -44,7 +44,9 @@ Session::Session(const fs::path& engine_dir, const SessionOptions& options)
   const int pages_each = (info.kv_capacity + slots + kPageTokens - 1) / kPageTokens;
   limits_.max_sequences = info.max_batch_size;
   const int rows = info.max_batch_size * (drafted + 1);  // of decoding sequences, with logits
-  limits_.max_step_tokens = std::max(rows, std::min(options.max_step_tokens, info.max_input_length));
+  const Backend& backend = find_backend(info.device);
+  const int chunk = options.max_step_tokens > 0 ? options.max_step_tokens : backend.prefill_chunk();
+  limits_.max_step_tokens = std::max(rows, std::min(chunk, info.max_input_length));
   limits_.kv_capacity = info.kv_capacity;
   limits_.kv_pages = pages_each * info.max_batch_size;
   limits_.reserve_whole = info.kv_policy == "linear";
@@ -57,7 +59,7 @@ Session::Session(const fs::path& engine_dir, const SessionOptions& options)
                          .kv_pages = limits_.kv_pages,
                          .kv_dtype = info.kv_dtype,
                          .pool = std::make_shared<ThreadPool>(options.threads)};
-  executable_ = find_backend(info.device).load(engine_->graph, load);
+  executable_ = backend.load(engine_->graph, load);
   executable_->set_profiling(options.profile);
   adapters_ = std::make_unique<AdapterShelf>(
       *executable_, [this](const fs::path& path) { return read_adapter_files(path); }, options.adapters);
