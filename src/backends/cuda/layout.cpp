@@ -223,7 +223,7 @@ float WeightFormat::half_unit(std::span<const std::byte> packed) const {
   const size_t scale_count = scaling == Scaling::kRow ? 0 : block_values();
   float largest = 0;
   for (int64_t row = 0; row < n; ++row) largest = std::max(largest, std::fabs(factors[row]));
-  // Rows' factors differ little where blocks have scales: one for all rows, or a power of two near the largest scale.
+  // A bound for all rows together; halves have room for those whose weights are much smaller.
   float largest_scale = scale_count == 0 ? 1.0f : 0.0f;
   for (size_t i = 0; i < scale_count; ++i) {
     float scale = 0;

@@ -78,7 +78,6 @@ constexpr Format kFormats[] = {{"bf16", Encoding::kBF16, Scaling::kRow, 0, 2, Ac
                                {"int4 g128", Encoding::kInt4, Scaling::kChunks, 128, 0.5 + 4.0 / 128},
                                {"nvfp4", Encoding::kF4, Scaling::kLanes, 16, 0.5 + 2.0 / 16}};
 constexpr size_t kPool = size_t{8} << 30;
-constexpr int kMostPairedRows = 64;
 constexpr int64_t kMostX = int64_t{4096} * 18944;
 
 struct Bench {
@@ -93,7 +92,6 @@ struct Bench {
   uint16_t* unpacked = nullptr;
   std::byte* scratch = nullptr;
   int multiprocessors = 0;
-  int shared_bytes = 0;
   size_t slice_bytes = size_t{128} << 20;
   std::unique_ptr<DenseProduct> bf16 = DenseProduct::make(true);
   std::unique_ptr<DenseProduct> f16 = DenseProduct::make(false);
@@ -112,7 +110,6 @@ struct Bench {
     allocate(unpacked, size_t{1200} << 20);
     allocate(scratch, DenseProduct::kScratchBytes);
     check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, 0));
-    check(cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0));
     allocate(partials, 2 * static_cast<size_t>(multiprocessors) * kBatchRows * kBatchColumns * 4);
     allocate(arrived, 65536 * 4);
     check(cudaDeviceSynchronize());
@@ -153,7 +150,7 @@ struct Bench {
     decode_linear(stream, static_cast<int>(format.encoding), static_cast<int>(format.scaling), call);
   }
   void prepare(const Format& format, int k, int tokens) const {
-    const bool many = tokens > kMostPairedRows && format.activation == Activation::kBF16Pair;
+    const bool many = tokens > kMostBatchTokens && format.activation == Activation::kBF16Pair;
     prepare_rows(stream, x, tokens, k, k, many ? Activation::kBF16 : format.activation, prepared, scales, arrived,
                  2048);
   }
@@ -161,9 +158,9 @@ struct Bench {
     prepare(format, k, tokens);
     BatchCall call;
     call.matrix = call_for(format, n, k, tokens, i);
-    call.copies = format.activation == Activation::kBF16Pair && tokens <= kMostPairedRows ? 2 : 1;
+    call.copies = format.activation == Activation::kBF16Pair && tokens <= kMostBatchTokens ? 2 : 1;
     call.multiprocessors = multiprocessors;
-    call.shared_bytes = shared_bytes;
+    call.scale_magic = (1 << 20) / (format.scaling == Scaling::kChunks ? 2 : 1) + 1;
     call.partials = partials;
     call.arrived = arrived;
     batch_linear(stream, static_cast<int>(format.encoding), static_cast<int>(format.scaling), call);
@@ -245,7 +242,7 @@ int main(int argc, char** argv) {
       table("decode", [&](const Format& f, int n, int k, int i) { bench.decode(f, n, k, tokens, i); });
     else
       table("batch", [&](const Format& f, int n, int k, int i) { bench.batch(f, n, k, tokens, i); });
-    if (tokens <= kMostPairedRows || bench.bf16 == nullptr) continue;
+    if (tokens <= kMostBatchTokens || bench.bf16 == nullptr) continue;
     table("unpacked for cuBLASLt", [&](const Format& f, int n, int k, int i) { bench.dense(f, n, k, tokens, i); });
     const int n = 18944;
     const int k = 3584;

@@ -75,9 +75,9 @@ __global__ void __launch_bounds__(kWarps * 32) unpack_kernel(const __grid_consta
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const int64_t row = static_cast<int64_t>(blockIdx.y) * kBlockRows + g + 8 * r;
-    auto* to = reinterpret_cast<uint4*>(call.to + row * matrix.chunks * kChunkColumns + column);
+    auto* to = reinterpret_cast<uint4*>(call.to + (row * matrix.chunks + chunk) * kChunkColumns) + t;
     to[0] = make_uint4(out[r][0], out[r][1], out[r][2], out[r][3]);
-    to[1] = make_uint4(out[r][4], out[r][5], out[r][6], out[r][7]);
+    to[4] = make_uint4(out[r][4], out[r][5], out[r][6], out[r][7]);
   }
 }
 

@@ -8,13 +8,19 @@
 namespace edgewise::cuda {
 namespace {
 
-// Up to here activations keep 16 bits where weights are bf16, and a row's product does not depend on how many there
-// are.
-constexpr int kMostPairedRows = 64;
-// From here on a library's product is faster, with weights unpacked for it.
+// From here on a library's product is faster, with weights unpacked for it: of large matrices, and of those with fewer
+// weights than that.
 constexpr int kLeastDenseRows = 256;
+constexpr int kLeastDenseRowsOfSmall = kMostBatchTokens + 1;
+constexpr int64_t kSmallMatrix = int64_t{1} << 24;
 // Of weights unpacked at a time.
 constexpr size_t kDenseWeightBytes = size_t{128} << 20;
+
+// What makes a division of a chunk's number, or of 16 columns', a product: see DecodeCall.
+unsigned scale_magic(const WeightFormat& format) {
+  const int64_t unit = format.scaling == Scaling::kLanes ? 16 : kChunkColumns;
+  return static_cast<unsigned>((1 << 20) / std::max<int64_t>(format.block / unit, 1) + 1);
+}
 
 class LinearOp final : public CudaOp {
  public:
@@ -30,8 +36,7 @@ class LinearOp final : public CudaOp {
       decode_.epsilon = static_cast<float>(norm.number("epsilon"));
     }
     const WeightFormat& format = parts_[0].format;
-    const int64_t unit = format.scaling == Scaling::kLanes ? 16 : kChunkColumns;
-    decode_.scale_magic = static_cast<unsigned>((1 << 20) / std::max<int64_t>(format.block / unit, 1) + 1);
+    decode_.scale_magic = scale_magic(format);
     int64_t blocks = 0;
     for (const DeviceWeights& part : parts_) blocks += part.format.row_blocks();
     decode_.slots = kDecodeBlocks * device_info().multiprocessors;
@@ -114,8 +119,11 @@ class LinearOp final : public CudaOp {
     most_tiles_ = std::max(batch_row_tiles(blocks), kBatchSharedTiles * device.multiprocessors);
     space_.arrived = place(static_cast<size_t>(most_tiles_) * sizeof(int32_t));
     space_.partials = place(2 * multiprocessors * kBatchRows * kBatchColumns * sizeof(float));
-    space_.x = place(std::max(rows, size_t{2} * std::min(most_rows, kMostPairedRows)) * widest);
-    if (most_rows < kLeastDenseRows) return;
+    space_.x = place(std::max(rows, size_t{2} * std::min(most_rows, kMostBatchTokens)) * widest);
+    const bool small = std::ranges::all_of(
+        parts_, [](const DeviceWeights& part) { return part.format.n * part.format.k < kSmallMatrix; });
+    least_dense_rows_ = small ? kLeastDenseRowsOfSmall : kLeastDenseRows;
+    if (most_rows < least_dense_rows_) return;
     const auto is_bf16 = [](const DeviceWeights& part) { return part.format.encoding == Encoding::kBF16; };
     const bool all_bf16 = std::ranges::all_of(parts_, is_bf16);
     if (!all_bf16 && std::ranges::any_of(parts_, is_bf16)) return;  // one type of operands for all
@@ -138,26 +146,25 @@ class LinearOp final : public CudaOp {
     auto* scales = reinterpret_cast<float*>(context.workspace + space_.scales);
     auto* prepared = reinterpret_cast<uint16_t*>(context.workspace + space_.x);
     auto* arrived = reinterpret_cast<int32_t*>(context.workspace + space_.arrived);
-    const bool many = count > kMostPairedRows;
-    prepare_rows(context.stream, x, count, k, weights.k_padded(), weights.activation(many), prepared, scales, arrived,
-                 most_tiles_);
+    const bool many = count > kMostBatchTokens;
     call.x = prepared;
     call.x_scale = scales;
-    if (count >= kLeastDenseRows && launch_dense(context, first, end, call)) return;
+    prepare_rows(context.stream, x, count, k, weights.k_padded(), weights.activation(many), prepared, scales, arrived,
+                 most_tiles_);
+    if (dense_ != nullptr && count >= least_dense_rows_ && launch_dense(context, first, end, call)) return;
     BatchCall batch;
     batch.matrix = call;
     batch.copies = many ? 1 : weights.copies();
     batch.multiprocessors = device_info().multiprocessors;
-    batch.shared_bytes = static_cast<int>(device_info().shared_per_block);
+    batch.scale_magic = scale_magic(weights.format);
     batch.partials = reinterpret_cast<float*>(context.workspace + space_.partials);
     batch.arrived = arrived;
     batch_linear(context.stream, static_cast<int>(weights.format.encoding), static_cast<int>(weights.format.scaling),
                  batch);
   }
 
-  // False where there is no library, or it cannot.
+  // False where the library cannot.
   bool launch_dense(const StepContext& context, size_t first, size_t end, const StreamCall& call) const noexcept {
-    if (dense_ == nullptr) return false;
     for (size_t i = first; i < end; ++i) {
       const WeightFormat& format = parts_[i].format;
       UnpackCall unpack;
@@ -188,8 +195,9 @@ class LinearOp final : public CudaOp {
   ValueId x_;
   std::vector<ValueId> outputs_;
   std::vector<DeviceWeights> parts_;
-  std::vector<float> units_;  // of parts, as WeightFormat::half_unit() says
-  std::unique_ptr<DenseProduct> dense_;
+  std::vector<float> units_;             // of parts, as WeightFormat::half_unit() says
+  std::unique_ptr<DenseProduct> dense_;  // null where the library is missing, or never asked for
+  int least_dense_rows_ = 0;
   int64_t slice_blocks_ = 0;  // of 16 rows, that become halves at a time
   int most_tiles_ = 0;
   Space space_;

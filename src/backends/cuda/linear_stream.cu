@@ -100,7 +100,7 @@ __global__ void __launch_bounds__(kWarps * 32) stream_kernel(const __grid_consta
               ? -1
               : (static_cast<int64_t>(x_row(call, work, token + column / kCopies)) * kCopies + column % kCopies) *
                         call.chunks * kChunkColumns +
-                    t * 16;
+                    t * 8;
     }
     float total[kTiles][4] = {};
     float partial[kTiles][4] = {};
@@ -134,7 +134,7 @@ __global__ void __launch_bounds__(kWarps * 32) stream_kernel(const __grid_consta
         for (int tile = 0; tile < kTiles; ++tile) {
           const auto* from = reinterpret_cast<const uint4*>(call.x + x_at[tile] + chunk * kChunkColumns);
           x[tile][0] = x_at[tile] >= 0 ? from[0] : make_uint4(0, 0, 0, 0);
-          x[tile][1] = x_at[tile] >= 0 ? from[1] : make_uint4(0, 0, 0, 0);
+          x[tile][1] = x_at[tile] >= 0 ? from[4] : make_uint4(0, 0, 0, 0);
         }
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
@@ -236,27 +236,30 @@ __global__ void prepare_kernel(const float* x, int k, int k_padded, Activation k
                                int32_t* arrived, int tiles) {
   wait_for_inputs();
   let_next_start();
-  const int64_t row = blockIdx.x;
-  const float* from = x + row * k;
+  const int row = static_cast<int>(blockIdx.x);
+  const float* from = x + static_cast<int64_t>(row) * k;
   if (row == 0) {
     for (int i = threadIdx.x; i < tiles; i += blockDim.x) arrived[i] = 0;
   }
   const bool halves = kind == Activation::kF16 || kind == Activation::kInt8;
   const float scale = halves ? row_scale(from, k, kind) : 1.0f;
-  uint16_t* out = to + (kind == Activation::kBF16Pair ? 2 : 1) * row * k_padded;
+  const int copies = kind == Activation::kBF16Pair ? 2 : 1;
+  uint16_t* out = to + static_cast<int64_t>(copies) * row * k_padded;
   for (int i = threadIdx.x * 4; i < k_padded; i += blockDim.x * 4) {
     float4 v = load_four(from, i, k);
     uint2 high, low;
     if (!halves) {
       split_pair<true>(v.x, v.y, high.x, low.x);
       split_pair<true>(v.z, v.w, high.y, low.y);
-      if (kind == Activation::kBF16Pair) *reinterpret_cast<uint2*>(out + k_padded + i) = low;
     } else {
       if (scale != 1) v = {v.x / scale, v.y / scale, v.z / scale, v.w / scale};
       if (kind == Activation::kInt8) v = {nearbyintf(v.x), nearbyintf(v.y), nearbyintf(v.z), nearbyintf(v.w)};
       high = {bits_of(__floats2half2_rn(v.x, v.y)), bits_of(__floats2half2_rn(v.z, v.w))};
     }
-    *reinterpret_cast<uint2*>(out + i) = high;
+    // Of 64 columns the words of 8 stand in the order 0, 2, 4, 6, 1, 3, 5, 7.
+    const int at = (i & ~63) | (i & 8) << 2 | (i & 48) >> 1 | (i & 7);
+    *reinterpret_cast<uint2*>(out + at) = high;
+    if (copies == 2) *reinterpret_cast<uint2*>(out + k_padded + at) = low;
   }
   if (threadIdx.x == 0) scales[row] = scale;
 }
@@ -299,8 +302,9 @@ __global__ void float_kernel(const __grid_constant__ StreamCall call, const floa
 
 void prepare_rows(cudaStream_t stream, const float* x, int rows, int k, int k_padded, Activation kind, uint16_t* to,
                   float* scale, int32_t* arrived, int tiles) {
-  launch(prepare_kernel, dim3(static_cast<unsigned>(rows)), 256, 0, stream, x, k, k_padded, kind, to, scale, arrived,
-         tiles);
+  const int threads = rows <= kMostBatchTokens && k > 1024 ? 1024 : 256;
+  launch(prepare_kernel, dim3(static_cast<unsigned>(rows)), threads, 0, stream, x, k, k_padded, kind, to, scale,
+         arrived, tiles);
 }
 
 void stream_linear(cudaStream_t stream, int encoding, int scaling, const StreamCall& call) {
