@@ -7,7 +7,8 @@
 namespace edgewise::cuda {
 
 inline constexpr int kRowBlocks = 8;    // of 16 rows, in a tile
-inline constexpr int kMostShares = 8;  // blocks that have a part of one tile
+inline constexpr int kMostShares = 8;   // blocks that have a part of one tile
+inline constexpr int kLeastShare = 16;  // chunks of tiles that make a second block a multiprocessor worth its while
 inline constexpr int kMostStages = 8;
 inline constexpr int kChunkBytes = 128;  // of a column of x
 

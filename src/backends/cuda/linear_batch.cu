@@ -2,9 +2,9 @@
 // ahead (the idea of MARLIN, arXiv 2408.11743: packed weights travel as they are and become operands in registers).
 //
 // A tile of the product is 128 rows of the matrix and up to 128 columns; a step is a few chunks of it. With few columns
-// two blocks of threads a multiprocessor share out all tiles' chunks evenly; what several blocks have of one tile is
-// added up by the last of them, in the order of the columns. So how sums are taken depends on the matrix alone, and a
-// token's result does not depend on its company.
+// one or two blocks of threads a multiprocessor share out all tiles' chunks evenly; what several blocks have of one
+// tile is added up by the last of them, in the order of the columns. So how sums are taken depends on the matrix alone,
+// and a token's result does not depend on its company.
 #include <climits>
 
 #include "backends/cuda/batch_tile.cuh"
@@ -300,8 +300,10 @@ void launch_batch(cudaStream_t stream, BatchCall call) {
   call.column_tiles = (call.matrix.tokens * call.copies + kColumns - 1) / kColumns;
   const int units = (call.matrix.chunks + T::kUnit - 1) / T::kUnit;
   const int tiles = batch_row_tiles(call.matrix.blocks) * call.column_tiles;
-  // Of few tokens always two blocks a multiprocessor, so that sums are taken alike whatever the tile's columns.
-  const int most = call.matrix.tokens <= kMostBatchTokens ? 2 * call.multiprocessors : call.multiprocessors;
+  // Of few tokens as many blocks whatever the tile's columns, so that sums are taken alike.
+  const int twice = 2 * call.multiprocessors;
+  const bool long_enough = batch_row_tiles(call.matrix.blocks) * call.matrix.chunks >= kLeastShare * twice;
+  const int most = call.matrix.tokens <= kMostBatchTokens && long_enough ? twice : call.multiprocessors;
   // Tiles of the same rows side by side read them together; sharing out units pays where there are few tiles.
   const bool shared = call.column_tiles == 1 || tiles < kBatchSharedTiles * call.multiprocessors;
   const int blocks = shared ? min(most, tiles * min(units, kMostShares)) : tiles;
