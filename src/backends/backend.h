@@ -155,6 +155,8 @@ class Backend {
   virtual double time_kernel(const Graph& graph, const Node& node, const std::string& kernel, int tokens) const = 0;
   // Bytes that the KV cache may take here, now, beside all else that an executable loaded this way needs.
   virtual size_t cache_room(const Graph& graph, const LoadOptions& options) const;
+  // Tokens of prompts that one step had best take at most.
+  virtual int prefill_chunk() const { return 256; }
   // Bytes a second that its memory gives when it is read from end to end, measured now; 0: what the host's gives.
   virtual double read_bandwidth() const { return 0; }
   // `graph` is packed and outlives the result, which reads its constants where they lie.

@@ -54,6 +54,7 @@ MemoryAnalysis analyze_memory(const std::filesystem::path& engine_dir, const std
   const size_t before = proc_bytes("self/status", "VmRSS");
   const Engine engine = read_engine(engine_dir / kEngineFileName);
   const int64_t vocabulary = engine.graph.value(engine.graph.outputs().at(0)).shape.at(1);
+  const Backend& backend = find_backend(engine.info.device);
   std::unique_ptr<Engine> head;  // loaded too where there is one: run and serve use it
   if (has_draft_head(engine_dir)) head = std::make_unique<Engine>(read_engine(engine_dir / kDraftEngineFileName));
   const DraftingOptions eagle;
@@ -63,7 +64,7 @@ MemoryAnalysis analyze_memory(const std::filesystem::path& engine_dir, const std
       if (batch < 1 || length < 1) usage_error("batch sizes and sequence lengths must be positive");
       const int rows = batch * (1 + drafted);
       const int slots = head ? eagle.slots() : 0;
-      const LoadOptions load{.max_tokens = std::max(rows, std::min(SessionOptions{}.max_step_tokens, length)),
+      const LoadOptions load{.max_tokens = std::max(rows, std::min(backend.prefill_chunk(), length)),
                              .max_sequences = batch,
                              .max_rows = rows,
                              .kv_pages = (length + slots + kPageTokens - 1) / kPageTokens * batch,
@@ -71,7 +72,7 @@ MemoryAnalysis analyze_memory(const std::filesystem::path& engine_dir, const std
       MemoryPoint point{batch, length, 0, 0, 0, 0, before, false};
       for (const Engine* part : {&engine, static_cast<const Engine*>(head.get())}) {
         if (part == nullptr) continue;
-        const MemoryUse use = find_backend(engine.info.device).load(part->graph, load)->memory();
+        const MemoryUse use = backend.load(part->graph, load)->memory();
         point.weights += use.weights - unread_table_bytes(part->graph, static_cast<size_t>(batch * length));
         point.kv_cache += use.kv_cache;
         point.activations += use.activations;

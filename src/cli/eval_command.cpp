@@ -35,7 +35,7 @@ int eval(const EvalFlags& flags) {
   if (flags.max_chars > 0) text = first_characters(std::move(text), flags.max_chars);
   BuildOptions limits;
   limits.kv_capacity = std::max(limits.kv_capacity, flags.context);
-  const SessionOptions options{.all_logits = true, .share_prefixes = false};
+  const SessionOptions options{.max_step_tokens = 256, .all_logits = true, .share_prefixes = false};
   Session session(ensure_engine(flags.engine, flags.cache_dir, limits), options);
   const Perplexity p = measure_perplexity(session, text, flags.context);
   Json report = {{"engine", flags.engine},     {"text", flags.text.string()},         {"context", flags.context},

@@ -55,7 +55,9 @@ Session::Session(const fs::path& engine_dir, const SessionOptions& options)
   read_vocabulary();
   limits_.max_sequences = info.max_batch_size;
   const int rows = info.max_batch_size * (drafted + 1);  // of decoding sequences, with logits
-  limits_.max_step_tokens = std::max(rows, std::min(options.max_step_tokens, info.max_input_length));
+  const Backend& backend = find_backend(info.device);
+  const int chunk = options.max_step_tokens > 0 ? options.max_step_tokens : backend.prefill_chunk();
+  limits_.max_step_tokens = std::max(rows, std::min(chunk, info.max_input_length));
   limits_.reserve_whole = info.kv_policy == "linear";
   limits_.max_waiting = options.max_waiting;
   limits_.share_prefixes = options.share_prefixes;
@@ -67,7 +69,7 @@ Session::Session(const fs::path& engine_dir, const SessionOptions& options)
                    .pool = std::make_shared<ThreadPool>(options.threads)};
   choose_capacity(load, slots);
   load.kv_pages = limits_.kv_pages;
-  executable_ = find_backend(info.device).load(engine_->graph, load);
+  executable_ = backend.load(engine_->graph, load);
   executable_->set_profiling(options.profile);
   adapters_ = std::make_unique<AdapterShelf>(
       *executable_, [this](const fs::path& path) { return read_adapter_files(path); }, options.adapters);

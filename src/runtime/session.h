@@ -22,7 +22,7 @@ namespace edgewise {
 
 struct SessionOptions {
   int threads = 0;                               // 0: as many as the process may use
-  int max_step_tokens = 256;                     // prefill chunk
+  int max_step_tokens = 0;                       // prefill chunk; 0: as the backend likes it
   int draft_tokens = 0;                          // tried at once where the text repeats itself (prompt lookup); 0: none
   std::optional<DraftingOptions> drafting = {};  // guess ahead with a model; not beside draft_tokens
   std::filesystem::path draft_engine = {};       // that model's engine; empty: the engine's own draft head

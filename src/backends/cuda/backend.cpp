@@ -96,7 +96,9 @@ std::unique_ptr<Executable> CudaBackend::load(const Graph& graph, const LoadOpti
   for (const Node& node : graph.nodes()) {
     if (const auto why = why_unsupported(graph, node)) unsupported("{} {}: {}", op_name(node.op), node.name, *why);
   }
-  return std::make_unique<CudaExecutable>(graph, options);
+  auto executable = std::make_unique<CudaExecutable>(graph, options);
+  executable->choose_program();
+  return executable;
 }
 
 }  // namespace edgewise::cuda

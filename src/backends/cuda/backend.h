@@ -14,6 +14,7 @@ class CudaBackend final : public Backend {
   std::vector<std::string> kernels(const Graph& graph, const Node& node) const override;
   double time_kernel(const Graph& graph, const Node& node, const std::string& kernel, int tokens) const override;
   size_t cache_room(const Graph& graph, const LoadOptions& options) const override;
+  int prefill_chunk() const override { return 2048; }
   double read_bandwidth() const override;
   std::unique_ptr<Executable> load(const Graph& graph, const LoadOptions& options) const override;
 };

@@ -40,6 +40,8 @@ class CudaExecutable final : public Executable, private BuildContext {
   void add_adapter(int32_t id, std::shared_ptr<const PackedAdapter> adapter) override;
   void remove_adapter(int32_t id) noexcept override { adapters_.remove(id); }
   void observe(NodeObserver observer) override { observer_ = std::move(observer); }
+  // Times a token's step as one kernel and as many, and stays with what is faster.
+  void choose_program();
   // Whether steps of few tokens run as one kernel.
   bool has_program() const { return program_ != nullptr; }
 
@@ -69,6 +71,7 @@ class CudaExecutable final : public Executable, private BuildContext {
   void capture_decoding(bool adapters);
   void capture_kind(int tokens, int least_tiles, bool adapters);
   void capture_program(int tokens);
+  double time_token();
   StepGraph capture(const StepContext& context, size_t end) const;
   size_t steps_for(StepOutputs outputs) const noexcept;
   StepContext context_of(int tokens, int rows) const noexcept;

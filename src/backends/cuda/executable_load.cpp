@@ -1,6 +1,8 @@
 // What an executable does while it is loaded: weights to the device, memory for everything, graphs of steps.
 #include <algorithm>
 #include <bit>
+#include <chrono>
+#include <cmath>
 #include <numeric>
 
 #include "backends/cuda/executable.h"
@@ -181,6 +183,46 @@ void CudaExecutable::capture_program(int tokens) {
     tables_->describe(context, 1);
     captured_[key_of(context, 0, end)] = capture(context, end);
   }
+}
+
+// Seconds of a step of one token behind a short history; the shortest of a few.
+double CudaExecutable::time_token() {
+  constexpr int kRuns = 10;
+  constexpr int kHistory = 256;
+  const int length = std::min(kHistory, options_.kv_pages * kPageTokens - 1);
+  std::vector<int32_t> pages(static_cast<size_t>(options_.kv_pages));
+  std::iota(pages.begin(), pages.end(), 0);
+  const int32_t token = 0;
+  const int32_t row = 0;
+  const int32_t position = length;
+  const std::vector<float> hidden(static_cast<size_t>(hidden_columns_));
+  const SequenceSlice sequence{0, 1, length, length + 1, pages};
+  double best = INFINITY;
+  for (int i = 0; i < kRuns; ++i) {
+    int32_t picked = kPickBest;
+    const auto start = std::chrono::steady_clock::now();
+    const StepInput input{{&token, 1}, {&position, 1}, hidden, {&sequence, 1}, {&row, 1}};
+    if (run(input, StepOutputs(), {&picked, 1}) != StepOutcome::kDone)
+      check_cuda(fault_ != cudaSuccess ? fault_ : cudaErrorUnknown, "time a step");
+    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  return best;
+}
+
+void CudaExecutable::choose_program() {
+  constexpr double kWorthIt = 0.98;  // what is almost equal stays with the kernels, as longer steps do
+  if (!program_ || options_.kv_pages == 0) return;
+  capture_kind(1, 1, false);
+  const double together = time_token();
+  auto program = std::move(program_);
+  const double apart = time_token();
+  cache_.clear();
+  if (together < kWorthIt * apart) {
+    program_ = std::move(program);
+    return;
+  }
+  std::erase_if(captured_, [](const auto& entry) { return entry.first.program; });
+  capture_decoding(false);
 }
 
 StepGraph CudaExecutable::capture(const StepContext& context, size_t end) const {

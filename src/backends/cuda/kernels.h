@@ -54,14 +54,54 @@ struct StreamCall {
 };
 
 // Activations for the tensor cores. bf16 weights: two bf16 numbers whose sum is x, a row each, so that a product is
-// almost as exact as in float32. Others: one f16 row, divided by a power of two that keeps it in range, or by what
-// makes it integers up to 127 for weights that say so.
-enum class Activation : int { kBF16Pair, kF16, kInt8 };
+// almost as exact as in float32; or one, where tokens are many. Others: one f16 row, divided by a power of two where it
+// would not be in range, or by what makes it integers up to 127 for weights that say so.
+enum class Activation : int { kBF16Pair, kBF16, kF16, kInt8 };
+// Of each 64 columns the 16-byte words stand in the order 0, 2, 4, 6, 1, 3, 5, 7, in which lanes of an operand take
+// them. Clears `arrived` [tiles] too, for a batch_linear() behind it.
 void prepare_rows(cudaStream_t stream, const float* x, int rows, int k, int k_padded, Activation kind, uint16_t* to,
-                  float* scale);
+                  float* scale, int32_t* arrived = nullptr, int tiles = 0);
 
 // `encoding` and `scaling` are those of layout.h, but for f32.
 void stream_linear(cudaStream_t stream, int encoding, int scaling, const StreamCall& call);
+
+// ---- linear_batch.cu: five rows of x and more
+
+inline constexpr int kBatchRows = 128;       // of the matrix, in a tile
+inline constexpr int kBatchColumns = 128;    // of x, at most
+inline constexpr int kBatchSharedTiles = 4;  // a multiprocessor: where there are fewer, blocks share tiles
+// Up to here a token's product does not depend on how many there are.
+inline constexpr int kMostBatchTokens = 64;
+
+struct BatchCall {
+  StreamCall matrix;  // its lists are not used
+  int copies = 1;     // rows of x a token, 2 for kBF16Pair
+  int multiprocessors = 0;
+  unsigned scale_magic = 0;    // as in DecodeCall
+  float* partials = nullptr;   // [2 * multiprocessors][kBatchRows * kBatchColumns]
+  int32_t* arrived = nullptr;  // [tiles] zeros
+  int column_tiles = 0;        // chosen at launch
+};
+constexpr int batch_row_tiles(int blocks) { return (blocks * 16 + kBatchRows - 1) / kBatchRows; }
+// `encoding` and `scaling` are those of layout.h, but for f32.
+void batch_linear(cudaStream_t stream, int encoding, int scaling, const BatchCall& call);
+
+// ---- linear_dense.cu: around a library's product of many rows
+
+// Weights of the only part, rows [blocks * 16, chunks * 64] of f16 (bf16 for bf16), zero points and scales in them, in
+// the order of columns in which prepare_rows() puts x.
+struct UnpackCall {
+  StreamCall matrix;  // its activations are not used
+  int first_block = 0;
+  int blocks = 0;
+  float factor = 1;    // multiplies all weights but 16-bit ones, which are as they are
+  bool codes = false;  // scales are left out: integers
+  uint16_t* to = nullptr;
+};
+void unpack_weights(cudaStream_t stream, int encoding, int scaling, const UnpackCall& call);
+// out [rows, n] times x_scale [rows] and factors [n] or null, plus bias [n] or null. Rows that stay are not touched.
+void finish_rows(cudaStream_t stream, float* out, int rows, int n, const float* x_scale, const float* factors,
+                 const float* bias);
 
 // ---- linear_decode.cu: up to four rows of x, with what stands before and behind the product
 

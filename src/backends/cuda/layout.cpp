@@ -254,6 +254,32 @@ int64_t WeightFormat::chunk_bytes() const {
 
 size_t WeightFormat::weight_bytes() const { return static_cast<size_t>(row_blocks() * chunks() * chunk_bytes()); }
 
+float WeightFormat::half_unit(std::span<const std::byte> packed) const {
+  const auto* factors = reinterpret_cast<const float*>(packed.data() + factors_offset());
+  if (encoding == Encoding::kF16 || encoding == Encoding::kBF16) return factors[0];
+  const std::byte* scales = packed.data() + scales_offset();
+  const size_t scale_count = scaling == Scaling::kRow ? 0 : block_values();
+  float largest = 0;
+  for (int64_t row = 0; row < n; ++row) largest = std::max(largest, std::fabs(factors[row]));
+  // A bound for all rows together; halves have room for those whose weights are much smaller.
+  float largest_scale = scale_count == 0 ? 1.0f : 0.0f;
+  for (size_t i = 0; i < scale_count; ++i) {
+    float scale = 0;
+    if (scaling == Scaling::kChunks)
+      std::memcpy(&scale, scales + i * 4, 4);
+    else
+      to_float(DType::kF16, {scales, block_values() * 2}, i, {&scale, 1});
+    largest_scale = std::max(largest_scale, std::fabs(scale));
+  }
+  const float code = encoding == Encoding::kInt8   ? 256
+                     : encoding == Encoding::kInt4 ? 16
+                     : encoding == Encoding::kF8   ? 448 / kF8Factor
+                                                   : 6 / kF4Factor;
+  int exponent = 0;
+  std::frexp(largest * largest_scale * code, &exponent);
+  return largest * largest_scale > 0 ? std::ldexp(1.0f, exponent - 15) : 1.0f;
+}
+
 std::string WeightFormat::text() const {
   std::string text = fmt::format("t16-{}:{}", kEncodingNames[static_cast<size_t>(encoding)],
                                  kScalingNames[static_cast<size_t>(scaling)]);
@@ -267,7 +293,7 @@ WeightFormat WeightFormat::parse(const std::string& text, int64_t n, int64_t k, 
   for (size_t i = 0; i < kEncodingNames.size() * kScalingNames.size() * 4; ++i) {
     WeightFormat format{
         static_cast<Encoding>(i / 12), static_cast<Scaling>(i / 4 % 3), i % 2 == 1, i / 2 % 2 == 1, n, k, block};
-    if (format.text() == text) return format;
+    if (format.text() == text && (format.encoding != Encoding::kF4 || format.scaling == Scaling::kLanes)) return format;
   }
   bad_file("weights are packed as \"{}\", which this version does not read; build the engine again", text);
 }
@@ -294,13 +320,18 @@ WeightFormat choose_format(const Graph& graph, const Node& node, size_t input) {
   const bool whole = format.block >= format.k;
   const bool fits = whole || format.block % 16 == 0;
   const bool is_float16 = *encoding == Encoding::kF16 || *encoding == Encoding::kBF16;
-  if (!fits || (format.zeros && !is_integer(*encoding)) || (is_float16 && given(input + 1))) {
+  const bool is_f4 = *encoding == Encoding::kF4;
+  if (!fits || (format.zeros && !is_integer(*encoding)) || (is_float16 && given(input + 1)) ||
+      (is_f4 && !given(input + 1))) {
     format.zeros = false;
     format.block = format.k;
     return format;  // float32, with the scales in it
   }
   format.encoding = *encoding;
-  if (!whole) format.scaling = format.block % kChunkColumns == 0 ? Scaling::kChunks : Scaling::kLanes;
+  if (is_f4)
+    format.scaling = Scaling::kLanes;  // kernels know no others
+  else if (!whole)
+    format.scaling = format.block % kChunkColumns == 0 ? Scaling::kChunks : Scaling::kLanes;
   return format;
 }
 

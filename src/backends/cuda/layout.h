@@ -46,6 +46,10 @@ struct WeightFormat {
   size_t zeros_offset() const { return scales_offset() + aligned(scale_bytes()); }
   size_t bytes() const { return zeros_offset() + aligned(zeros ? block_values() * 2 : 0); }
 
+  // A number that brings a packed matrix into the range of halves when it is divided by it: a power of two, or what
+  // multiplies all rows of 16-bit weights alike.
+  float half_unit(std::span<const std::byte> packed) const;
+
   // What stands in an engine, with n, k and block beside it: "t16-int4:chunks:zeros".
   std::string text() const;
   // Throws Error(kBadFile).

@@ -87,6 +87,18 @@ TEST(CudaLayout, KeepsWhatWeightsMean) {
                   << node.name << " " << formats[part].text() << " " << n << " " << k;
             }
           }
+          if (formats[part].encoding == Encoding::kF32) continue;
+          // Divided by this they stand in halves as normal numbers.
+          const double unit = formats[part].half_unit(bytes.bytes());
+          double largest = 0;
+          const bool as_it_is = weight == DType::kF16 || weight == DType::kBF16;
+          for (int64_t n = 0; n < rows.n(); ++n) {
+            for (int64_t k = 0; k < rows.k(); ++k)
+              largest = std::max(largest, std::fabs(element(formats[part], bytes.bytes().data(), n, k)));
+          }
+          EXPECT_EQ(unit == 1, as_it_is) << formats[part].text();
+          EXPECT_LT(largest / unit, 65504) << formats[part].text();
+          EXPECT_GT(largest / unit, as_it_is ? 0 : 256) << formats[part].text();
         }
       }
     }

@@ -1,12 +1,14 @@
-// Times the kernels of kLinear at real models' shapes against the GPU's memory bandwidth, which it measures first.
+// Times the kernels of kLinear at real models' shapes against the GPU's memory bandwidth and cuBLASLt's largest rate,
+// which it measures first.
 //   build/cuda_linear_bench [tokens ...]
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
-#include <string>
+#include <memory>
 #include <vector>
 
+#include "backends/cuda/dense.h"
 #include "backends/cuda/device_code.cuh"
 #include "backends/cuda/encoding.h"
 #include "backends/cuda/kernels.h"
@@ -65,6 +67,130 @@ struct Format {
   Scaling scaling;
   int block;  // 0: a row
   double bytes_a_weight;
+  Activation activation = Activation::kF16;
+};
+
+constexpr Format kFormats[] = {{"bf16", Encoding::kBF16, Scaling::kRow, 0, 2, Activation::kBF16Pair},
+                               {"f16", Encoding::kF16, Scaling::kRow, 0, 2},
+                               {"fp8", Encoding::kF8, Scaling::kRow, 0, 1},
+                               {"int8", Encoding::kInt8, Scaling::kRow, 0, 1},
+                               {"int8_sq", Encoding::kInt8, Scaling::kRow, 0, 1, Activation::kInt8},
+                               {"int4 g128", Encoding::kInt4, Scaling::kChunks, 128, 0.5 + 4.0 / 128},
+                               {"nvfp4", Encoding::kF4, Scaling::kLanes, 16, 0.5 + 2.0 / 16}};
+constexpr size_t kPool = size_t{8} << 30;
+constexpr int64_t kMostX = int64_t{4096} * 18944;
+
+struct Bench {
+  cudaStream_t stream = nullptr;
+  char* pool = nullptr;
+  float* x = nullptr;
+  float* out = nullptr;
+  uint16_t* prepared = nullptr;
+  float* scales = nullptr;
+  float* partials = nullptr;
+  int32_t* arrived = nullptr;
+  uint16_t* unpacked = nullptr;
+  std::byte* scratch = nullptr;
+  int multiprocessors = 0;
+  size_t slice_bytes = size_t{128} << 20;
+  std::unique_ptr<DenseProduct> bf16 = DenseProduct::make(true);
+  std::unique_ptr<DenseProduct> f16 = DenseProduct::make(false);
+
+  template <typename T>
+  static void allocate(T*& memory, size_t bytes) {
+    check(cudaMalloc(reinterpret_cast<void**>(&memory), bytes));
+    fill_kernel<<<4096, 256>>>(reinterpret_cast<uint32_t*>(memory), static_cast<int64_t>(bytes / 4));
+  }
+  Bench() {
+    allocate(pool, kPool);
+    allocate(x, kMostX * 4);
+    allocate(prepared, kMostX * 2 + 64 * 152064 * 4);
+    allocate(scales, 8192 * 4);
+    allocate(out, size_t{4096} * 37888 * 4);
+    allocate(unpacked, size_t{1200} << 20);
+    allocate(scratch, DenseProduct::kScratchBytes);
+    check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, 0));
+    allocate(partials, 2 * static_cast<size_t>(multiprocessors) * kBatchRows * kBatchColumns * 4);
+    allocate(arrived, 65536 * 4);
+    check(cudaDeviceSynchronize());
+    check(cudaStreamCreate(&stream));
+  }
+
+  // Matrix number i of some that do not fit the cache together.
+  StreamCall call_for(const Format& format, int n, int k, int tokens, int i) const {
+    const size_t stride = (static_cast<size_t>(static_cast<double>(n) * k * format.bytes_a_weight) + 65536) / 256 * 256;
+    const auto copies = static_cast<int>(std::min<size_t>(64, (kPool - (size_t{1} << 30)) / stride));
+    StreamCall call;
+    StreamPart& part = call.parts[0];
+    const char* at = pool + static_cast<size_t>(i % copies) * stride;
+    const double code_bytes = format.bytes_a_weight < 1 ? 0.5 : format.bytes_a_weight;
+    part.weights = reinterpret_cast<const uint4*>(at);
+    part.scales = at + static_cast<size_t>(static_cast<double>(n) * k * code_bytes);
+    part.factors = reinterpret_cast<const float*>(pool + kPool - (size_t{1} << 28));
+    part.out = out;
+    part.n = n;
+    call.part_count = 1;
+    call.blocks = n / 16;
+    call.chunks = k / 64;
+    call.block = format.block == 0 ? k : format.block;
+    call.scale_columns = k / call.block;
+    call.x = prepared;
+    call.x_scale = scales;
+    call.tokens = tokens;
+    return call;
+  }
+  void decode(const Format& format, int n, int k, int tokens, int i) const {
+    DecodeCall call;
+    call.matrix = call_for(format, n, k, tokens, i);
+    call.k = k;
+    call.x = x;
+    call.scale_magic = (1 << 20) / (format.scaling == Scaling::kChunks ? 2 : 1) + 1;
+    call.slots = multiprocessors * kDecodeBlocks;
+    call.ranks = choose_decode_ranks(call.matrix.blocks, call.matrix.chunks, multiprocessors, true);
+    decode_linear(stream, static_cast<int>(format.encoding), static_cast<int>(format.scaling), call);
+  }
+  void prepare(const Format& format, int k, int tokens) const {
+    const bool many = tokens > kMostBatchTokens && format.activation == Activation::kBF16Pair;
+    prepare_rows(stream, x, tokens, k, k, many ? Activation::kBF16 : format.activation, prepared, scales, arrived,
+                 2048);
+  }
+  void batch(const Format& format, int n, int k, int tokens, int i) const {
+    prepare(format, k, tokens);
+    BatchCall call;
+    call.matrix = call_for(format, n, k, tokens, i);
+    call.copies = format.activation == Activation::kBF16Pair && tokens <= kMostBatchTokens ? 2 : 1;
+    call.multiprocessors = multiprocessors;
+    call.scale_magic = (1 << 20) / (format.scaling == Scaling::kChunks ? 2 : 1) + 1;
+    call.partials = partials;
+    call.arrived = arrived;
+    batch_linear(stream, static_cast<int>(format.encoding), static_cast<int>(format.scaling), call);
+  }
+  void unpack(const Format& format, int n, int k, int first_block, int blocks, int i) const {
+    UnpackCall call;
+    call.matrix = call_for(format, n, k, 1, i);
+    call.first_block = first_block;
+    call.blocks = blocks;
+    call.codes = format.activation == Activation::kInt8;
+    call.to = unpacked;
+    unpack_weights(stream, static_cast<int>(format.encoding), static_cast<int>(format.scaling), call);
+  }
+  void multiply(const Format& format, int n, int k, int tokens, int first_block, int blocks) const {
+    const DenseProduct& product = format.encoding == Encoding::kBF16 ? *bf16 : *f16;
+    if (!product.multiply(stream, unpacked, prepared, blocks * 16, tokens, k, n, 1, out + first_block * 16, scratch))
+      std::printf("the library cannot\n");
+  }
+  void dense(const Format& format, int n, int k, int tokens, int i) const {
+    prepare(format, k, tokens);
+    const int most = static_cast<int>(slice_bytes / (static_cast<size_t>(k) * 32)) / 8 * 8;
+    for (int block = 0; block < n / 16; block += most) {
+      const int blocks = std::min(most, n / 16 - block);
+      unpack(format, n, k, block, blocks, i);
+      multiply(format, n, k, tokens, block, blocks);
+    }
+    if (format.encoding == Encoding::kBF16) return;
+    const auto* factors = reinterpret_cast<const float*>(pool);
+    finish_rows(stream, out, tokens, n, scales, format.activation == Activation::kInt8 ? factors : nullptr, nullptr);
+  }
 };
 
 }  // namespace
@@ -72,90 +198,62 @@ struct Format {
 int main(int argc, char** argv) {
   std::vector<int> token_counts;
   for (int i = 1; i < argc; ++i) token_counts.push_back(std::atoi(argv[i]));
-  if (token_counts.empty()) token_counts = {1, 4, 8, 16, 32};
-  constexpr size_t kPool = size_t{8} << 30;
-  char* pool = nullptr;
-  check(cudaMalloc(&pool, kPool));
-  fill_kernel<<<4096, 256>>>(reinterpret_cast<uint32_t*>(pool), kPool / 4);
-  check(cudaDeviceSynchronize());
-  cudaStream_t stream;
-  check(cudaStreamCreate(&stream));
-  const double read_us = time_launches(stream, 1, [&](int) { read_all(stream, pool, kPool); });
+  if (token_counts.empty()) token_counts = {1, 4, 8, 16, 32, 64, 128, 256, 512, 2048};
+  Bench bench;
+  const double read_us = time_launches(bench.stream, 1, [&](int) { read_all(bench.stream, bench.pool, kPool); });
   const double bandwidth = static_cast<double>(kPool) / read_us / 1e6;  // TB/s
   std::printf("read bandwidth %.2f TB/s\n", bandwidth);
-  const Format formats[] = {{"bf16", Encoding::kBF16, Scaling::kRow, 0, 2},
-                            {"f16", Encoding::kF16, Scaling::kRow, 0, 2},
-                            {"fp8", Encoding::kF8, Scaling::kRow, 0, 1},
-                            {"int8", Encoding::kInt8, Scaling::kRow, 0, 1},
-                            {"int4 g128", Encoding::kInt4, Scaling::kChunks, 128, 0.5 + 4.0 / 128},
-                            {"nvfp4", Encoding::kF4, Scaling::kLanes, 16, 0.5 + 2.0 / 16}};
-  const int shapes[][2] = {{4608, 3584}, {3584, 3584},  {37888, 3584}, {3584, 18944}, {152064, 3584},
-                           {2560, 2048}, {11264, 2048}, {2048, 5632},  {4096, 1024},  {1024, 2048}};
-  float* x = nullptr;
-  float* out = nullptr;
-  uint16_t* prepared = nullptr;
-  float* scales = nullptr;
-  check(cudaMalloc(&x, 64 * 18944 * 4));
-  check(cudaMalloc(&prepared, 64 * 18944 * 4));
-  check(cudaMalloc(&scales, 64 * 4));
-  check(cudaMalloc(&out, size_t{64} * 152064 * 4));
-  check(cudaMemset(x, 0, 64 * 18944 * 4));
+  double dense_rate = 500;  // TFLOP/s, where there is no library to ask
+  if (bench.bf16 != nullptr) {
+    constexpr int kSide = 8192;
+    const double us = time_launches(bench.stream, 4, [&](int) {
+      bench.bf16->multiply(bench.stream, bench.unpacked, bench.prepared, kSide, kSide, kSide, kSide, 1, bench.out,
+                           bench.scratch);
+    });
+    dense_rate = 2.0 * kSide * kSide * kSide / us / 1e6;
+    std::printf("dense bf16 rate of cuBLASLt, 8192 x 8192 x 8192: %.0f TFLOP/s\n", dense_rate);
+  }
+  const int shapes[][2] = {{4608, 3584}, {3584, 3584}, {37888, 3584}, {3584, 18944},
+                           {6144, 1024}, {1024, 3072}, {1024, 2048}};
   for (const int tokens : token_counts) {
-    std::printf("%d tokens: us a launch (share of the bandwidth), weights and preparation of x\n%14s", tokens, "");
-    for (const Format& format : formats) std::printf("%18s", format.name);
-    std::printf("\n");
-    for (const auto& shape : shapes) {
-      const int n = shape[0];
-      const int k = shape[1];
-      std::printf("%6d x %5d", n, k);
-      for (const Format& format : formats) {
-        const int copies = format.encoding == Encoding::kBF16 ? 2 : 1;
-        const size_t bytes = static_cast<size_t>(static_cast<double>(n) * k * format.bytes_a_weight);
-        const size_t stride = (bytes + 65536) / 256 * 256;
-        const int copies_of_weights = static_cast<int>(std::min<size_t>(64, (kPool - (size_t{1} << 30)) / stride));
-        const int launches = std::max(4, std::min(copies_of_weights, 32));
-        const auto one = [&](int i) {
-          StreamCall call;
-          StreamPart& part = call.parts[0];
-          const char* at = pool + static_cast<size_t>(i % copies_of_weights) * stride;
-          part.weights = reinterpret_cast<const uint4*>(at);
-          const size_t weight_bytes = static_cast<size_t>(
-              static_cast<double>(n) * k *
-              (format.encoding == Encoding::kF4 || format.encoding == Encoding::kInt4 ? 0.5 : format.bytes_a_weight));
-          part.scales = at + weight_bytes;
-          part.factors = reinterpret_cast<const float*>(pool + kPool - (size_t{1} << 28));
-          part.out = out;
-          part.n = n;
-          call.part_count = 1;
-          call.blocks = n / 16;
-          call.chunks = k / 64;
-          call.block = format.block == 0 ? k : format.block;
-          call.scale_columns = k / call.block;
-          call.x = prepared;
-          call.x_scale = scales;
-          if (tokens <= kMostDecodeTokens) {
-            DecodeCall decode;
-            call.tokens = tokens;
-            decode.matrix = call;
-            decode.k = k;
-            decode.x = x;
-            decode.scale_magic = (1 << 20) / (format.scaling == Scaling::kChunks ? 2 : 1) + 1;
-            decode.slots = 132 * kDecodeBlocks;
-            decode.ranks = choose_decode_ranks(call.blocks, call.chunks, 132, true);
-            return decode_linear(stream, static_cast<int>(format.encoding), static_cast<int>(format.scaling), decode);
-          }
-          const int most = 64 / copies;
-          for (int token = 0; token < tokens; token += most) {
-            call.tokens = std::min(most, tokens - token);
-            prepare_rows(stream, x, call.tokens, k, k, copies == 2 ? Activation::kBF16Pair : Activation::kF16, prepared,
-                         scales);
-            stream_linear(stream, static_cast<int>(format.encoding), static_cast<int>(format.scaling), call);
-          }
-        };
-        const double us = time_launches(stream, launches, one);
-        std::printf("%10.1f (%4.1f%%)", us, static_cast<double>(bytes) / us / 1e4 / bandwidth);
-      }
+    const auto table = [&](const char* name, auto one) {
+      std::printf("%d tokens, %s: us, %% of the bandwidth, %% of the dense rate\n%14s", tokens, name, "");
+      for (const Format& format : kFormats) std::printf("%22s", format.name);
       std::printf("\n");
+      for (const auto& shape : shapes) {
+        const int n = shape[0];
+        const int k = shape[1];
+        std::printf("%6d x %5d", n, k);
+        for (const Format& format : kFormats) {
+          if (tokens <= kMostDecodeTokens && format.activation == Activation::kInt8) {
+            std::printf("%22s", "-");
+            continue;
+          }
+          const double bytes = static_cast<double>(n) * k * format.bytes_a_weight;
+          const int launches = tokens > 64 ? 4 : 16;
+          const double us = time_launches(bench.stream, launches, [&](int i) { one(format, n, k, i); });
+          const double flops = 2.0 * n * k * tokens;
+          std::printf("%9.1f %5.1f%% %4.0f%%", us, bytes / us / 1e4 / bandwidth, flops / us / 1e4 / dense_rate);
+        }
+        std::printf("\n");
+      }
+    };
+    if (tokens <= kMostDecodeTokens)
+      table("decode", [&](const Format& f, int n, int k, int i) { bench.decode(f, n, k, tokens, i); });
+    else
+      table("batch", [&](const Format& f, int n, int k, int i) { bench.batch(f, n, k, tokens, i); });
+    if (tokens <= kMostBatchTokens || bench.bf16 == nullptr) continue;
+    table("unpacked for cuBLASLt", [&](const Format& f, int n, int k, int i) { bench.dense(f, n, k, tokens, i); });
+    const int n = 18944;
+    const int k = 3584;
+    const int blocks = n / 16;
+    std::printf("of which, for %d x %d, unpacking, preparation of x and the product take us\n", n, k);
+    for (const Format& format : kFormats) {
+      std::printf("%12s", format.name);
+      std::printf("%8.1f", time_launches(bench.stream, 4, [&](int i) { bench.unpack(format, n, k, 0, blocks, i); }));
+      std::printf("%8.1f", time_launches(bench.stream, 4, [&](int) { bench.prepare(format, k, tokens); }));
+      std::printf("%8.1f\n",
+                  time_launches(bench.stream, 4, [&](int) { bench.multiply(format, n, k, tokens, 0, blocks); }));
     }
   }
   check(cudaGetLastError());

@@ -352,18 +352,6 @@ void decode_format(cudaStream_t stream, const DecodeCall& call) {
   }
 }
 
-template <Encoding kEncoding>
-void decode_scaled(cudaStream_t stream, Scaling scaling, const DecodeCall& call) {
-  switch (scaling) {
-    case Scaling::kRow:
-      return decode_format<kEncoding, Scaling::kRow>(stream, call);
-    case Scaling::kChunks:
-      return decode_format<kEncoding, Scaling::kChunks>(stream, call);
-    case Scaling::kLanes:
-      return decode_format<kEncoding, Scaling::kLanes>(stream, call);
-  }
-}
-
 }  // namespace
 
 int choose_decode_ranks(int blocks, int chunks, int multiprocessors, bool clusters) {
@@ -373,21 +361,7 @@ int choose_decode_ranks(int blocks, int chunks, int multiprocessors, bool cluste
 }
 
 void decode_linear(cudaStream_t stream, int encoding, int scaling, const DecodeCall& call) {
-  const auto scale = static_cast<Scaling>(scaling);
-  switch (static_cast<Encoding>(encoding)) {
-    case Encoding::kF16:
-      return decode_format<Encoding::kF16, Scaling::kRow>(stream, call);
-    case Encoding::kBF16:
-      return decode_format<Encoding::kBF16, Scaling::kRow>(stream, call);
-    case Encoding::kF8:
-      return decode_scaled<Encoding::kF8>(stream, scale, call);
-    case Encoding::kInt8:
-      return decode_scaled<Encoding::kInt8>(stream, scale, call);
-    case Encoding::kInt4:
-      return decode_scaled<Encoding::kInt4>(stream, scale, call);
-    default:
-      return decode_format<Encoding::kF4, Scaling::kLanes>(stream, call);
-  }
+  with_format(encoding, scaling, [&](auto e, auto s) { decode_format<e.value, s.value>(stream, call); });
 }
 
 }  // namespace edgewise::cuda

@@ -1,4 +1,5 @@
-// Products of few rows: every weight travels once from memory to the registers of a tensor core's operand.
+// Products of experts' few rows: every weight travels once from memory to the registers of a tensor core's operand.
+// And what makes operands of activations, and products in float32.
 //
 // A thread block takes 16 rows of the matrix. Its warps share out the columns, a few chunks of 64 at a time, and add up
 // in shared memory in a fixed order. A column of the product is computed alike whatever stands beside it, so a
@@ -99,7 +100,7 @@ __global__ void __launch_bounds__(kWarps * 32) stream_kernel(const __grid_consta
               ? -1
               : (static_cast<int64_t>(x_row(call, work, token + column / kCopies)) * kCopies + column % kCopies) *
                         call.chunks * kChunkColumns +
-                    t * 16;
+                    t * 8;
     }
     float total[kTiles][4] = {};
     float partial[kTiles][4] = {};
@@ -133,7 +134,7 @@ __global__ void __launch_bounds__(kWarps * 32) stream_kernel(const __grid_consta
         for (int tile = 0; tile < kTiles; ++tile) {
           const auto* from = reinterpret_cast<const uint4*>(call.x + x_at[tile] + chunk * kChunkColumns);
           x[tile][0] = x_at[tile] >= 0 ? from[0] : make_uint4(0, 0, 0, 0);
-          x[tile][1] = x_at[tile] >= 0 ? from[1] : make_uint4(0, 0, 0, 0);
+          x[tile][1] = x_at[tile] >= 0 ? from[4] : make_uint4(0, 0, 0, 0);
         }
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
@@ -209,46 +210,56 @@ void stream_format(cudaStream_t stream, const StreamCall& call) {
     launch(stream_kernel<kEncoding, kScaling, 8>, grid, kThreads, 0, stream, call);
 }
 
-template <Encoding kEncoding>
-void stream_scaled(cudaStream_t stream, Scaling scaling, const StreamCall& call) {
-  switch (scaling) {
-    case Scaling::kRow:
-      return stream_format<kEncoding, Scaling::kRow>(stream, call);
-    case Scaling::kChunks:
-      return stream_format<kEncoding, Scaling::kChunks>(stream, call);
-    case Scaling::kLanes:
-      return stream_format<kEncoding, Scaling::kLanes>(stream, call);
-  }
+// Four neighbours of a row; those from k on are zeros.
+__device__ inline float4 load_four(const float* from, int i, int k) {
+  if (k % 4 == 0) return i < k ? *reinterpret_cast<const float4*>(from + i) : float4{};
+  const auto at = [&](int j) { return j < k ? from[j] : 0.0f; };
+  return {at(i), at(i + 1), at(i + 2), at(i + 3)};
 }
 
-__global__ void prepare_kernel(const float* x, int k, int k_padded, Activation kind, uint16_t* to, float* scales) {
+__device__ inline float row_scale(const float* from, int k, Activation kind) {
+  float largest = 0;
+  for (int i = threadIdx.x * 4; i < k; i += blockDim.x * 4) {
+    const float4 x = load_four(from, i, k);
+    largest = fmaxf(fmaxf(largest, fmaxf(fabsf(x.x), fabsf(x.y))), fmaxf(fabsf(x.z), fabsf(x.w)));
+  }
+  largest = combine_block(largest, Largest());
+  if (largest == 0) return 1;
+  if (kind == Activation::kInt8) return largest / 127.0f;
+  if (largest >= 0x1p-6f && largest < 0x1p15f) return 1;
+  int exponent;
+  frexpf(largest, &exponent);
+  return ldexpf(1.0f, exponent - 10);
+}
+
+__global__ void prepare_kernel(const float* x, int k, int k_padded, Activation kind, uint16_t* to, float* scales,
+                               int32_t* arrived, int tiles) {
   wait_for_inputs();
   let_next_start();
-  const int64_t row = blockIdx.x;
-  const float* from = x + row * k;
-  if (kind == Activation::kBF16Pair) {
-    auto* high = reinterpret_cast<__nv_bfloat16*>(to) + 2 * row * k_padded;
-    for (int i = threadIdx.x; i < k_padded; i += blockDim.x) {
-      const float value = i < k ? from[i] : 0.0f;
-      high[i] = __float2bfloat16(value);
-      high[k_padded + i] = __float2bfloat16(value - __bfloat162float(high[i]));
+  const int row = static_cast<int>(blockIdx.x);
+  const float* from = x + static_cast<int64_t>(row) * k;
+  if (row == 0) {
+    for (int i = threadIdx.x; i < tiles; i += blockDim.x) arrived[i] = 0;
+  }
+  const bool halves = kind == Activation::kF16 || kind == Activation::kInt8;
+  const float scale = halves ? row_scale(from, k, kind) : 1.0f;
+  const int copies = kind == Activation::kBF16Pair ? 2 : 1;
+  uint16_t* out = to + static_cast<int64_t>(copies) * row * k_padded;
+  for (int i = threadIdx.x * 4; i < k_padded; i += blockDim.x * 4) {
+    float4 v = load_four(from, i, k);
+    uint2 high, low;
+    if (!halves) {
+      split_pair<true>(v.x, v.y, high.x, low.x);
+      split_pair<true>(v.z, v.w, high.y, low.y);
+    } else {
+      if (scale != 1) v = {v.x / scale, v.y / scale, v.z / scale, v.w / scale};
+      if (kind == Activation::kInt8) v = {nearbyintf(v.x), nearbyintf(v.y), nearbyintf(v.z), nearbyintf(v.w)};
+      high = {bits_of(__floats2half2_rn(v.x, v.y)), bits_of(__floats2half2_rn(v.z, v.w))};
     }
-    if (threadIdx.x == 0) scales[row] = 1;
-    return;
-  }
-  float largest = 0;
-  for (int i = threadIdx.x; i < k; i += blockDim.x) largest = fmaxf(largest, fabsf(from[i]));
-  largest = combine_block(largest, Largest());
-  float scale = 1;
-  if (largest > 0) {
-    int exponent;
-    frexpf(largest, &exponent);
-    scale = kind == Activation::kInt8 ? largest / 127.0f : ldexpf(1.0f, exponent - 10);
-  }
-  auto* halves = reinterpret_cast<__half*>(to) + row * k_padded;
-  for (int i = threadIdx.x; i < k_padded; i += blockDim.x) {
-    const float value = i < k ? from[i] / scale : 0.0f;
-    halves[i] = __float2half(kind == Activation::kInt8 ? nearbyintf(value) : value);
+    // Of 64 columns the words of 8 stand in the order 0, 2, 4, 6, 1, 3, 5, 7.
+    const int at = (i & ~63) | (i & 8) << 2 | (i & 48) >> 1 | (i & 7);
+    *reinterpret_cast<uint2*>(out + at) = high;
+    if (copies == 2) *reinterpret_cast<uint2*>(out + k_padded + at) = low;
   }
   if (threadIdx.x == 0) scales[row] = scale;
 }
@@ -290,26 +301,14 @@ __global__ void float_kernel(const __grid_constant__ StreamCall call, const floa
 }  // namespace
 
 void prepare_rows(cudaStream_t stream, const float* x, int rows, int k, int k_padded, Activation kind, uint16_t* to,
-                  float* scale) {
-  launch(prepare_kernel, dim3(static_cast<unsigned>(rows)), 256, 0, stream, x, k, k_padded, kind, to, scale);
+                  float* scale, int32_t* arrived, int tiles) {
+  const int threads = rows <= kMostBatchTokens && k > 1024 ? 1024 : 256;
+  launch(prepare_kernel, dim3(static_cast<unsigned>(rows)), threads, 0, stream, x, k, k_padded, kind, to, scale,
+         arrived, tiles);
 }
 
 void stream_linear(cudaStream_t stream, int encoding, int scaling, const StreamCall& call) {
-  const auto scale = static_cast<Scaling>(scaling);
-  switch (static_cast<Encoding>(encoding)) {
-    case Encoding::kF16:
-      return stream_format<Encoding::kF16, Scaling::kRow>(stream, call);
-    case Encoding::kBF16:
-      return stream_format<Encoding::kBF16, Scaling::kRow>(stream, call);
-    case Encoding::kF8:
-      return stream_scaled<Encoding::kF8>(stream, scale, call);
-    case Encoding::kInt8:
-      return stream_scaled<Encoding::kInt8>(stream, scale, call);
-    case Encoding::kInt4:
-      return stream_scaled<Encoding::kInt4>(stream, scale, call);
-    default:
-      return stream_scaled<Encoding::kF4>(stream, scale, call);
-  }
+  with_format(encoding, scaling, [&](auto e, auto s) { stream_format<e.value, s.value>(stream, call); });
 }
 
 void float_linear(cudaStream_t stream, const StreamCall& call, const float* x, int k) {

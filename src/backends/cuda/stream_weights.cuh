@@ -1,6 +1,8 @@
 // How kernels read weights in the layout of layout.h: a lane's part of a chunk, and how it becomes operands.
 #pragma once
 
+#include <type_traits>
+
 #include "backends/cuda/encoding.h"
 #include "backends/cuda/mma.cuh"
 
@@ -64,6 +66,37 @@ __device__ inline void operand(const Chunk<kEncoding>& chunk, int i, const LaneR
         a[r] = and_or(high, 0x80008000u, (high & 0x70007000u) >> 3);
       }
     }
+  }
+}
+
+// Calls run(encoding, scaling) with the two as types, for a format that matrices may have.
+template <typename Run>
+void with_format(int encoding, int scaling, Run run) {
+  const auto scaled = [&](auto e) {
+    switch (static_cast<Scaling>(scaling)) {
+      case Scaling::kRow:
+        return run(e, std::integral_constant<Scaling, Scaling::kRow>());
+      case Scaling::kChunks:
+        return run(e, std::integral_constant<Scaling, Scaling::kChunks>());
+      case Scaling::kLanes:
+        return run(e, std::integral_constant<Scaling, Scaling::kLanes>());
+    }
+  };
+  switch (static_cast<Encoding>(encoding)) {
+    case Encoding::kF32:
+      return;
+    case Encoding::kF16:
+      return run(std::integral_constant<Encoding, Encoding::kF16>(), std::integral_constant<Scaling, Scaling::kRow>());
+    case Encoding::kBF16:
+      return run(std::integral_constant<Encoding, Encoding::kBF16>(), std::integral_constant<Scaling, Scaling::kRow>());
+    case Encoding::kF8:
+      return scaled(std::integral_constant<Encoding, Encoding::kF8>());
+    case Encoding::kInt8:
+      return scaled(std::integral_constant<Encoding, Encoding::kInt8>());
+    case Encoding::kInt4:
+      return scaled(std::integral_constant<Encoding, Encoding::kInt4>());
+    case Encoding::kF4:
+      return run(std::integral_constant<Encoding, Encoding::kF4>(), std::integral_constant<Scaling, Scaling::kLanes>());
   }
 }
 

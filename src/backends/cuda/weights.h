@@ -7,16 +7,16 @@
 
 namespace edgewise::cuda {
 
-inline constexpr int kMostColumns = 64;  // of one look at the weights
+inline constexpr int kMostColumns = 64;  // of one look at an expert's weights
 
 struct DeviceWeights {
   WeightFormat format;
   DeviceBytes memory;
   DeviceBytes bias;
 
-  // Activations as its kernel wants them.
-  Activation activation() const {
-    if (format.encoding == Encoding::kBF16) return Activation::kBF16Pair;
+  // Activations as its kernels want them; `many` rows of them are rounded to bf16 where they are pairs otherwise.
+  Activation activation(bool many = false) const {
+    if (format.encoding == Encoding::kBF16) return many ? Activation::kBF16 : Activation::kBF16Pair;
     return format.token_scales ? Activation::kInt8 : Activation::kF16;
   }
   int copies() const { return activation() == Activation::kBF16Pair ? 2 : 1; }

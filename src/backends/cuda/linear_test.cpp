@@ -1,0 +1,173 @@
+// Products on the GPU against the reference backend, on random odd shapes around the numbers of tokens where another
+// kernel takes over.
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "backends/cuda/backend.h"
+#include "backends/cuda/device.h"
+#include "backends/cuda/executable.h"
+#include "backends/reference/executable.h"
+#include "backends/test_model.h"
+#include "base/error.h"
+#include "base/relative_distance.h"
+
+namespace edgewise::cuda {
+namespace {
+
+class CudaLinearTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (const char* why = why_no_device()) GTEST_SKIP() << why;
+  }
+};
+
+struct Matrix {
+  DType weight;
+  int64_t block = 0;  // 0: no scales
+  bool zeros = false;
+  bool token_scales = false;
+  DType scale = DType::kF32;
+};
+
+Tensor random_tensor(std::mt19937& random, DType dtype, const Shape& shape, float low, float high) {
+  std::vector<float> values(static_cast<size_t>(element_count(shape)));
+  std::uniform_real_distribution<float> uniform(low, high);
+  for (float& value : values) value = uniform(random);
+  return Tensor::from_floats(dtype, shape, values);
+}
+
+float largest_code(DType dtype) {
+  switch (dtype) {
+    case DType::kI8:
+      return 127;
+    case DType::kU8:
+      return 255;
+    case DType::kI4:
+      return 7;
+    case DType::kU4:
+      return 15;
+    case DType::kF4E2M1:
+      return 6;
+    default:
+      return 1;
+  }
+}
+
+// One Linear with parts of n and half as many rows, the first with a bias.
+Graph make_graph(const Matrix& m, int64_t n, int64_t k, std::mt19937& random) {
+  Graph graph;
+  const ValueId x = graph.add_input(std::string(kHiddenInput), DType::kF32, {kTokens, k});
+  std::vector<ValueId> inputs = {x};
+  for (const int64_t rows : {n, (n + 1) / 2}) {
+    const std::string name = std::to_string(rows);
+    const float most = largest_code(m.weight);
+    const bool is_unsigned = m.weight == DType::kU8 || m.weight == DType::kU4;
+    inputs.push_back(
+        graph.add_constant("w" + name, random_tensor(random, m.weight, {rows, k}, is_unsigned ? 0 : -most, most)));
+    const int64_t block = m.block == 0 ? k : m.block;
+    const Shape blocks = {rows, (k + block - 1) / block};
+    inputs.push_back(
+        m.block == 0 ? kNone : graph.add_constant("s" + name, random_tensor(random, m.scale, blocks, 0.01f, 0.05f)));
+    inputs.push_back(m.zeros ? graph.add_constant("z" + name, random_tensor(random, m.weight, blocks, 0, most))
+                             : kNone);
+    inputs.push_back(rows == n ? graph.add_constant("b" + name, random_tensor(random, DType::kF32, {rows}, -1, 1))
+                               : kNone);
+  }
+  Attributes attributes = {{"transposed", int64_t{1}}};
+  if (m.block != 0) attributes["block"] = std::min(m.block, k);
+  if (m.token_scales) attributes["activation"] = std::string("int8");
+  for (const ValueId out : graph.add_node(Op::kLinear, "product", inputs, attributes)) graph.mark_output(out);
+  return graph;
+}
+
+std::vector<float> multiply(Executable& executable, const std::vector<float>& x, int64_t tokens, int64_t n) {
+  std::vector<float> first(static_cast<size_t>(tokens * n));
+  std::vector<float> second(static_cast<size_t>(tokens * ((n + 1) / 2)));
+  StepInput input;
+  input.hidden = x;
+  const std::vector<std::span<float>> outputs = {first, second};
+  EXPECT_EQ(executable.run(input, outputs), StepOutcome::kDone);
+  first.insert(first.end(), second.begin(), second.end());
+  return first;
+}
+
+// Activations are rounded to 11 bits, or to 16 where they are pairs and to 8 where such tokens are many.
+double tolerance(const Matrix& m, int64_t tokens) {
+  if (m.weight == DType::kBF16) return tokens > 64 ? 4e-3 : 4e-5;
+  if (m.token_scales) return 0.02;
+  return m.zeros ? 4e-3 : 1e-3;
+}
+
+TEST_F(CudaLinearTest, MatchesReference) {
+  const Matrix matrices[] = {{DType::kBF16},
+                             {DType::kF16},
+                             {DType::kF8E4M3, 10000},
+                             {DType::kF8E4M3, 128},
+                             {DType::kF4E2M1, 16, false, false, DType::kF8E4M3},
+                             {DType::kI8, 10000},
+                             {DType::kI8, 10000, false, true},
+                             {DType::kI8, 64},
+                             {DType::kU8, 48, true},
+                             {DType::kI4, 128},
+                             {DType::kU4, 128, true},
+                             {DType::kI4, 32},
+                             {DType::kU4, 16, true}};
+  std::mt19937 random(11);
+  for (const auto& [n, k] : {std::pair<int64_t, int64_t>{1000, 328}, {61, 1104}, {203, 72}}) {
+    for (const Matrix& m : matrices) {
+      const Graph graph = make_graph(m, n, k, random);
+      LoadOptions options;
+      options.max_tokens = 400;
+      options.kv_pages = 1;
+      reference::ReferenceExecutable slow(graph, options);
+      const Graph fast = packed(graph, CudaBackend());
+      CudaExecutable quick(fast, options);
+      for (const int64_t tokens : {1, 5, 8, 17, 33, 64, 65, 130, 257, 400}) {
+        SCOPED_TRACE(fmt::format("{} blocks of {}, {} x {}, {} tokens", dtype_name(m.weight), m.block, n, k, tokens));
+        std::vector<float> x = random_tensor(random, DType::kF32, {tokens, k}, -2, 2).to_floats();
+        // One token that halves do not hold, and one that is small for them.
+        for (int64_t i = 0; i < k; ++i) {
+          if (tokens > kMostDecodeTokens) x[static_cast<size_t>(i)] *= 1e5f;
+          if (tokens > 1) x[static_cast<size_t>(k + i)] *= 1e-6f;
+        }
+        const auto found = multiply(quick, x, tokens, n);
+        const auto expected = multiply(slow, x, tokens, n);
+        for (int64_t t = 0; t < tokens; ++t) {
+          const auto row = [&](const std::vector<float>& all) {
+            std::vector<float> both(all.begin() + t * n, all.begin() + (t + 1) * n);
+            const int64_t half = (n + 1) / 2;
+            both.insert(both.end(), all.begin() + tokens * n + t * half, all.begin() + tokens * n + (t + 1) * half);
+            return both;
+          };
+          ASSERT_LT(relative_distance(row(found), row(expected)), tolerance(m, tokens)) << "token " << t;
+        }
+      }
+    }
+  }
+}
+
+// A token's product does not depend on how many stand beside it.
+TEST_F(CudaLinearTest, CompanyChangesNoBit) {
+  std::mt19937 random(12);
+  for (const Matrix& m : {Matrix{DType::kBF16}, {DType::kF8E4M3, 10000}, {DType::kI4, 128}, {DType::kU4, 16, true}}) {
+    for (const auto& [n, k] : {std::pair<int64_t, int64_t>{700, 2000}, {40, 300}, {9000, 640}}) {
+      const Graph graph = packed(make_graph(m, n, k, random), CudaBackend());
+      LoadOptions options;
+      options.max_tokens = 64;
+      options.kv_pages = 1;
+      CudaExecutable executable(graph, options);
+      const std::vector<float> x = random_tensor(random, DType::kF32, {64, k}, -2, 2).to_floats();
+      const auto of_first = [&](int64_t tokens) {
+        auto all = multiply(executable, {x.begin(), x.begin() + tokens * k}, tokens, n);
+        all.resize(static_cast<size_t>(5 * n));
+        return all;
+      };
+      const auto expected = of_first(64);
+      for (const int64_t tokens : {5, 8, 9, 16, 20, 32, 33, 50}) EXPECT_EQ(of_first(tokens), expected) << tokens;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace edgewise::cuda
