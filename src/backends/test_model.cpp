@@ -163,9 +163,8 @@ Graph TestModel::build_decoder(int64_t layers) const {
                  {positions, m.constant("inv_freq", DType::kF32, {(head_dim - 4) / 2}, 0.01f, 1)}, {{"scale", 1.0}});
   ValueId normed = m.norm("norm", x, hidden);
   const auto add = [&](const std::string& name, ValueId y) {
-    const auto sum =
-        g.add_node(Op::kAddRmsNorm, name, {x, y, m.constant(name + ".w", DType::kF32, {hidden}, 0.5f, 1.5f)},
-                   {{"epsilon", 1e-6}});
+    const auto sum = g.add_node(
+        Op::kAddRmsNorm, name, {x, y, m.constant(name + ".w", DType::kF32, {hidden}, 0.5f, 1.5f)}, {{"epsilon", 1e-6}});
     x = sum[0];
     normed = sum[1];
   };
@@ -178,8 +177,10 @@ Graph TestModel::build_decoder(int64_t layers) const {
     const ValueId h = layer % 2 == 0 ? g.add(Op::kSwiGlu, name + ".gate", {up[0], up[1]})
                                      : g.add(Op::kGeGlu, name + ".gate", {up[0], up[1]}, tanh);
     const ValueId down = m.linear(name + ".down", h, {hidden}, false)[0];
-    if (layer + 1 < layers) add(name + ".out", down);
-    else x = g.add(Op::kAdd, name + ".out", {x, down});
+    if (layer + 1 < layers)
+      add(name + ".out", down);
+    else
+      x = g.add(Op::kAdd, name + ".out", {x, down});
   }
   x = m.norm("final", g.add(Op::kSelectRows, "rows", {x}), hidden);
   g.mark_output(m.linear("head", x, {vocabulary}, false)[0]);

@@ -1,5 +1,5 @@
-// A tile of attention on tensor cores, as all kernels that attend have it: queries as operands, the walk over pages, and
-// the end, where warps join what they found.
+// A tile of attention on tensor cores, as all kernels that attend have it: queries as operands, the walk over pages,
+// and the end, where warps join what they found.
 //
 // A tile's queries are 16 rows of an operand. Warps take 16 tokens each of one page after another, straight from memory
 // to registers: the order in which a product adds up is free, so lanes take whole 16-byte words of keys and values and
@@ -95,7 +95,8 @@ __device__ inline bool sees(const RowView& row, int tree_begin, int slot) {
 // The operands of a tile's queries, by step of 32 columns and its halves; first what is high, then what is low. By all
 // threads of a block; `at(query, column)` gives two neighbours.
 template <bool kBF16, int kSteps, typename At>
-__device__ inline void stage_queries(uint4 (*q_high)[32], uint4 (*q_low)[32], int queries, int dim, float scale, At at) {
+__device__ inline void stage_queries(uint4 (*q_high)[32], uint4 (*q_low)[32], int queries, int dim, float scale,
+                                     At at) {
   for (int i = threadIdx.x; i < kSteps * 2 * 32; i += blockDim.x) {
     const int step = i / 64;
     const int half = i / 32 % 2;
@@ -118,7 +119,7 @@ __device__ inline void stage_queries(uint4 (*q_high)[32], uint4 (*q_low)[32], in
 struct AttendRule {
   float softcap = 0;
   int window = 0;
-  int group = 1;                     // query heads a key head
+  int group = 1;  // query heads a key head
   const int32_t* positions = nullptr;
   const uint64_t* masks = nullptr;   // [N]
   const AttendTile* tile = nullptr;  // the one under way, where it lies
@@ -146,8 +147,9 @@ __device__ inline int look_at_rows(const AttendRule& call, const AttendTile& til
 // values, then the largest score, then the sum. kBlocks: head_dim in units of 64 columns, rounded up; kWarps of a block
 // take kWarps / 4 pages at a time.
 template <typename T, int kBlocks, int kWarps>
-__device__ __forceinline__ void attend_pages(const KvLayer& layer, const AttendRule& call, const AttendTile& tile, int kv_head,
-                                    const uint4 (*q_high)[32], const uint4 (*q_low)[32], float* states) {
+__device__ __forceinline__ void attend_pages(const KvLayer& layer, const AttendRule& call, const AttendTile& tile,
+                                             int kv_head, const uint4 (*q_high)[32], const uint4 (*q_low)[32],
+                                             float* states) {
   constexpr bool kBF16 = Cache<T>::kBF16;
   constexpr bool kScaled = Cache<T>::kScaled;
   constexpr int kSteps = 2 * kBlocks;  // of 32 columns of a key

@@ -87,12 +87,18 @@ void CudaExecutable::launch_step(const StepContext& context, size_t end) const n
 // The program makes no values but logits.
 bool CudaExecutable::program_runs(const StepContext& context, StepOutputs outputs) const noexcept {
   const bool logits_only = std::ranges::all_of(outputs | std::views::drop(1), [](auto o) { return o.empty(); });
-  return program_ && logits_only && context.tokens <= kMostDecodeTokens && !context.adapters && !profiling_ && !observer_;
+  return program_ && logits_only && context.tokens <= kMostDecodeTokens && !context.adapters && !profiling_ &&
+         !observer_;
 }
 
 CudaExecutable::GraphKey CudaExecutable::key_of(const StepContext& context, int tiles, size_t end) const noexcept {
-  return {context.tokens,   context.rows,    context.program ? 0 : tiles,              end,
-          context.adapters, context.program, context.program && context.several_pages};
+  return {context.tokens,
+          context.rows,
+          context.program ? 0 : tiles,
+          end,
+          context.adapters,
+          context.program,
+          context.program && context.several_pages};
 }
 
 void CudaExecutable::launch_program(const StepContext& context, size_t end) const noexcept {

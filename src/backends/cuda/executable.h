@@ -99,7 +99,7 @@ class CudaExecutable final : public Executable, private BuildContext {
   std::unique_ptr<Uploader> uploader_;  // while operators are made
   std::vector<int> groups_;             // query heads a key head, of the attention operators
   std::vector<std::unique_ptr<CudaOp>> ops_;
-  std::vector<float*> values_;  // by value id; into work_
+  std::vector<float*> values_;            // by value id; into work_
   std::unique_ptr<StepProgram> program_;  // where the graph is one for it
   std::unique_ptr<StepTables> tables_;
   AdapterTable adapters_;

@@ -42,10 +42,9 @@ void compare_decoder(TestModel model, DType kv, double tolerance) {
   reference::ReferenceExecutable slow(graph, options);
   CudaExecutable quick(fast, options);
   ASSERT_TRUE(quick.has_program());
-  const std::vector<std::vector<Feed>> script = {{{0, 1}},  {{0, 130}, {1, 7}}, {{0, 1}},         {{0, 2}, {1, 1}, {2, 1}},
-                                                 {{1, 4}},  {{0, 290}},         {{0, 1}, {1, 1}}, {{0, 130}},
-                                                 {{0, 3}},  {{0, 1}},           {{1, 1}, {0, 2}}, {{2, 60}},
-                                                 {{2, 3}}, {{2, 2}}};
+  const std::vector<std::vector<Feed>> script = {
+      {{0, 1}},   {{0, 130}, {1, 7}}, {{0, 1}}, {{0, 2}, {1, 1}, {2, 1}}, {{1, 4}},  {{0, 290}}, {{0, 1}, {1, 1}},
+      {{0, 130}}, {{0, 3}},           {{0, 1}}, {{1, 1}, {0, 2}},         {{2, 60}}, {{2, 3}},   {{2, 2}}};
   for (const auto& feeds : script) {
     const StepInput& input = steps.next(feeds);
     std::vector<float> expected(input.logits_rows.size() * static_cast<size_t>(model.vocabulary));
@@ -259,8 +258,10 @@ TEST_F(CudaExecutableTest, CompanyChangesNoBitOfProgram) {
       return logits_of_first(executable, steps, script, model.vocabulary);
     };
     const auto alone = feed({{{0, 300}}, {{0, 150}}, {{0, 4}}, {{0, 1}}, {{0, 1}}, {{0, 2}}});
-    EXPECT_EQ(feed({{{0, 300}}, {{0, 150}}, {{0, 4}}, {{0, 1}, {1, 2}}, {{2, 3}, {0, 1}}, {{2, 1}, {0, 2}, {1, 1}}}), alone);
-    EXPECT_EQ(feed({{{0, 300}}, {{0, 150}}, {{0, 1}}, {{0, 3}}, {{0, 1}, {1, 2}}, {{2, 1}, {0, 2}, {1, 1}}, {{0, 1}}}), alone);
+    EXPECT_EQ(feed({{{0, 300}}, {{0, 150}}, {{0, 4}}, {{0, 1}, {1, 2}}, {{2, 3}, {0, 1}}, {{2, 1}, {0, 2}, {1, 1}}}),
+              alone);
+    EXPECT_EQ(feed({{{0, 300}}, {{0, 150}}, {{0, 1}}, {{0, 3}}, {{0, 1}, {1, 2}}, {{2, 1}, {0, 2}, {1, 1}}, {{0, 1}}}),
+              alone);
   }
 }
 

@@ -52,7 +52,7 @@ class CudaOp {
   virtual void launch_fused(const StepContext& context) const noexcept { launch(context); }
   // What is left of kAddRmsNorm when a neighbour did the other half.
   virtual void launch_rest(const StepContext&, Fusions::Rest) const noexcept {}
-  virtual const float* weights() const { return nullptr; }  // of a norm
+  virtual const float* weights() const { return nullptr; }                // of a norm
   virtual std::span<const DeviceWeights> matrices() const { return {}; }  // of a Linear
   virtual size_t weight_bytes() const { return 0; }
   virtual size_t workspace() const { return 0; }

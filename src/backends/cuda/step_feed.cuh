@@ -15,8 +15,8 @@ struct ShareCursor {
   __device__ ShareCursor(const StepShare& share, int warp)
       : left(static_cast<int>(share.warps[warp + 1] - share.warps[warp])),
         block(share.first[warp]),
-        chunk(share.chunk_begin +
-              static_cast<int>(share.warps[warp]) - block * (share.chunk_end - share.chunk_begin)) {}
+        chunk(share.chunk_begin + static_cast<int>(share.warps[warp]) - block * (share.chunk_end - share.chunk_begin)) {
+  }
   // Chunks of one block that come together.
   __device__ int stage(const StepShape& shape, const StepShare& share) const {
     return min(min(shape.stage_chunks, share.chunk_end - chunk), left);
@@ -61,18 +61,18 @@ __device__ inline StageScales scales_of(const StepShape& shape, int chunk, int c
 }
 // Bytes of a column of scales of 16 rows.
 __device__ inline int scale_bytes(const StepShape& shape) {
-  return shape.scaling == Scaling::kRow ? 0 : static_cast<int>(kBlockRows) * (shape.scaling == Scaling::kChunks ? 4 : 2);
+  return shape.scaling == Scaling::kRow ? 0
+                                        : static_cast<int>(kBlockRows) * (shape.scaling == Scaling::kChunks ? 4 : 2);
 }
 
 // Until what was expected of a barrier in shared memory has come.
 __device__ inline void wait_for(uint32_t barrier, uint32_t parity) {
   uint32_t done = 0;
   while (done == 0) {
-    asm volatile(
-        "{\n .reg .pred p;\n mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n selp.u32 %0, 1, 0, p;\n}"
-        : "=r"(done)
-        : "r"(barrier), "r"(parity)
-        : "memory");
+    asm volatile("{\n .reg .pred p;\n mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n selp.u32 %0, 1, 0, p;\n}"
+                 : "=r"(done)
+                 : "r"(barrier), "r"(parity)
+                 : "memory");
   }
 }
 
@@ -145,8 +145,8 @@ class Feed {
     const StepLinear& linear = linears_[linear_];
     const StepShape& shape = call_.shapes[linear.shape];
     place_ = place_of(shape, cursor_.block);
-    from_ = linear.parts[place_.part] +
-            (static_cast<int64_t>(place_.block) * shape.chunks + cursor_.chunk) * chunk_bytes_;
+    from_ =
+        linear.parts[place_.part] + (static_cast<int64_t>(place_.block) * shape.chunks + cursor_.chunk) * chunk_bytes_;
   }
 
   // Puts the warp's next stage on its way, to where one was released.
@@ -190,8 +190,8 @@ class Feed {
     if (bytes > 0)
       copy(to, weights + static_cast<int64_t>(shape.scales_at[place_.part]) * 256 + column * of_column, bytes, barrier);
     if (zero_bytes > 0)
-      copy(to + bytes, weights + static_cast<int64_t>(shape.zeros_at[place_.part]) * 256 + column * of_zeros, zero_bytes,
-           barrier);
+      copy(to + bytes, weights + static_cast<int64_t>(shape.zeros_at[place_.part]) * 256 + column * of_zeros,
+           zero_bytes, barrier);
   }
 
   __device__ void expect(uint32_t barrier, int bytes) {

@@ -16,7 +16,7 @@ namespace edgewise::cuda {
 
 inline constexpr int kStepWarps = 8;
 inline constexpr int kStepThreads = kStepWarps * 32;
-inline constexpr int kStageWeights = 4096;  // bytes of a stage of a warp's ring
+inline constexpr int kStageWeights = 4096;               // bytes of a stage of a warp's ring
 inline constexpr int kStageBytes = kStageWeights + 512;  // with their scales
 inline constexpr int kMostStepHeadDim = 128;
 inline constexpr int kMostStepShared = 220 << 10;  // dynamic; the rest is for what is static
@@ -37,10 +37,10 @@ struct StepShape {
   int32_t chunk_bytes = 0;
   int32_t stage_chunks = 0;  // that fit a stage
   int32_t scale_columns = 0;
-  uint32_t scale_magic = 0;                    // as in DecodeCall
-  int32_t first_block[kMostStepParts] = {};    // of each part; where there is none, more than there are
-  int32_t rows[kMostStepParts] = {};           // n
-  uint32_t scales_at[kMostStepParts] = {};     // in units of 256 bytes behind the weights
+  uint32_t scale_magic = 0;                  // as in DecodeCall
+  int32_t first_block[kMostStepParts] = {};  // of each part; where there is none, more than there are
+  int32_t rows[kMostStepParts] = {};         // n
+  uint32_t scales_at[kMostStepParts] = {};   // in units of 256 bytes behind the weights
   uint32_t zeros_at[kMostStepParts] = {};
   uint32_t factors_at[kMostStepParts] = {};
 };
@@ -75,17 +75,17 @@ struct Packets {
 
 struct alignas(16) StepOp {
   bool is_attention = false;
-  bool of_rows = false;      // runs for rows that want logits
-  bool residual = false;     // adds what `keep` of the operator before has kept
+  bool of_rows = false;   // runs for rows that want logits
+  bool residual = false;  // adds what `keep` of the operator before has kept
   int32_t shape = 0;
-  int32_t keep = -1;         // shape of the next operator with a residual: its blocks' columns of x are kept
+  int32_t keep = -1;             // shape of the next operator with a residual: its blocks' columns of x are kept
   Source gate = Source::kPlain;  // of paired parts
   int32_t k = 0;
   float epsilon = 0;
-  const float* norm = nullptr;  // [k]; RMSNorm of x
+  const float* norm = nullptr;       // [k]; RMSNorm of x
   const float* next_norm = nullptr;  // of the next operator, to be on its way
   int32_t next_k = 0;
-  const float* x = nullptr;     // [N, k], or
+  const float* x = nullptr;  // [N, k], or
   Packets in;
   float* result = nullptr;  // [rows, n], or
   Packets out;
@@ -144,7 +144,7 @@ constexpr size_t attend_memory_bytes(int queries, int head_dim, int value_bytes,
 struct StepCall {
   const StepOp* ops = nullptr;
   int op_count = 0;
-  int numbers = 0;  // that a step uses, odd: so that they come back after 2^32 steps only
+  int numbers = 0;                      // that a step uses, odd: so that they come back after 2^32 steps only
   const StepLinear* linears = nullptr;  // those among the operators, in their order
   int linear_count = 0;
   const StepShare* shares = nullptr;  // [shapes][multiprocessors]
@@ -169,9 +169,9 @@ struct StepCall {
   int rows_at = 0;
   int linears_at = 0;
   int shared_bytes = 0;
-  int most_blocks = 0; // of a multiprocessor
-  int most_sums = 0;   // blocks of a warp
-  int most_rows = 0;   // the larger of tokens and rows
+  int most_blocks = 0;  // of a multiprocessor
+  int most_sums = 0;    // blocks of a warp
+  int most_rows = 0;    // the larger of tokens and rows
   int kept_columns = 0;
   StepShape shapes[kMostShapes];
 };

@@ -82,8 +82,8 @@ class Patience {
   unsigned looks_ = 0;
 };
 
-// Four neighbouring columns each of kWidth places, summed over their slots in order. `used` are the slots' bits, 0 where
-// nothing is wanted. kSlots of all places travel together.
+// Four neighbouring columns each of kWidth places, summed over their slots in order. `used` are the slots' bits, 0
+// where nothing is wanted. kSlots of all places travel together.
 template <int kWidth, int kSlots>
 __device__ inline void receive(const Packets& packets, int token, const int (&column)[kWidth], uint32_t (&used)[kWidth],
                                uint32_t number, float4 (&sum)[kWidth]) {

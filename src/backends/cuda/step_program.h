@@ -15,18 +15,6 @@
 
 namespace edgewise::cuda {
 
-// How a matrix of so many blocks of 16 rows and chunks of 64 columns is shared out.
-struct SharePlan {
-  std::vector<StepShare> shares;  // by multiprocessor
-  std::vector<BlockWarps> block_warps;
-  std::vector<uint32_t> used;  // [blocks] bits of the slots that contribute
-  int slots = 1;
-  int most_sums = 0;    // blocks of one warp
-  int most_blocks = 0;  // of one multiprocessor
-};
-// `whole`: how many neighbouring blocks must stay with one multiprocessor; 0: blocks may be cut anywhere.
-SharePlan share_out(int blocks, int chunks, int multiprocessors, int slices, int whole);
-
 class StepProgram {
  public:
   // Null where the graph or the GPU is not one for it. `ops` are those of the graph's nodes.
@@ -42,13 +30,14 @@ class StepProgram {
   // The nodes inside before `end`, at once.
   void launch(const StepContext& context, size_t end) const noexcept;
   // How many blocks may share a history, so that all of a row's key heads run at once.
-  int most_splits() const { return std::clamp(multiprocessors_ / most_kv_heads_, 1, kMostSplits); }
+  int most_splits() const { return std::clamp(device_info().multiprocessors / most_kv_heads_, 1, kMostSplits); }
   size_t bytes() const;
 
  private:
   friend class StepPlanner;
   StepProgram() = default;
   void lay_out(StepCall& call) const;
+  bool fits() const;
 
   std::vector<Part> parts_;
   std::vector<StepOp> ops_;
@@ -58,12 +47,11 @@ class StepProgram {
   ValueId result_ = kNone;
   std::map<size_t, std::pair<ValueId, ValueId>> angles_;  // cosines and sines, by operator
   StepCall call_;
-  int most_group_ = 1;       // query heads a key head
+  int most_group_ = 1;  // query heads a key head
   int most_kv_heads_ = 1;
   int most_head_dim_ = 0;
-  int value_bytes_ = 2;  // of the cache
-  int most_columns_ = 0;     // of x that a multiprocessor keeps
-  int multiprocessors_ = 0;
+  int value_bytes_ = 2;   // of the cache
+  int most_columns_ = 0;  // of x that a multiprocessor keeps
 };
 
 }  // namespace edgewise::cuda
