@@ -13,23 +13,22 @@ const DraftingOptions kTree{.top_k = 3, .steps = 4, .verify_tokens = 16, .least_
 const DraftingOptions kWide{.top_k = 10, .steps = 6, .verify_tokens = 60, .least_chance = 0};
 
 TEST(Eagle, GreedyTokensAreThoseWithoutIt) {
-  const auto expected = run({}, prompts());
-  const auto golden = goldens();
+  const auto expected = run({}, compared_prompts());
   for (const DraftingOptions& options : {kChain, kTree, kWide}) {
     SCOPED_TRACE(options.top_k);
-    const Outcome found = run({.drafting = options}, prompts());
+    const Outcome found = run({.drafting = options}, compared_prompts());
     EXPECT_EQ(found.tokens, expected.tokens);
     EXPECT_GT(found.stats.accepted, 2 * found.stats.verifications);
   }
 }
 
 TEST(Eagle, CompanyChunksAndCachesChangeNoToken) {
-  const auto expected = run({}, prompts());
-  auto many = prompts();
-  for (auto& prompt : prompts()) many.push_back(prompt);
+  const auto expected = run({}, compared_prompts());
+  auto many = compared_prompts();
+  for (auto& prompt : compared_prompts()) many.push_back(prompt);
   auto twice = expected.tokens;
   twice.insert(twice.end(), expected.tokens.begin(), expected.tokens.end());
-  auto longer = prompts();  // each begins in one page and ends in its second
+  auto longer = compared_prompts();  // each begins in one page and ends in its second
   for (auto& prompt : longer)
     while (prompt.size() < 55) prompt.insert(prompt.begin(), 7);
   const Outcome longest = run({}, longer, 60);
@@ -50,9 +49,9 @@ TEST(Eagle, CompanyChunksAndCachesChangeNoToken) {
 
 TEST(Eagle, QuantizedCaches) {
   for (const DType kv : {DType::kI8, DType::kF8E4M3}) {
-    const auto expected = run({.kv = kv}, prompts());
-    EXPECT_EQ(run({.drafting = kChain, .kv = kv}, prompts()).tokens, expected.tokens);
-    EXPECT_EQ(run({.drafting = kTree, .sequences = 5, .kv = kv}, prompts()).tokens, expected.tokens);
+    const auto expected = run({.kv = kv}, compared_prompts());
+    EXPECT_EQ(run({.drafting = kChain, .kv = kv}, compared_prompts()).tokens, expected.tokens);
+    EXPECT_EQ(run({.drafting = kTree, .sequences = 5, .kv = kv}, compared_prompts()).tokens, expected.tokens);
   }
 }
 
@@ -79,9 +78,10 @@ TEST(Eagle, SampledTokensAreThoseWithoutIt) {
   sampling.repetition_penalty = 1.1;
   for (const uint64_t seed : {1, 2, 3}) {
     sampling.seed = seed;
-    const auto expected = run({.sampling = sampling}, prompts());
+    const auto expected = run({.sampling = sampling}, compared_prompts());
     for (const DraftingOptions& options : {kChain, kTree})
-      EXPECT_EQ(run({.drafting = options, .sequences = 4, .sampling = sampling}, prompts()).tokens, expected.tokens);
+      EXPECT_EQ(run({.drafting = options, .sequences = 4, .sampling = sampling}, compared_prompts()).tokens,
+                expected.tokens);
   }
 }
 
