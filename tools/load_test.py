@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """The server under load: clients that use all of the API at random, leave early, and send what is malformed.
 
-    tools/load_test.py --engine out/engine [--no_eagle] [--clients 64] [--seconds 120] [--program build-tsan/edgewise --patience 600]
+    tools/load_test.py --engine out/engine [--no_eagle] [--clients 64] [--seconds 120]
+    tools/load_test.py --engine out/engine --program build-tsan/edgewise --storm_only --questions 3 --clients 8 --seconds 60 --patience 600
 
 The engine is one of models/edge-tiny-16m, with a draft head where --eagle is given, built with --maxBatchSize 16 --kvCachePolicy
 paged --maxInputLen 1600 --maxKVCacheCapacity 2048. Prints what was done, throughput of 16 clients against one, and how long tokens
@@ -107,9 +108,9 @@ def chat(question, **fields):
     return {"messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 48, **fields}
 
 
-def known_requests():
+def known_requests(questions):
     """(kind, path, body) of requests whose answers are the same whoever asks beside them."""
-    for i, question in enumerate(QUESTIONS):
+    for i, question in enumerate(questions):
         fields = {"model": MODELS[i % 3]}
         for kind, more in [("plain", {}), ("json_schema", {"response_format": CITY, "max_tokens": 100}), ("regex", {"response_format": ANIMALS}),
                            ("tools", {"tools": TOOLS, "tool_choice": "required", "max_tokens": 120}), ("logprobs", {"logprobs": True, "top_logprobs": 3}),
@@ -147,14 +148,14 @@ def process_status(pid):
 class Storm:
     """What clients ask, what they should be told, and what came."""
 
-    def __init__(self, client):
-        self.client, self.counts, self.wrong = client, collections.Counter(), []
+    def __init__(self, client, questions):
+        self.client, self.questions, self.counts, self.wrong = client, questions, collections.Counter(), []
 
     async def learn(self):
         """The answers as they are alone."""
-        self.known = [(kind, path, body, essence((await self.client.post(path, body))[1])) for kind, path, body in known_requests()]
-        self.streamed = {q: (await self.client.stream(chat(q)))[1] for q in QUESTIONS}
-        self.talks = {(q, m): await conversation(self.client, q, m) for q in QUESTIONS[:4] for m in MODELS}
+        self.known = [(kind, path, body, essence((await self.client.post(path, body))[1])) for kind, path, body in known_requests(self.questions)]
+        self.streamed = {q: (await self.client.stream(chat(q)))[1] for q in self.questions}
+        self.talks = {(q, m): await conversation(self.client, q, m) for q in self.questions[:4] for m in MODELS}
 
     def expect(self, kind, question, got, expected):
         self.counts[kind] += 1
@@ -168,7 +169,7 @@ class Storm:
             status, document = await self.client.post(path, body)
             self.expect(what, body, essence(document) if status == 200 else status, expected)
         elif kind < 0.6:
-            question = random.choice(QUESTIONS)
+            question = random.choice(self.questions)
             self.expect("streamed", question, (await self.client.stream(chat(question)))[1], self.streamed[question])
         elif kind < 0.65:
             question, model = random.choice(list(self.talks))
@@ -225,7 +226,7 @@ async def fill_cache(client):
 
 
 async def storm(client, pid, args):
-    storm = Storm(client)
+    storm = Storm(client, QUESTIONS[:args.questions])
     await storm.learn()
     await fill_cache(client)
     before, memory = process_status(pid), []
@@ -281,10 +282,11 @@ async def latency(client):
 
 async def run(args, port, pid):
     client = Client(port, args.patience)
-    one, many = await throughput(client, 1), await throughput(client, 16)
-    print(f"1 client {one:.0f} tokens/s, 16 clients {many:.0f} tokens/s: {many / one:.1f} times")
-    calm, disturbed = await latency(client)
-    print(f"p95 between tokens: {calm * 1e3:.1f} ms undisturbed, {disturbed * 1e3:.1f} ms beside 1,500-token prompts: {disturbed / calm:.2f} times")
+    if not args.storm_only:
+        one, many = await throughput(client, 1), await throughput(client, 16)
+        print(f"1 client {one:.0f} tokens/s, 16 clients {many:.0f} tokens/s: {many / one:.1f} times")
+        calm, disturbed = await latency(client)
+        print(f"p95 between tokens: {calm * 1e3:.1f} ms undisturbed, {disturbed * 1e3:.1f} ms beside 1,500-token prompts: {disturbed / calm:.2f} times")
     return await storm(client, pid, args)
 
 
@@ -294,6 +296,8 @@ def main():
     parser.add_argument("--program", type=pathlib.Path, default=ROOT / "build" / "edgewise", help="the server, also one built with a sanitizer")
     parser.add_argument("--clients", type=int, default=64, help="that ask side by side")
     parser.add_argument("--seconds", type=int, default=120, help="that they go on asking")
+    parser.add_argument("--questions", type=int, default=len(QUESTIONS), help="different ones, each of which is answered alone first")
+    parser.add_argument("--storm_only", action="store_true", help="measure no speed before: it means little with a sanitizer")
     parser.add_argument("--patience", type=int, default=60, help="seconds that an answer, and the server's end, may take")
     parser.add_argument("--eagle", action="store_const", const=["--eagle"], default=[], help="guess ahead with the draft head, or fail")
     parser.add_argument("--no_eagle", action="store_const", const=["--no_eagle"], dest="eagle", help="don't")
