@@ -180,4 +180,19 @@ inline std::vector<std::vector<int32_t>> prompts() {
   return result;
 }
 
+inline std::vector<std::vector<int32_t>> few_prompts() {
+  auto all = prompts();
+  all.resize(4);
+  return all;
+}
+
+// What runs are compared by. Under a sanitizer, where a step takes twenty times as long, few will do.
+inline std::vector<std::vector<int32_t>> compared_prompts() {
+#ifdef EDGEWISE_SANITIZED
+  return few_prompts();
+#else
+  return prompts();
+#endif
+}
+
 }  // namespace edgewise

@@ -16,12 +16,6 @@ const Graph& stranger() {
 const DraftingOptions kChain{.top_k = 1, .steps = 4, .least_chance = 0};
 const DraftingOptions kTree{.top_k = 2, .steps = 3, .verify_tokens = 8, .least_chance = 0};
 
-std::vector<std::vector<int32_t>> few_prompts() {
-  auto all = prompts();
-  all.resize(4);
-  return all;
-}
-
 // A prompt of `length` tokens, from a place of the goldens' own.
 std::vector<int32_t> long_prompt(size_t length, size_t skip = 0) {
   std::vector<int32_t> all;
@@ -39,7 +33,7 @@ int finish(Scheduler& scheduler) {
 
 TEST(DraftEngine, TokensAreThoseWithoutIt) {
   const auto expected = run({}, few_prompts()).tokens;
-  auto longer = prompts();
+  auto longer = compared_prompts();
   for (auto& prompt : longer)
     while (prompt.size() < 60) prompt.insert(prompt.begin(), 7);
   const auto longest = run({}, longer, 30).tokens;

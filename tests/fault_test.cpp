@@ -220,15 +220,17 @@ TEST_F(FaultTest, TimesDoNotFollowTheSystemClock) {
   const auto before = std::chrono::system_clock::now();
   g_wall_clock_jump_seconds = 86400;
   ASSERT_GT(std::chrono::system_clock::now() - before, std::chrono::hours(23));  // the test's clock works
-  Service service(session_, 10);
   const auto jump = [] { g_wall_clock_jump_seconds = g_wall_clock_jump_seconds > 0 ? -86400 : 86400; };
-  std::promise<Completion> ended;
-  service.submit(request(1), [&](const Completion& so_far, std::string_view) {
-    jump();
-    if (so_far.finish != FinishReason::kNone) ended.set_value(so_far);
-    return true;
-  });
-  const Completion answer = ended.get_future().get();
+  const Completion answer = [&] {
+    std::promise<Completion> ended;
+    Service service(session_, 10);
+    service.submit(request(1), [&](const Completion& so_far, std::string_view) {
+      jump();
+      if (so_far.finish != FinishReason::kNone) ended.set_value(so_far);
+      return true;
+    });
+    return ended.get_future().get();
+  }();
   const auto plausible = [](double seconds) { return seconds >= 0 && seconds < 600; };
   EXPECT_EQ(answer.tokens.size(), 16u);
   EXPECT_TRUE(plausible(answer.queue_seconds) && plausible(answer.prefill_seconds) && plausible(answer.decode_seconds));

@@ -95,6 +95,16 @@ class SpeculationTest:
         point = json.loads((self.work / "bench/bench.json").read_text())[0]["points"][0]
         self.checks.that(point["speculation"]["verifications"] > 0, f"bench: {point}")
 
+    def memory(self):
+        """An engine that guesses takes weights and pages of its own."""
+        def point(*args):
+            return json.loads(self.program("memory", *args, "--batch_sizes", 2, "--sequence_lengths", 100, "--json"))["points"][0]
+        small = self.work / "small"
+        alone, two = point(small), point(small, "--draft_engine", small)
+        for part in ["weights_bytes", "kv_cache_bytes"]:
+            self.checks.that(two[part] == 2 * alone[part], f"memory: {part} {two[part]}, alone {alone[part]}")
+        self.checks.that(two["activation_bytes"] > alone["activation_bytes"], f"memory: {two}, alone {alone}")
+
     def restored(self):
         """A conversation that another process saved goes on as it would have here, guesses included."""
         for flags in [["--eagle"], ["--draft_engine", self.work / "small"]]:
@@ -114,6 +124,7 @@ class SpeculationTest:
             self.checks.that(result.returncode == 2 and all(str(m) in result.stderr for m in mentions), f"{what}: {result.returncode} {result.stderr}")
         run = ["run", self.engine, "Hi", "--draft_engine"]
         fails("no engine", [*run, self.work / "nothing"], ["nothing", "no model.engine"])
+        fails("no engine", ["memory", self.engine, "--draft_engine", self.work / "nothing"], ["nothing", "no model.engine"])
         fails("two ways", [*run, self.work / "small", "--eagle"], ["choose one"])
         fails("two ways", [*run, self.work / "small", "--prompt_lookup", 4], ["choose one"])
         fails("a chain too long", [*run, self.work / "small", "--draftingStep", 99], ["--draftingStep 99"])
@@ -129,7 +140,7 @@ class SpeculationTest:
         fails("another vocabulary", [*run, other], [other / "tokenizer.json", self.engine / "tokenizer.json", "token 4000", f'"{a}"', f'"{b}"'])
 
     def run(self):
-        for part in [self.eagle, self.draft_engine, self.commands, self.restored, self.refused]:
+        for part in [self.eagle, self.draft_engine, self.commands, self.memory, self.restored, self.refused]:
             with self.checks.part(part.__name__):
                 part()
         return self.checks.finish()

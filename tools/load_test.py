@@ -2,11 +2,12 @@
 """The server under load: clients that use all of the API at random, leave early, and send what is malformed.
 
     tools/load_test.py --engine out/engine [--no_eagle] [--clients 64] [--seconds 120]
+    tools/load_test.py --engine out/engine --program build-tsan/edgewise --storm_only --questions 3 --clients 8 --seconds 60 --patience 600
 
 The engine is one of models/edge-tiny-16m, with a draft head where --eagle is given, built with --maxBatchSize 16 --kvCachePolicy
 paged --maxInputLen 1600 --maxKVCacheCapacity 2048. Prints what was done, throughput of 16 clients against one, and how long tokens
 wait while a 1,500-token prompt is computed. Exit code 1 when an answer differs from the one given alone, or a page, a thread, an
-adapter or memory is lost. Standard library only.
+adapter or memory is lost, or a client waits longer than --patience. Standard library only.
 """
 import argparse
 import asyncio
@@ -18,10 +19,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-EDGEWISE = ROOT / "build" / "edgewise"
 ADAPTERS = ["upper", "shakespeare"]
 MODELS = ["tiny", *ADAPTERS]
 QUESTIONS = [f"Tell me about {thing}" for thing in ["Paris", "rain", "a river", "the moon", "bread", "a cat", "the sea", "snow", "a school",
@@ -40,11 +41,20 @@ REFUSED = [{"model": "pirate"}, {"response_format": {"type": "regex", "regex": "
 
 
 class Client:
-    def __init__(self, port):
-        self.port = port
+    """Every call raises TimeoutError after `patience` seconds."""
+
+    def __init__(self, port, patience):
+        self.port, self.patience = port, patience
 
     async def stream(self, body, leave_after=None):
-        """The text of a streamed answer and the times of its pieces; closes the connection after `leave_after` pieces."""
+        """Status, text and times of the pieces of a streamed answer; closes the connection after `leave_after` pieces."""
+        return await asyncio.wait_for(self._stream(body, leave_after), self.patience)
+
+    async def post(self, path, body, leave_after=None):
+        """Status and document of an answer; closes the connection after `leave_after` seconds."""
+        return await asyncio.wait_for(self._post(path, body, leave_after), self.patience)
+
+    async def _stream(self, body, leave_after):
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
             data = json.dumps({**body, "stream": True}).encode()
@@ -65,8 +75,7 @@ class Client:
         finally:
             writer.close()
 
-    async def post(self, path, body, leave_after=None):
-        """Status and document of an answer; closes the connection after `leave_after` seconds."""
+    async def _post(self, path, body, leave_after):
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
             data = json.dumps(body).encode()
@@ -99,9 +108,9 @@ def chat(question, **fields):
     return {"messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 48, **fields}
 
 
-def known_requests():
+def known_requests(questions):
     """(kind, path, body) of requests whose answers are the same whoever asks beside them."""
-    for i, question in enumerate(QUESTIONS):
+    for i, question in enumerate(questions):
         fields = {"model": MODELS[i % 3]}
         for kind, more in [("plain", {}), ("json_schema", {"response_format": CITY, "max_tokens": 100}), ("regex", {"response_format": ANIMALS}),
                            ("tools", {"tools": TOOLS, "tool_choice": "required", "max_tokens": 120}), ("logprobs", {"logprobs": True, "top_logprobs": 3}),
@@ -139,14 +148,14 @@ def process_status(pid):
 class Storm:
     """What clients ask, what they should be told, and what came."""
 
-    def __init__(self, client):
-        self.client, self.counts, self.wrong = client, collections.Counter(), []
+    def __init__(self, client, questions):
+        self.client, self.questions, self.counts, self.wrong = client, questions, collections.Counter(), []
 
     async def learn(self):
         """The answers as they are alone."""
-        self.known = [(kind, path, body, essence((await self.client.post(path, body))[1])) for kind, path, body in known_requests()]
-        self.streamed = {q: (await self.client.stream(chat(q)))[1] for q in QUESTIONS}
-        self.talks = {(q, m): await conversation(self.client, q, m) for q in QUESTIONS[:4] for m in MODELS}
+        self.known = [(kind, path, body, essence((await self.client.post(path, body))[1])) for kind, path, body in known_requests(self.questions)]
+        self.streamed = {q: (await self.client.stream(chat(q)))[1] for q in self.questions}
+        self.talks = {(q, m): await conversation(self.client, q, m) for q in self.questions[:4] for m in MODELS}
 
     def expect(self, kind, question, got, expected):
         self.counts[kind] += 1
@@ -160,7 +169,7 @@ class Storm:
             status, document = await self.client.post(path, body)
             self.expect(what, body, essence(document) if status == 200 else status, expected)
         elif kind < 0.6:
-            question = random.choice(QUESTIONS)
+            question = random.choice(self.questions)
             self.expect("streamed", question, (await self.client.stream(chat(question)))[1], self.streamed[question])
         elif kind < 0.65:
             question, model = random.choice(list(self.talks))
@@ -191,9 +200,9 @@ class Storm:
                 self.counts["connection errors"] += 1
 
 
-def planned_bytes(engine):
+def planned_bytes(program, engine):
     """What `edgewise memory` says the engine takes with its cache full."""
-    text = subprocess.run([EDGEWISE, "memory", engine, "--batch_sizes", "16", "--sequence_lengths", "2048"], check=True, capture_output=True,
+    text = subprocess.run([program, "memory", engine, "--batch_sizes", "16", "--sequence_lengths", "2048"], check=True, capture_output=True,
                           text=True).stdout
     return float(re.search(r"^ +16 +2048 .* ([0-9.]+)$", text, re.M)[1]) * 1e6
 
@@ -216,8 +225,8 @@ async def fill_cache(client):
         await client.stream(long_prompt())
 
 
-async def storm(client, pid, engine, clients, seconds):
-    storm = Storm(client)
+async def storm(client, pid, args):
+    storm = Storm(client, QUESTIONS[:args.questions])
     await storm.learn()
     await fill_cache(client)
     before, memory = process_status(pid), []
@@ -225,18 +234,18 @@ async def storm(client, pid, engine, clients, seconds):
 
     async def watch():
         for _ in range(8):
-            await asyncio.sleep(seconds / 8)
+            await asyncio.sleep(args.seconds / 8)
             memory.append(process_status(pid)["VmRSS"] / 1e3)
-    await asyncio.gather(watch(), *(storm.one_client(start + seconds) for _ in range(clients)))
+    await asyncio.gather(watch(), *(storm.one_client(start + args.seconds) for _ in range(args.clients)))
     spent, tokens = time.monotonic() - start, await client.metric("generated_tokens_total") - tokens
     unloaded = await settled(client)
     after = process_status(pid)
     lost = await client.metric("cache_pages") - await client.metric("cache_pages_available")
-    print(f"{clients} clients, {seconds} s: {dict(storm.counts)}; {tokens / spent:.0f} tokens/s; {await client.metric('preemptions_total'):.0f} preemptions")
+    print(f"{args.clients} clients, {args.seconds} s: {dict(storm.counts)}; {tokens / spent:.0f} tokens/s; {await client.metric('preemptions_total'):.0f} preemptions")
     print(f"adapters: {await client.metric('adapter_loads_total'):.0f} loads, {'all' if unloaded else 'NOT all'} out of memory after a second; "
           f"guessed ahead {await client.metric('drafted_tokens_total'):.0f}, right {await client.metric('accepted_tokens_total'):.0f}")
     print(f"wrong answers {len(storm.wrong)}, lost pages {lost:.0f}, threads {before['Threads']} -> {after['Threads']}, "
-          f"memory MB {' '.join(f'{m:.0f}' for m in memory)} ({planned_bytes(engine) / 1e6:.0f} planned for a full cache)")
+          f"memory MB {' '.join(f'{m:.0f}' for m in memory)} ({planned_bytes(args.program, args.engine) / 1e6:.0f} planned for a full cache)")
     for wrong in storm.wrong[:3]:
         print("  {}: {!r}: {!r}, alone {!r}".format(*wrong))
     flat = memory[-1] < memory[0] * 1.05
@@ -272,30 +281,36 @@ async def latency(client):
 
 
 async def run(args, port, pid):
-    client = Client(port)
-    one, many = await throughput(client, 1), await throughput(client, 16)
-    print(f"1 client {one:.0f} tokens/s, 16 clients {many:.0f} tokens/s: {many / one:.1f} times")
-    calm, disturbed = await latency(client)
-    print(f"p95 between tokens: {calm * 1e3:.1f} ms undisturbed, {disturbed * 1e3:.1f} ms beside 1,500-token prompts: {disturbed / calm:.2f} times")
-    return await storm(client, pid, args.engine, args.clients, args.seconds)
+    client = Client(port, args.patience)
+    if not args.storm_only:
+        one, many = await throughput(client, 1), await throughput(client, 16)
+        print(f"1 client {one:.0f} tokens/s, 16 clients {many:.0f} tokens/s: {many / one:.1f} times")
+        calm, disturbed = await latency(client)
+        print(f"p95 between tokens: {calm * 1e3:.1f} ms undisturbed, {disturbed * 1e3:.1f} ms beside 1,500-token prompts: {disturbed / calm:.2f} times")
+    return await storm(client, pid, args)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", required=True)
-    parser.add_argument("--clients", type=int, default=64)
-    parser.add_argument("--seconds", type=int, default=120)
+    parser.add_argument("--program", type=pathlib.Path, default=ROOT / "build" / "edgewise", help="the server, also one built with a sanitizer")
+    parser.add_argument("--clients", type=int, default=64, help="that ask side by side")
+    parser.add_argument("--seconds", type=int, default=120, help="that they go on asking")
+    parser.add_argument("--questions", type=int, default=len(QUESTIONS), help="different ones, each of which is answered alone first")
+    parser.add_argument("--storm_only", action="store_true", help="measure no speed before: it means little with a sanitizer")
+    parser.add_argument("--patience", type=int, default=60, help="seconds that an answer, and the server's end, may take")
     parser.add_argument("--eagle", action="store_const", const=["--eagle"], default=[], help="guess ahead with the draft head, or fail")
     parser.add_argument("--no_eagle", action="store_const", const=["--no_eagle"], dest="eagle", help="don't")
     args = parser.parse_args()
     adapters = [flag for name in ADAPTERS for flag in ["--lora", f"{name}={ROOT}/models/edge-tiny-16m-lora-{name}"]]
-    server = subprocess.Popen([EDGEWISE, "serve", args.engine, "--port", "0", "--model_name", MODELS[0], *adapters, "--lora_idle_seconds", "1",
+    server = subprocess.Popen([args.program, "serve", args.engine, "--port", "0", "--model_name", MODELS[0], *adapters, "--lora_idle_seconds", "1",
                                "--max_loras", "1", *args.eagle], stderr=subprocess.PIPE, text=True)
     try:
         port = next(int(found[1]) for line in server.stderr if (found := re.search(r":(\d+)/v1", line)))
+        threading.Thread(target=lambda: sys.stderr.writelines(server.stderr), daemon=True).start()
         good = asyncio.run(run(args, port, server.pid))
         server.send_signal(signal.SIGTERM)
-        return 0 if server.wait(60) == 0 and good else 1
+        return 0 if server.wait(args.patience) == 0 and good else 1
     finally:
         server.kill()
 

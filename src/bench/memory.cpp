@@ -45,7 +45,7 @@ std::string recommend(const MemoryAnalysis& analysis) {
 }  // namespace
 
 MemoryAnalysis analyze_memory(const std::filesystem::path& engine_dir, const std::vector<int>& batches,
-                              const std::vector<int>& lengths) {
+                              const std::vector<int>& lengths, const std::filesystem::path& draft_engine) {
   MemoryAnalysis analysis;
   analysis.engine = engine_dir.string();
   analysis.machine = proc_bytes("meminfo", "MemTotal");
@@ -55,28 +55,36 @@ MemoryAnalysis analyze_memory(const std::filesystem::path& engine_dir, const std
   const Engine engine = read_engine(engine_dir / kEngineFileName);
   const int64_t vocabulary = engine.graph.value(engine.graph.outputs().at(0)).shape.at(1);
   const Backend& backend = find_backend(engine.info.device);
-  std::unique_ptr<Engine> head;  // loaded too where there is one: run and serve use it
-  if (has_draft_head(engine_dir)) head = std::make_unique<Engine>(read_engine(engine_dir / kDraftEngineFileName));
-  const DraftingOptions eagle;
-  const int drafted = head ? eagle.tokens(eagle.steps) : 0;
+  std::unique_ptr<Engine> draft;
+  if (!draft_engine.empty()) {
+    draft = load_engine(draft_engine, kEngineFileName);
+  } else if (has_draft_head(engine_dir)) {
+    draft = load_engine(engine_dir, kDraftEngineFileName);
+  }
+  const DraftingOptions drafting;
+  const int drafted = draft ? drafting.tokens(drafting.steps) : 0;
   for (const int batch : batches) {
     for (const int length : lengths) {
       if (batch < 1 || length < 1) usage_error("batch sizes and sequence lengths must be positive");
       const int rows = batch * (1 + drafted);
-      const int slots = head ? eagle.slots() : 0;
+      const int slots = draft ? drafting.slots() : 0;
       const LoadOptions load{.max_tokens = std::max(rows, std::min(backend.prefill_chunk(), length)),
                              .max_sequences = batch,
                              .max_rows = rows,
                              .kv_pages = (length + slots + kPageTokens - 1) / kPageTokens * batch,
                              .kv_dtype = engine.info.kv_dtype};
       MemoryPoint point{batch, length, 0, 0, 0, 0, before, false};
-      for (const Engine* part : {&engine, static_cast<const Engine*>(head.get())}) {
-        if (part == nullptr) continue;
-        const MemoryUse use = backend.load(part->graph, load)->memory();
-        point.weights += use.weights - unread_table_bytes(part->graph, static_cast<size_t>(batch * length));
+      const auto add = [&](const Engine& part, const LoadOptions& options) {
+        const MemoryUse use = find_backend(part.info.device).load(part.graph, options)->memory();
+        point.weights += use.weights - unread_table_bytes(part.graph, static_cast<size_t>(batch * length));
         point.kv_cache += use.kv_cache;
         point.activations += use.activations;
         point.workspace += use.workspace;
+      };
+      add(engine, load);
+      if (draft) {
+        add(*draft,
+            draft_engine.empty() ? draft_head_load(load, drafting) : draft_engine_load(load, drafting, draft->info));
       }
       // Logits and the samplers' tables.
       point.program +=

@@ -30,9 +30,11 @@ struct MemoryAnalysis {
   std::string recommendation;
 };
 
-// Loads the engine for each combination, which reserves address space and touches next to none of it.
+// Loads the engine for each combination, which reserves address space and touches next to none of it; with it what
+// guesses ahead: `draft_engine` where one is named, or the engine's own head, which run and serve use unasked.
+// Throws Error(kUsage) for sizes that are not positive, and what read_engine() and load_engine() do.
 MemoryAnalysis analyze_memory(const std::filesystem::path& engine_dir, const std::vector<int>& batches,
-                              const std::vector<int>& lengths);
+                              const std::vector<int>& lengths, const std::filesystem::path& draft_engine = {});
 
 OrderedJson to_json(const MemoryAnalysis& analysis);
 std::string to_text(const MemoryAnalysis& analysis);

@@ -84,6 +84,7 @@ void add_memory(Commands& commands) {
     std::string engine;
     std::vector<int> batches = {1, 4, 8, 16};
     std::vector<int> lengths = {256, 512, 1024};
+    std::filesystem::path draft_engine;
     std::filesystem::path cache_dir = default_cache_dir();
     bool json = false;
   };
@@ -91,11 +92,13 @@ void add_memory(Commands& commands) {
   command.add_option("engine", flags->engine, "engine, ONNX or checkpoint directory")->required();
   add_flag(command, "batch_sizes", flags->batches, "sequences side by side");
   add_flag(command, "sequence_lengths", flags->lengths, "tokens of each sequence");
+  command.add_option(both_spellings("draft_engine"), flags->draft_engine,
+                     "with this engine guessing ahead, instead of a draft head");
   add_flag(command, "cache_dir", flags->cache_dir, "where exported and built stages are kept");
   command.add_flag("--json", flags->json, "print JSON");
   commands.on_run(command, [flags] {
-    const auto analysis =
-        analyze_memory(ensure_engine(flags->engine, flags->cache_dir, {}), flags->batches, flags->lengths);
+    const auto analysis = analyze_memory(ensure_engine(flags->engine, flags->cache_dir, {}), flags->batches,
+                                         flags->lengths, flags->draft_engine);
     fmt::print("{}", flags->json ? to_json(analysis).dump(2) + "\n" : to_text(analysis));
     return 0;
   });

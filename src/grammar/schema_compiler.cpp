@@ -203,7 +203,7 @@ NodeId SchemaCompiler::object(const Shape& shape) {
     if (!listed) members.emplace_back(name, shape.additional.value_or(Conjunction{}));
   }
   std::optional<Conjunction> others = shape.additional;
-  if (!others && (members.empty() || additional_properties_)) others = Conjunction{};
+  if (!others && (members.empty() || additional_properties_)) others.emplace();
   return object_members(members, shape.required, others);
 }
 

@@ -103,7 +103,20 @@ int64_t token_count(const Graph& graph) {
 
 bool has_draft_head(const fs::path& engine_dir) { return fs::exists(engine_dir / kDraftEngineFileName); }
 
-DraftModel load_draft_head(const DraftedModel& model, const DraftingOptions& options, LoadOptions load) {
+LoadOptions draft_head_load(LoadOptions load, const DraftingOptions& options) {
+  load.max_rows = load.max_sequences * options.top_k;
+  load.max_tokens = std::max(load.max_tokens, load.max_rows);
+  return load;
+}
+
+LoadOptions draft_engine_load(LoadOptions load, const DraftingOptions& options, const EngineInfo& info) {
+  load.max_rows = load.max_sequences * options.top_k;
+  load.max_tokens = std::max(EngineDrafter::most_step_tokens({load.max_sequences, load.max_tokens}), load.max_rows);
+  load.kv_dtype = info.kv_dtype;
+  return load;
+}
+
+DraftModel load_draft_head(const DraftedModel& model, const DraftingOptions& options, const LoadOptions& load) {
   if (!has_draft_head(model.directory)) {
     fail(ErrorKind::kIo,
          "{}: no {}; an engine with a draft head comes of `edgewise export --model_dir MODEL --draft_model_dir HEAD`",
@@ -121,9 +134,7 @@ DraftModel load_draft_head(const DraftedModel& model, const DraftingOptions& opt
              kDraftEngineFileName);
   }
   const DraftLimits limits{load.max_sequences, load.max_tokens, head.value(input).shape.at(1)};
-  load.max_rows = load.max_sequences * options.top_k;
-  load.max_tokens = std::max(load.max_tokens, load.max_rows);
-  draft.executable = find_backend(model.engine.info.device).load(head, load);
+  draft.executable = find_backend(model.engine.info.device).load(head, draft_head_load(load, options));
   draft.drafter = std::make_unique<EagleDrafter>(
       *draft.executable, options, limits,
       read_draft_vocabulary(model.directory / kDraftVocabularyFile, logit_count(head), model.vocabulary));
@@ -131,17 +142,14 @@ DraftModel load_draft_head(const DraftedModel& model, const DraftingOptions& opt
 }
 
 DraftModel load_draft_engine(const fs::path& engine_dir, const DraftedModel& model, const DraftingOptions& options,
-                             LoadOptions load) {
+                             const LoadOptions& load) {
   DraftModel draft;
   draft.engine = load_engine(engine_dir, kEngineFileName);
   check_same_tokens(engine_dir, model);
   const EngineInfo& info = draft.engine->info;
   const Graph& graph = draft.engine->graph;
   const DraftLimits limits{load.max_sequences, load.max_tokens, 0};
-  load.max_rows = load.max_sequences * options.top_k;
-  load.max_tokens = std::max(EngineDrafter::most_step_tokens(limits), load.max_rows);
-  load.kv_dtype = info.kv_dtype;
-  draft.executable = find_backend(info.device).load(graph, load);
+  draft.executable = find_backend(info.device).load(graph, draft_engine_load(load, options, info));
   draft.drafter = std::make_unique<EngineDrafter>(*draft.executable, options, limits,
                                                   draft_targets(engine_dir, graph, model), token_count(graph));
   return draft;

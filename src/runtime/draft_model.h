@@ -35,10 +35,14 @@ int64_t token_count(const Graph& graph);
 // Whether an engine directory holds a draft head.
 bool has_draft_head(const std::filesystem::path& engine_dir);
 
+// What a model's head, or another engine, is loaded with to guess for a model that is loaded with `load`.
+LoadOptions draft_head_load(LoadOptions load, const DraftingOptions& options);
+LoadOptions draft_engine_load(LoadOptions load, const DraftingOptions& options, const EngineInfo& info);
+
 // `load`: what the model was loaded with. Both throw Error naming what is missing or does not fit.
-DraftModel load_draft_head(const DraftedModel& model, const DraftingOptions& options, LoadOptions load);
+DraftModel load_draft_head(const DraftedModel& model, const DraftingOptions& options, const LoadOptions& load);
 // Also when the two tokenizers have different vocabularies, with the first difference.
 DraftModel load_draft_engine(const std::filesystem::path& engine_dir, const DraftedModel& model,
-                             const DraftingOptions& options, LoadOptions load);
+                             const DraftingOptions& options, const LoadOptions& load);
 
 }  // namespace edgewise

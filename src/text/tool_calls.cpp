@@ -59,7 +59,7 @@ class CallScanner {
       return name.has_value();
     }
     const bool done = skip_value();
-    if (key == "arguments" || key == "parameters") {
+    if ((key == "arguments" || key == "parameters") && !scan_.arguments_done) {  // as with names
       scan_.arguments = text_.substr(begin, pos_ - begin);
       scan_.arguments_done = done;
     }

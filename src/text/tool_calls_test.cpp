@@ -107,6 +107,12 @@ TEST(ToolCalls, Json) {
   EXPECT_EQ(parse(kJson, "{\"name\": \"Bob\"}"), "{\"name\": \"Bob\"}");
 }
 
+// What was streamed stands.
+TEST(ToolCalls, TheFirstOfTwoArgumentsCounts) {
+  EXPECT_EQ(parse(ToolCallForm::kJson, R"([{"name": "add", "arguments": {"a": 1}, "arguments": {"a": 2, "b": 3}}])"),
+            R"(|add({"a": 1}))");
+}
+
 TEST(ToolCalls, CutOffReplies) {
   EXPECT_EQ(parse(kHermes, "<tool_call>{\"name\": \"add\", \"arguments\": {\"a\": [1, "), "|add({\"a\": [1, )");
   EXPECT_EQ(parse(kHermes, "<tool_call>{\"na"), "<tool_call>{\"na");

@@ -8,7 +8,7 @@ namespace {
 std::atomic<int64_t> count{0};
 }  // namespace
 
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#ifndef EDGEWISE_SANITIZED
 void* operator new(size_t size) {
   ++count;
   void* memory = std::malloc(size > 0 ? size : 1);

@@ -15,7 +15,7 @@ class StepShapes {
  public:
   // What decides how a Linear is shared out, beside its matrices.
   struct Use {
-    bool paired = false;  // gate and up of one activation
+    bool paired = false;   // gate and up of one activation
     bool whole_x = false;  // every multiprocessor needs all of x: for a norm
     bool is_head = false;  // results go to plain memory
   };

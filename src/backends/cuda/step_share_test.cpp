@@ -13,8 +13,8 @@ namespace {
 void check_plan(int blocks, int chunks, int multiprocessors, int slices, int whole) {
   SCOPED_TRACE(testing::Message() << blocks << " x " << chunks << ", " << slices << " slices, whole " << whole);
   const SharePlan plan = share_out(blocks, chunks, multiprocessors, slices, whole);
-  std::set<std::pair<int, int>> seen;                 // chunks
-  std::vector<uint32_t> slots(plan.used.size());      // of each block
+  std::set<std::pair<int, int>> seen;             // chunks
+  std::vector<uint32_t> slots(plan.used.size());  // of each block
   for (const StepShare& share : plan.shares) {
     const int width = share.chunk_end - share.chunk_begin;
     std::vector<uint32_t> warps(static_cast<size_t>(blocks));
@@ -34,12 +34,13 @@ void check_plan(int blocks, int chunks, int multiprocessors, int slices, int who
       EXPECT_EQ(entry.index, block - share.first[entry.first]);
       EXPECT_LE(share.last[entry.first] - share.first[entry.first] + 1, plan.most_sums);
       for (int w = entry.first + 1; w < kStepWarps; ++w) {
-        if ((entry.warps >> w & 1) != 0) EXPECT_EQ(share.first[w], block);
+        const bool adds = (entry.warps >> w & 1) != 0;
+        EXPECT_TRUE(!adds || share.first[w] == block);
       }
       const uint32_t slot = uint32_t{1} << (local == 0 ? share.first_slot : share.slot);
       EXPECT_EQ(slots[static_cast<size_t>(block)] & slot, 0u);
       slots[static_cast<size_t>(block)] |= slot;
-      if (whole > 0) EXPECT_EQ(share.first[0] % whole, 0);
+      EXPECT_EQ(share.first[0] % std::max(whole, 1), 0);
     }
     EXPECT_LE(share.blocks, plan.most_blocks);
   }
@@ -55,7 +56,8 @@ TEST(StepShareTest, EveryChunkOnce) {
   for (const int multiprocessors : {1, 8, 108, 132}) {
     for (const auto& [blocks, chunks] : {std::pair{1, 1}, {5, 2}, {64, 16}, {224, 56}, {288, 56}, {7, 296}}) {
       for (const int slices : {1, 2, 4}) {
-        if (slices <= std::min(chunks, multiprocessors)) check_plan(blocks, chunks, multiprocessors, slices, 0);
+        if (slices > std::min(chunks, multiprocessors)) continue;
+        check_plan(blocks, chunks, multiprocessors, slices, 0);
       }
       check_plan(blocks, chunks, multiprocessors, 1, 1);
       check_plan(2 * blocks, chunks, multiprocessors, 1, 2);
