@@ -236,7 +236,8 @@ class StepPlanner {
     program_->most_head_dim_ = std::max(program_->most_head_dim_, next.layer.head_dim);
     const bool is_16_bits = next.layer.type == KvType::kF16 || next.layer.type == KvType::kBF16;
     program_->value_bytes_ = is_16_bits ? 2 : 1;
-    if (next.layer.head_dim * program_->value_bytes_ % 16 != 0) return false;  // bulk copies take whole words
+    if (next.layer.head_dim * program_->value_bytes_ % 16 != 0)
+      return false;  // rows of the cache travel in words of 16 bytes
     program_->ops_.push_back(next);
     program_->nodes_.push_back(static_cast<size_t>(id));
     drafts_.push_back({id, {}, false, -1});
@@ -361,7 +362,9 @@ class StepPlanner {
 };
 
 std::unique_ptr<StepProgram> StepProgram::make(BuildContext& context, const std::vector<std::unique_ptr<CudaOp>>& ops) {
-  if (device_info().capability < 90) return nullptr;  // for its bulk copies
+  // For its bulk copies, and its ring: small GPUs have half of that memory a block.
+  if (device_info().capability < 90 || device_info().shared_per_block < kMostStepShared + kStaticStepShared)
+    return nullptr;
   return StepPlanner(context, ops).plan();
 }
 

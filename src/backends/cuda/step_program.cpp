@@ -42,7 +42,8 @@ void StepProgram::lay_out(StepCall& call) const {
   const int rows = round((2 * 16 * sizeof(float) + sizeof(BlockWarps)) * static_cast<size_t>(call.most_blocks));
   const int linears = round(sizeof(StepLinear) * nodes_.size());
   const int stage = kStepWarps * kStageBytes;
-  call.ring_depth = std::min(kMostRingDepth, (kMostStepShared - scratch - sums - kept - rows - linears) / stage);
+  call.ring_depth =
+      std::min(kMostRingDepth, (static_cast<int>(kMostStepShared) - scratch - sums - kept - rows - linears) / stage);
   call.scratch_at = call.ring_depth * stage;
   call.sums_at = call.scratch_at + scratch;
   call.kept_at = call.sums_at + sums;
