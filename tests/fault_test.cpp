@@ -35,6 +35,14 @@ std::atomic<int64_t> g_wall_clock_jump_seconds{0};  // what the system clock is 
   if (memory == nullptr) throw std::bad_alloc();
   return memory;
 }
+// The library's own would call the one above; AddressSanitizer's does not, and minds the free() of what it gave.
+[[gnu::noinline]] void* operator new(size_t size, const std::nothrow_t&) noexcept {
+  try {
+    return ::operator new(size);
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
 [[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
 [[gnu::noinline]] void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 
