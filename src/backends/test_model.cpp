@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "base/relative_distance.h"
 
 namespace edgewise {
 namespace {
@@ -203,6 +204,23 @@ NodeOutputs observed(Executable& executable, const StepInput& input, int64_t voc
   check_internal(executable.run(input, logits) == StepOutcome::kDone, "a step of a test failed");
   executable.observe({});
   return outputs;
+}
+
+std::string first_difference(const Graph& graph, const NodeOutputs& found, const NodeOutputs& expected,
+                             double tolerance) {
+  if (found.size() != expected.size()) return fmt::format("{} nodes of {}", found.size(), expected.size());
+  for (const Node& node : graph.nodes()) {
+    if (!found.contains(node.name) || !expected.contains(node.name)) return node.name + ": no outputs";
+    const auto& a = found.at(node.name);
+    const auto& b = expected.at(node.name);
+    if (a.size() != b.size()) return fmt::format("{}: {} outputs of {}", node.name, a.size(), b.size());
+    for (size_t i = 0; i < a.size(); ++i) {
+      if (a[i].size() != b[i].size()) return fmt::format("{}: {} values of {}", node.name, a[i].size(), b[i].size());
+      const double distance = relative_distance(a[i], b[i]);
+      if (!(distance < tolerance)) return fmt::format("{}: {} apart, not below {}", node.name, distance, tolerance);
+    }
+  }
+  return "";
 }
 
 StepMaker::StepMaker(int sequences, int length, int64_t vocabulary, uint32_t seed) {

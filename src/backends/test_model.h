@@ -38,6 +38,10 @@ Graph packed(const Graph& g, const Backend& backend);
 using NodeOutputs = std::map<std::string, std::vector<std::vector<float>>>;
 NodeOutputs observed(Executable& executable, const StepInput& input, int64_t vocabulary);
 
+// The first node whose outputs are missing, of another size, or `tolerance` apart or more; "" where all are near.
+std::string first_difference(const Graph& graph, const NodeOutputs& found, const NodeOutputs& expected,
+                             double tolerance);
+
 // What a sequence is fed in one step.
 struct Feed {
   int sequence;

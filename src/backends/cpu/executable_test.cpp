@@ -47,16 +47,7 @@ void compare_with_reference(const TestModel& model, DType kv, double tolerance) 
       const StepInput& input = steps.next(feeds);
       const NodeOutputs expected = observed(slow, input, model.vocabulary);
       const NodeOutputs found = observed(quick, input, model.vocabulary);
-      ASSERT_EQ(expected.size(), found.size());
-      for (const Node& node : graph.nodes()) {
-        const auto& a = found.at(node.name);
-        const auto& b = expected.at(node.name);
-        ASSERT_EQ(a.size(), b.size());
-        for (size_t i = 0; i < a.size(); ++i) {
-          ASSERT_EQ(a[i].size(), b[i].size());
-          ASSERT_LT(relative_distance(a[i], b[i]), tolerance) << node.name;
-        }
-      }
+      ASSERT_EQ(first_difference(graph, found, expected, tolerance), "");
     }
   }
 }

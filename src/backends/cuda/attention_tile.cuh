@@ -15,7 +15,6 @@
 
 namespace edgewise::cuda {
 
-inline constexpr int kWarpsOfPage = 4;
 inline constexpr int kTileQueries = 16;
 
 // `tile` where it lies in memory: registers have no order.
@@ -69,12 +68,6 @@ __device__ inline void unpack_eight<__nv_fp8_e4m3>(uint2 word, uint32_t (&to)[4]
   to[2] = expand(__byte_perm(word.y, 0, 0x1404));
   to[3] = expand(__byte_perm(word.y, 0, 0x3424));
 }
-template <typename T>
-__device__ inline void load_eight(const T* from, bool there, uint32_t (&to)[4]) {
-  using Word = typename Eight<T>::Word;
-  unpack_eight<T>(there ? __ldcg(reinterpret_cast<const Word*>(from)) : Word{}, to);
-}
-
 // What a row sees.
 struct RowView {
   int position = 0;
@@ -143,149 +136,22 @@ __device__ inline int look_at_rows(const AttendRule& call, const AttendTile& til
   return oldest;
 }
 
-// A warp's softmax over its share of a tile's pages, left in shared memory: [warp][query < queries][kBlocks * 64 + 2],
-// values, then the largest score, then the sum. kBlocks: head_dim in units of 64 columns, rounded up; kWarps of a block
-// take kWarps / 4 pages at a time.
-template <typename T, int kBlocks, int kWarps>
-__device__ __forceinline__ void attend_pages(const KvLayer& layer, const AttendRule& call, const AttendTile& tile,
-                                             int kv_head, const uint4 (*q_high)[32], const uint4 (*q_low)[32],
-                                             float* states) {
-  constexpr bool kBF16 = Cache<T>::kBF16;
-  constexpr bool kScaled = Cache<T>::kScaled;
-  constexpr int kSteps = 2 * kBlocks;  // of 32 columns of a key
-  const int dim = layer.head_dim;
-  const int queries = tile.rows * call.group;
-  const int warp = threadIdx.x / 32;
-  const int lane = threadIdx.x % 32;
-  const int g = lane / 4;
-  const int t = lane % 4;
-  RowView rows[2];
-  int oldest = look_at_rows(call, tile, g, rows);
-  // The first page that any row looks at.
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) oldest = min(oldest, __shfl_xor_sync(~0u, oldest, offset));
-  const int first_page = max(tile.page_begin, max(oldest, 0) / kPageSlots);
-
-  float largest[2] = {-INFINITY, -INFINITY};
-  float sum[2] = {0, 0};
-  float values[kBlocks * 8][4] = {};
-  const int token = warp % kWarpsOfPage * 16;  // of each page
-  for (int p = first_page + warp / kWarpsOfPage; p < tile.page_end; p += kWarps / kWarpsOfPage) {
-    const int64_t head = static_cast<int64_t>(page_of(call.tile, call.pages, p)) * layer.kv_heads + kv_head;
-    const T* keys = static_cast<const T*>(layer.keys) + head * kPageSlots * dim;
-    const T* page_values = static_cast<const T*>(layer.values) + head * kPageSlots * dim;
-    // All loads first, so that they travel together.
-    uint32_t v[kBlocks][4][4];  // four tokens of eight neighbouring columns
-    uint32_t k[kSteps][2][4];
-#pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
-      const int column = step * 32 + t * 8;
-#pragma unroll
-      for (int i = 0; i < 2; ++i)
-        load_eight(keys + (token + g / 2 * 4 + g % 2 + i * 2) * dim + column, column < dim, k[step][i]);
-    }
-    const auto load_values = [&] {
-#pragma unroll
-      for (int block = 0; block < kBlocks; ++block) {
-        const int column = block * 64 + g * 8;
-#pragma unroll
-        for (int j = 0; j < 4; ++j)
-          load_eight(page_values + (token + t * 4 + j) * dim + column, column < dim, v[block][j]);
-      }
-    };
-    if constexpr (kWarps == kWarpsOfPage) load_values();
-    // Column c of the two tiles of scores is token c / 2 * 4 + c % 2, and that + 2: where the other product wants it.
-    float scores[2][4] = {};
-    float low_scores[2][4] = {};
-#pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
-#pragma unroll
-      for (int tile_of_two = 0; tile_of_two < 2; ++tile_of_two) {
-        const uint32_t(&key)[4] = k[step][tile_of_two];
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const uint4 high = q_high[step * 2 + half][lane];
-          const uint4 low = q_low[step * 2 + half][lane];
-          const uint32_t a[4] = {high.x, high.y, high.z, high.w};
-          const uint32_t b[4] = {low.x, low.y, low.z, low.w};
-          multiply_tile<kBF16>(scores[tile_of_two], a, key[2 * half], key[2 * half + 1]);
-          multiply_tile<kBF16>(low_scores[tile_of_two], b, key[2 * half], key[2 * half + 1]);
-        }
-      }
-    }
-    if constexpr (kWarps > kWarpsOfPage) load_values();  // registers are scarce there
-    float now[2] = {largest[0], largest[1]};
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const int of_two = i / 4;
-      const int r = i % 4 / 2;
-      const int slot = token + t * 4 + of_two * 2 + i % 2;
-      float score = scores[of_two][i % 4] + low_scores[of_two][i % 4] * (1.0f / kLowFactor<kBF16>);
-      if constexpr (kScaled) score *= layer.key_scales[head * kPageSlots + slot];
-      if (call.softcap > 0) score = call.softcap * tanhf(score / call.softcap);
-      score = sees(rows[r], tile.tree_begin, p * kPageSlots + slot) ? score : -INFINITY;
-      scores[of_two][i % 4] = score;
-      now[r] = fmaxf(now[r], score);
-    }
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      now[r] = fmaxf(now[r], __shfl_xor_sync(~0u, now[r], 1));
-      now[r] = fmaxf(now[r], __shfl_xor_sync(~0u, now[r], 2));
-      const float shrink = now[r] == -INFINITY ? 1.0f : expf(largest[r] - now[r]);
-      largest[r] = now[r];
-      sum[r] *= shrink;
-#pragma unroll
-      for (int tile_of_values = 0; tile_of_values < kBlocks * 8; ++tile_of_values) {
-        values[tile_of_values][2 * r] *= shrink;
-        values[tile_of_values][2 * r + 1] *= shrink;
-      }
-    }
-    uint32_t high[4], low[4];
-#pragma unroll
-    for (int r = 0; r < 4; ++r) {
-      float pair[2];
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        const float score = scores[r / 2][r % 2 * 2 + j];
-        pair[j] = score == -INFINITY ? 0.0f : expf(score - largest[r % 2]);
-        sum[r % 2] += pair[j];
-        if constexpr (kScaled) pair[j] *= layer.value_scales[head * kPageSlots + token + t * 4 + r / 2 * 2 + j];
-      }
-      split_pair<kBF16>(pair[0], pair[1], high[r], low[r]);
-    }
-#pragma unroll
-    for (int block = 0; block < kBlocks; ++block) {
-      // Joined two by two. Column g of tile i is column g * 8 + i.
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const uint32_t select = i % 2 == 0 ? 0x5410 : 0x7632;
-        const uint32_t b0 = __byte_perm(v[block][0][i / 2], v[block][1][i / 2], select);
-        const uint32_t b1 = __byte_perm(v[block][2][i / 2], v[block][3][i / 2], select);
-        float low_values[4] = {};
-        multiply_tile<kBF16>(values[block * 8 + i], high, b0, b1);
-        multiply_tile<kBF16>(low_values, low, b0, b1);
-#pragma unroll
-        for (int j = 0; j < 4; ++j) values[block * 8 + i][j] += low_values[j] * (1.0f / kLowFactor<kBF16>);
-      }
-    }
-  }
-
-  const int stride = kBlocks * 64 + 2;
+// A larger score than before makes what was added up so far count for less. `now` is the largest of a lane's scores of
+// either row, and of those before.
+template <int kTiles, typename Exp>
+__device__ inline void raise_largest(float (&now)[2], float (&largest)[2], float (&sum)[2], float (&values)[kTiles][4],
+                                     Exp exp) {
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    sum[r] += __shfl_xor_sync(~0u, sum[r], 1);
-    sum[r] += __shfl_xor_sync(~0u, sum[r], 2);
-    if (g + 8 * r >= queries) continue;
-    float* state = states + (warp * queries + g + 8 * r) * stride;
-    if (t == 0) {
-      state[kBlocks * 64] = largest[r];
-      state[kBlocks * 64 + 1] = sum[r];
-    }
+    now[r] = fmaxf(now[r], __shfl_xor_sync(~0u, now[r], 1));
+    now[r] = fmaxf(now[r], __shfl_xor_sync(~0u, now[r], 2));
+    const float shrink = now[r] == -INFINITY ? 1.0f : exp(largest[r] - now[r]);
+    largest[r] = now[r];
+    sum[r] *= shrink;
 #pragma unroll
-    for (int i = 0; i < kBlocks * 8; ++i) {
-      // Columns 2t and 2t + 1 of tile i.
-      state[i / 8 * 64 + 2 * t * 8 + i % 8] = values[i][2 * r];
-      state[i / 8 * 64 + (2 * t + 1) * 8 + i % 8] = values[i][2 * r + 1];
+    for (int i = 0; i < kTiles; ++i) {
+      values[i][2 * r] *= shrink;
+      values[i][2 * r + 1] *= shrink;
     }
   }
 }

@@ -252,6 +252,11 @@ int64_t WeightFormat::chunk_bytes() const {
   }
 }
 
+uint32_t WeightFormat::scale_magic() const {
+  const int64_t unit = scaling == Scaling::kLanes ? 16 : kChunkColumns;
+  return static_cast<uint32_t>((1 << 20) / std::max<int64_t>(block / unit, 1) + 1);
+}
+
 size_t WeightFormat::weight_bytes() const { return static_cast<size_t>(row_blocks() * chunks() * chunk_bytes()); }
 
 float WeightFormat::half_unit(std::span<const std::byte> packed) const {

@@ -34,6 +34,9 @@ struct WeightFormat {
   int64_t row_blocks() const { return (n + kBlockRows - 1) / kBlockRows; }
   int64_t chunks() const { return (k + kChunkColumns - 1) / kChunkColumns; }
   int64_t scale_columns() const { return (k + block - 1) / block; }
+  // What makes the division of a chunk's number by the chunks of a scale, or of 16 columns' by theirs, a product: see
+  // DecodeCall.
+  uint32_t scale_magic() const;
   int64_t chunk_bytes() const;
   size_t weight_bytes() const;
 

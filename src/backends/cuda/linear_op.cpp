@@ -16,12 +16,6 @@ constexpr int64_t kSmallMatrix = int64_t{1} << 24;
 // Of weights unpacked at a time.
 constexpr size_t kDenseWeightBytes = size_t{128} << 20;
 
-// What makes a division of a chunk's number, or of 16 columns', a product: see DecodeCall.
-unsigned scale_magic(const WeightFormat& format) {
-  const int64_t unit = format.scaling == Scaling::kLanes ? 16 : kChunkColumns;
-  return static_cast<unsigned>((1 << 20) / std::max<int64_t>(format.block / unit, 1) + 1);
-}
-
 class LinearOp final : public CudaOp {
  public:
   LinearOp(const BuildContext& context, NodeId id)
@@ -36,7 +30,7 @@ class LinearOp final : public CudaOp {
       decode_.epsilon = static_cast<float>(norm.number("epsilon"));
     }
     const WeightFormat& format = parts_[0].format;
-    decode_.scale_magic = scale_magic(format);
+    decode_.scale_magic = format.scale_magic();
     int64_t blocks = 0;
     for (const DeviceWeights& part : parts_) blocks += part.format.row_blocks();
     decode_.slots = kDecodeBlocks * device_info().multiprocessors;
@@ -156,7 +150,7 @@ class LinearOp final : public CudaOp {
     batch.matrix = call;
     batch.copies = many ? 1 : weights.copies();
     batch.multiprocessors = device_info().multiprocessors;
-    batch.scale_magic = scale_magic(weights.format);
+    batch.scale_magic = weights.format.scale_magic();
     batch.partials = reinterpret_cast<float*>(context.workspace + space_.partials);
     batch.arrived = arrived;
     batch_linear(context.stream, static_cast<int>(weights.format.encoding), static_cast<int>(weights.format.scaling),

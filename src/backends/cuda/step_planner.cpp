@@ -49,7 +49,6 @@ class StepPlanner {
   // An operator while its shape is not yet chosen.
   struct Draft {
     NodeId node = -1;
-    Flow x;
     bool paired = false;
     int keep_for = -1;  // operator with the residual
   };
@@ -154,7 +153,7 @@ class StepPlanner {
     }
     program_->ops_.push_back(next);
     program_->nodes_.push_back(static_cast<size_t>(id));
-    drafts_.push_back({id, x, false, -1});
+    drafts_.push_back({id});
     for (size_t i = 0; i < n.outputs.size(); ++i) {
       Flow& out = flow(n.outputs[i]);
       out.kind = Flow::kPackets;
@@ -240,7 +239,7 @@ class StepPlanner {
       return false;  // rows of the cache travel in words of 16 bytes
     program_->ops_.push_back(next);
     program_->nodes_.push_back(static_cast<size_t>(id));
-    drafts_.push_back({id, {}, false, -1});
+    drafts_.push_back({id});
     Flow& out = flow(n.outputs[0]);
     out.kind = Flow::kPackets;
     out.op = last + 1;

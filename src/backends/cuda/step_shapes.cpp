@@ -31,8 +31,7 @@ StepShape shape_of(std::span<const DeviceWeights> matrices, bool paired) {
   shape.chunks = static_cast<int32_t>(format.chunks());
   shape.chunk_bytes = static_cast<int32_t>(format.chunk_bytes());
   shape.scale_columns = static_cast<int32_t>(format.scale_columns());
-  const int64_t unit = format.scaling == Scaling::kLanes ? 16 : kChunkColumns;
-  shape.scale_magic = static_cast<uint32_t>((1 << 20) / std::max<int64_t>(format.block / unit, 1) + 1);
+  shape.scale_magic = format.scale_magic();
   shape.stage_chunks = kStageWeights / shape.chunk_bytes;
   while (shape.stage_chunks > 1 && stage_bytes(format, shape.stage_chunks) > kStageBytes) --shape.stage_chunks;
   std::ranges::fill(shape.first_block, INT_MAX);

@@ -111,20 +111,9 @@ struct WarpSoftmax {
     }
 #pragma unroll
     for (int i = 0; i < 8; ++i) now[i % 4 / 2] = fmaxf(now[i % 4 / 2], scores[i / 4][i % 4]);
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      now[r] = fmaxf(now[r], __shfl_xor_sync(~0u, now[r], 1));
-      now[r] = fmaxf(now[r], __shfl_xor_sync(~0u, now[r], 2));
-      const float shrink = now[r] == -INFINITY ? 1.0f : __expf(largest[r] - now[r]);
-      largest[r] = now[r];
-      sum[r] *= shrink;
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        values[i][2 * r] *= shrink;
-        values[i][2 * r + 1] *= shrink;
-      }
-    }
-    // Weights of tokens as operands: what is high, and what is low, which needs no factor since weights are 1 at most.
+    raise_largest(now, largest, sum, values, [](float x) { return __expf(x); });
+    // Weights of tokens as operands: what is high, and what is low. Halves give an absolute 2^-25, which is enough for
+    // weights of 1 at most; times the scale of an 8-bit value it stays below that value's own rounding.
     uint32_t high[4], low[4];
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
