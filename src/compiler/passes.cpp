@@ -10,6 +10,7 @@ namespace edgewise {
 const std::vector<Pass>& passes() {
   static const std::vector<Pass> all = {
       {"select_logits_rows", "the head runs only on rows that need logits", select_logits_rows},
+      {"fuse_bias", "what is added to a product's rows becomes its bias", fuse_bias},
       {"merge_linears", "q, k, v and gate, up become one product each", merge_linears},
       {"fuse_gated_activation", "activation and product of a gated MLP in one sweep", fuse_gated_activation},
       {"fuse_residual_norm", "residual sum and the norm behind it in one sweep", fuse_residual_norm},

@@ -28,6 +28,7 @@ struct PassReport {
 std::vector<PassReport> run_passes(Graph& graph, const std::set<std::string>& disabled);
 
 int select_logits_rows(Graph& graph);
+int fuse_bias(Graph& graph);
 int merge_linears(Graph& graph);
 int fuse_gated_activation(Graph& graph);
 int fuse_residual_norm(Graph& graph);
