@@ -48,7 +48,7 @@ def linear(name, n, k, dtype, quantization):
     """(tensor, dtype, shape, what fills it) of a matrix."""
     if quantization == "int4":
         yield name + "_packed", "I32", [n, k // 8], "codes"
-        yield name + "_scale", dtype, [n, k // GROUP], 0.005
+        yield name + "_scale", dtype, [n, k // GROUP], "scales"
         yield name + "_shape", "I64", [2], [n, k]
     elif quantization:
         yield name, "F8_E4M3" if quantization == "fp8" else "I8", [n, k], "codes"
@@ -110,6 +110,7 @@ def make_pools(dtype, quantization):
     if quantization:
         # Small floats up to 2 in size, which has no bit pattern of what is no number; any integer.
         table = bytes((b & 0xbf) if quantization == "fp8" else b for b in range(256))
+        pools["scales"] = floats((generator.uniform(0.004, 0.006) for _ in range(1 << 16)), dtype) * 4
         pools["codes"] = generator.randbytes(1 << 24).translate(table)
     return pools
 
