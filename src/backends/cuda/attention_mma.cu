@@ -163,9 +163,9 @@ __global__ void __launch_bounds__(kWarps * 32) attend_mma_kernel(const KvLayer l
   __shared__ uint4 q_high[kSteps * 2][32];
   __shared__ uint4 q_low[kSteps * 2][32];
   extern __shared__ float states[];
-  stage_queries<Cache<T>::kBF16, kSteps>(q_high, q_low, queries, dim, call.scale, [&](int query, int column) {
-    return *reinterpret_cast<const float2*>(call.q + place(query) + column);
-  });
+  stage_queries<Cache<T>::kBF16, kSteps>(
+      q_high, q_low, queries, dim, call.scale, kWarps * 32,
+      [&](int query, int column) { return *reinterpret_cast<const float2*>(call.q + place(query) + column); });
   __syncthreads();
   const AttendRule rule{call.softcap, call.window, group, call.positions, call.masks, call.tiles + blockIdx.x,
                         call.pages};

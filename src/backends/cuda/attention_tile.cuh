@@ -85,12 +85,12 @@ __device__ inline bool sees(const RowView& row, int tree_begin, int slot) {
   return position <= row.position && position >= row.oldest;
 }
 
-// The operands of a tile's queries, by step of 32 columns and its halves; first what is high, then what is low. By all
-// threads of a block; `at(query, column)` gives two neighbours.
+// The operands of a tile's queries, by step of 32 columns and its halves; first what is high, then what is low. By so
+// many threads; `at(query, column)` gives two neighbours.
 template <bool kBF16, int kSteps, typename At>
 __device__ inline void stage_queries(uint4 (*q_high)[32], uint4 (*q_low)[32], int queries, int dim, float scale,
-                                     At at) {
-  for (int i = threadIdx.x; i < kSteps * 2 * 32; i += blockDim.x) {
+                                     int threads, At at) {
+  for (int i = threadIdx.x; i < kSteps * 2 * 32; i += threads) {
     const int step = i / 64;
     const int half = i / 32 % 2;
     const int of_lane = i % 32;

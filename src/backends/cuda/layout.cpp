@@ -215,7 +215,8 @@ void pack_scales(const WeightFormat& format, const SourceMatrix& source, float g
     std::fill(factors + rows.begin, factors + rows.end, factor);
     return;
   }
-  const Reader scales(source.scale, source, format.n, columns);
+  const int64_t stored = source.block > 0 ? (format.k + source.block - 1) / source.block : 1;
+  const Reader scales(source.scale, source, format.n, stored);
   for (int64_t n = rows.begin; n < rows.end; ++n) {
     if (format.scaling == Scaling::kRow) {
       factors[n] = factor * scales.at(n, 0);
@@ -372,6 +373,35 @@ ConstantLoader packing_loader(const Graph& graph, const Node& node, size_t input
   };
 }
 
+// Whether all scales of a row are the same, as those of a row's blocks are where a checkpoint has one for the row.
+bool same_along_rows(const Graph& graph, const Node& node, size_t input) {
+  const bool transposed = node.integer("transposed", 0) != 0;
+  const Tensor scale = graph.constant(node.inputs[input + 1]);
+  const std::vector<float> values = scale.to_floats();
+  const auto blocks = static_cast<size_t>(scale.dim(transposed ? 1 : 0));
+  const size_t rows = values.size() / blocks;
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (values[i] != values[transposed ? i / blocks * blocks : i % rows]) return false;
+  }
+  return true;
+}
+
+// Of a node that is not packed yet: one scale a row where that says the same as many.
+std::vector<WeightFormat> simplest_formats(const Graph& graph, const Node& node) {
+  std::vector<WeightFormat> formats = formats_of(graph, node);
+  const Inputs inputs = inputs_of(node);
+  for (size_t i = 0; i < formats.size(); ++i) {
+    const bool simple = node.op == Op::kLinear && formats[i].scaling == Scaling::kChunks && !formats[i].zeros &&
+                        same_along_rows(graph, node, inputs.first + i * inputs.stride);
+    if (!simple) return formats;  // all matrices of a node have one format
+  }
+  for (WeightFormat& format : formats) {
+    format.scaling = Scaling::kRow;
+    format.block = format.k;
+  }
+  return formats;
+}
+
 }  // namespace
 
 std::vector<WeightFormat> formats_of(const Graph& graph, const Node& node) {
@@ -396,7 +426,7 @@ void pack_node(Graph& graph, NodeId id) {
   Node& node = graph.nodes().at(static_cast<size_t>(id));
   if ((node.op != Op::kLinear && node.op != Op::kMoe) || node.has("packed")) return;
   const Inputs inputs = inputs_of(node);
-  const std::vector<WeightFormat> formats = formats_of(graph, node);
+  const std::vector<WeightFormat> formats = simplest_formats(graph, node);
   const int64_t stack = node.op == Op::kMoe ? graph.value(node.inputs.at(2)).shape.at(0) : 1;
   std::string texts;
   std::vector<int64_t> n;

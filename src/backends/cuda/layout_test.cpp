@@ -105,6 +105,45 @@ TEST(CudaLayout, KeepsWhatWeightsMean) {
   }
 }
 
+// Blocks of a row that share their scale have it once.
+TEST(CudaLayout, OneScaleForARowOfEquals) {
+  for (const bool transposed : {false, true}) {
+    for (const bool alike : {false, true}) {
+      Graph graph = parse_graph(transposed ? R"(graph g
+input %ids : i32[tokens]
+const %table : f32[8, 256]
+const %w : i8[32, 256]
+const %s : f32[32, 4]
+%x = embedding(%ids, %table) : f32[tokens, 256]
+%y = linear(%x, %w, %s, %none, %none) {block=64, transposed=1} : f32[tokens, 32]
+output %y
+)"
+                                           : R"(graph g
+input %ids : i32[tokens]
+const %table : f32[8, 256]
+const %w : i8[256, 32]
+const %s : f32[4, 32]
+%x = embedding(%ids, %table) : f32[tokens, 256]
+%y = linear(%x, %w, %s, %none, %none) {block=64, transposed=0} : f32[tokens, 32]
+output %y
+)");
+      graph.value(graph.find_value("s")).constant = [=] {
+        std::vector<float> scales(128);
+        for (size_t i = 0; i < scales.size(); ++i) scales[i] = static_cast<float>(1 + (transposed ? i / 4 : i % 32));
+        if (!alike) scales[77] += 1;
+        return Tensor::from_floats(DType::kF32, transposed ? Shape{32, 4} : Shape{4, 32}, scales);
+      };
+      pack_node(graph, static_cast<NodeId>(1));
+      const WeightFormat format = formats_of(graph, graph.nodes()[1])[0];
+      EXPECT_EQ(format.scaling == Scaling::kRow, alike);
+      if (!alike) continue;
+      const Tensor packed = graph.constant(graph.nodes()[1].inputs[1]);
+      const auto* factors = reinterpret_cast<const float*>(packed.bytes().data() + format.factors_offset());
+      for (int64_t n = 0; n < 32; ++n) EXPECT_EQ(factors[n], static_cast<float>(n + 1));
+    }
+  }
+}
+
 TEST(CudaLayout, TextSaysAll) {
   for (const char* text : {"t16-f32:row", "t16-int4:chunks:zeros", "t16-f4e2m1:lanes", "t16-int8:row:token"})
     EXPECT_EQ(WeightFormat::parse(text, 3, 70, 70).text(), text);

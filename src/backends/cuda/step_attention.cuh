@@ -71,12 +71,12 @@ __device__ inline void receive_heads(const TileWork& work) {
   const int queries = work.queries();
   const int rows = work.new_rows();
   const int all = (queries + 2 * rows) * quads;
-  constexpr int kAtOnce = 2;
+  constexpr int kAtOnce = 1;
 #pragma unroll 1
   for (int begin = static_cast<int>(threadIdx.x); begin < all; begin += kAtOnce * kStepThreads) {
     // Places of one token in a call; here each has its own, so it stands in the column.
     int column[kAtOnce];
-    uint32_t used[kAtOnce];
+    int slots[kAtOnce];
     float4 sum[kAtOnce] = {};
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
@@ -91,9 +91,9 @@ __device__ inline void receive_heads(const TileWork& work) {
       }
       const int at = head + of_head.rest(index) * 4;
       column[i] = row * op.in.columns + at;
-      used[i] = index >= all ? 0u : op.in.used != nullptr ? __ldg(op.in.used + at / static_cast<int>(kBlockRows)) : 1u;
+      slots[i] = index >= all ? 0 : op.in.slots != nullptr ? __ldg(op.in.slots + at / static_cast<int>(kBlockRows)) : 1;
     }
-    receive<kAtOnce, 2>(op.in, 0, column, used, work.number - 1, sum);
+    receive<kAtOnce, 4>(op.in, 0, column, slots, work.number - 1, sum);
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       const int index = begin + i * kStepThreads;
@@ -182,17 +182,22 @@ __device__ inline void send_heads(const TileWork& work) {
   }
 }
 
+// The first page that any row looks at.
+__device__ inline int first_page(const TileWork& work, const AttendRule& rule) {
+  RowView rows[2];
+  int oldest = look_at_rows(rule, work.tile(), threadIdx.x % 32 / 4, rows);
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) oldest = min(oldest, __shfl_xor_sync(~0u, oldest, offset));
+  return max(work.tile().page_begin, max(oldest, 0) / kPageSlots);
+}
+
 template <typename T>
 __device__ inline void attend_tile(const TileWork& work) {
   const AttendTile& tile = work.tile();
   const AttendRule rule{work.op.softcap, work.op.window, work.group(),   work.call.positions,
                         work.call.masks, &tile,          work.call.pages};
   bring_near(work);
-  WarpSoftmax<T> softmax;
-  int oldest = look_at_rows(rule, tile, threadIdx.x % 32 / 4, softmax.rows);
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) oldest = min(oldest, __shfl_xor_sync(~0u, oldest, offset));
-  const int first = max(tile.page_begin, max(oldest, 0) / kPageSlots);  // that any row looks at
+  const int first = first_page(work, rule);
   const int page_bytes = 2 * kPageSlots * page_row_bytes(work.dim(), sizeof(T));
   const int turns = work.call.page_turns;
   const auto place = [&](int page) { return work.pages + (turns > 1 ? (page - first) % 2 : 0) * page_bytes; };
@@ -208,29 +213,31 @@ __device__ inline void attend_tile(const TileWork& work) {
     wait_groups<2>();
   else
     wait_groups<1>();
-  __syncthreads();
+  sync_block();
   walk_heads<T>(work);
-  __syncthreads();
+  sync_block();
   stage_queries<Cache<T>::kBF16, AttendMemory::kSteps>(
-      work.memory.q[0], work.memory.q[1], work.queries(), work.dim(), work.op.scale,
+      work.memory.q[0], work.memory.q[1], work.queries(), work.dim(), work.op.scale, kStepThreads,
       [&](int query, int column) { return *reinterpret_cast<const float2*>(&work.memory.queries[query][column]); });
+  const bool attends = threadIdx.x < kSoftmaxWarps * 32;
+  WarpSoftmax<T> softmax;
 #pragma unroll 1
   for (int page = first; page < tile.page_end; ++page) {
     if (turns > 1)
       wait_groups<1>();
     else
       wait_groups<0>();
-    __syncthreads();
+    sync_block();
     patch_page<T>(work, page, place(page));
-    __syncthreads();
-    softmax.add_page(work, rule, page, place(page));
-    __syncthreads();
+    sync_block();
+    if (attends) softmax.add_page(work, rule, page, place(page));
+    sync_block();
     ask(page + turns);
   }
-  softmax.leave(work.states(), work.queries());
-  __syncthreads();
+  if (attends) softmax.leave(work.states(), work.queries());
+  sync_block();
   send_heads(work);
-  __syncthreads();
+  sync_block();
 }
 
 // The parts of a query whose history several blocks share out, as one. A warp takes splits 8 apart.
@@ -279,7 +286,7 @@ __device__ inline void join_splits(const StepOp& op, const AttendTile& tile, int
     state[kMostStepHeadDim] = most;
     state[kMostStepHeadDim + 1] = sum;
   }
-  __syncthreads();
+  sync_block();
   if (warp == 0) {
     uint64_t* out = place_in(op.out, 0, tile.first_row + row, head * dim);
     float all = 0;
@@ -287,22 +294,10 @@ __device__ inline void join_splits(const StepOp& op, const AttendTile& tile, int
         states, 1, 0, dim, [&](float, float x) { all = x; },
         [&](int column, float value) { send(out + column, value / all, number); });
   }
-  __syncthreads();
+  sync_block();
 }
 
-__device__ inline void attend_typed(const TileWork& work) {
-  switch (work.op.layer.type) {
-    case KvType::kF16:
-      return attend_tile<__half>(work);
-    case KvType::kInt8:
-      return attend_tile<int8_t>(work);
-    case KvType::kF8:
-      return attend_tile<__nv_fp8_e4m3>(work);
-    default:
-      return attend_tile<__nv_bfloat16>(work);
-  }
-}
-
+template <typename T>
 __device__ inline void attend_step(const StepCall& call, const StepOp& op, const StepTilesHere& here, uint32_t number,
                                    std::byte* scratch) {
   auto& memory = *reinterpret_cast<AttendMemory*>(scratch);
@@ -318,9 +313,9 @@ __device__ inline void attend_step(const StepCall& call, const StepOp& op, const
       if (threadIdx.x < sizeof(AttendTile) / 4)
         reinterpret_cast<int32_t*>(&memory.tile)[threadIdx.x] =
             reinterpret_cast<const int32_t*>(tiles.tiles + of_heads.quotient(i))[threadIdx.x];
-      __syncthreads();
+      sync_block();
     }
-    attend_typed({call, op, memory, i < blocks ? here.tile : memory.tile, behind, number, of_heads.rest(i)});
+    attend_tile<T>({call, op, memory, i < blocks ? here.tile : memory.tile, behind, number, of_heads.rest(i)});
   }
   int first = 0;  // block that takes the next query to be joined
 #pragma unroll 1

@@ -1,36 +1,10 @@
-// A warp's weights for a whole step, as they come through its ring in shared memory.
+// Weights on their way: the warp that asks for them, and the rings in shared memory through which the others get
+// theirs.
 #pragma once
 
 #include "backends/cuda/step_kernel.h"
 
 namespace edgewise::cuda {
-
-// A place in a warp's share of a Linear.
-struct ShareCursor {
-  int left = 0;  // chunks
-  int block = 0;
-  int chunk = 0;
-
-  __device__ ShareCursor() {}
-  __device__ ShareCursor(const StepShare& share, int warp)
-      : left(static_cast<int>(share.warps[warp + 1] - share.warps[warp])),
-        block(share.first[warp]),
-        chunk(share.chunk_begin + static_cast<int>(share.warps[warp]) - block * (share.chunk_end - share.chunk_begin)) {
-  }
-  // Chunks of one block that come together.
-  __device__ int stage(const StepShape& shape, const StepShare& share) const {
-    return min(min(shape.stage_chunks, share.chunk_end - chunk), left);
-  }
-  // True when a block has ended.
-  __device__ bool advance(const StepShare& share, int chunks) {
-    left -= chunks;
-    chunk += chunks;
-    if (chunk < share.chunk_end) return false;
-    chunk = share.chunk_begin;
-    ++block;
-    return true;
-  }
-};
 
 struct BlockPlace {
   int part;
@@ -76,122 +50,158 @@ __device__ inline void wait_for(uint32_t barrier, uint32_t parity) {
   }
 }
 
-class Feed {
- public:
-  // `ring` [depth] stages and `barriers` [depth], of this warp, in shared memory.
-  __device__ Feed(const StepCall& call, const StepLinear* linears, const StepShare* shares, int linear_count,
-                  std::byte* ring, uint64_t* barriers)
-      : call_(call),
-        linears_(linears),
-        shares_(shares),
-        linear_count_(linear_count),
-        ring_(static_cast<uint32_t>(__cvta_generic_to_shared(ring))),
-        barriers_(static_cast<uint32_t>(__cvta_generic_to_shared(barriers))),
-        warp_(static_cast<int>(threadIdx.x / 32)) {
-    uint64_t policy = 0;
-    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-    policy_ = policy;
-  }
+// The barriers of a ring's stages: `full` when what was asked for has come, `empty` when the warp is done with it.
+struct RingBarriers {
+  uint64_t full[kMostRingDepth];
+  uint64_t empty[kMostRingDepth];
+};
 
-  __device__ void begin() {
-    if (threadIdx.x % 32 == 0) {
-#pragma unroll 1
-      for (int i = 0; i < call_.ring_depth; ++i)
-        asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barriers_ + i * 8) : "memory");
-      asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-      asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-    }
-    __syncwarp();
-    linear_ = -1;
-    next_linear();
-    free_ = call_.ring_depth;
-    refill();
+__device__ inline uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
+
+// A place in a ring, and which turn it is.
+struct RingPlace {
+  int slot = 0;
+  uint32_t parity = 0;
+
+  __device__ void advance(int depth) {
+    if (++slot < depth) return;
+    slot = 0;
+    parity ^= 1;
   }
+};
+
+// A warp's ring as that warp sees it.
+class Ring {
+ public:
+  // `stages` [depth] in shared memory.
+  __device__ Ring(const std::byte* stages, const RingBarriers& barriers, int depth)
+      : stages_(stages), full_(shared_address(barriers.full)), empty_(shared_address(barriers.empty)), depth_(depth) {}
 
   // The stage that is next, once it is there.
-  __device__ std::byte* wait(std::byte* ring) {
-    wait_for(barriers_ + slot_ * 8, parity_);
-    return ring + slot_ * kStageBytes;
+  __device__ const std::byte* wait() const {
+    wait_for(full_ + place_.slot * 8, place_.parity);
+    return stages_ + place_.slot * kStageBytes;
   }
-  // Done with it, by the whole warp. Its place is asked for again when half of the ring is free, or by refill() where
-  // the warp would only wait.
+  // Done with it, by the whole warp.
   __device__ void release() {
     __syncwarp();
-    if (++slot_ == call_.ring_depth) {
-      slot_ = 0;
-      parity_ ^= 1;
-    }
-    if (++free_ * 2 > call_.ring_depth) refill();
-  }
-  __device__ void refill() {
-#pragma unroll 1
-    for (; free_ > 0; --free_) ask();
+    if (threadIdx.x % 32 == 0)
+      asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(empty_ + place_.slot * 8) : "memory");
+    place_.advance(depth_);
   }
 
  private:
+  const std::byte* stages_;
+  uint32_t full_;
+  uint32_t empty_;
+  int depth_;
+  RingPlace place_;
+};
+
+// A lane of the warp that feeds the others: it keeps the ring of warp `lane` full.
+class Feed {
+ public:
+  __device__ Feed(const StepCall& call, const StepLinear* linears, const StepShare* shares, const std::byte* rings,
+                  const RingBarriers* barriers)
+      : call_(call), linears_(linears), shares_(shares), warp_(static_cast<int>(threadIdx.x % 32)) {
+    ring_ = shared_address(rings) + warp_ * call.ring_depth * kStageBytes;
+    full_ = shared_address(barriers) + warp_ * static_cast<int>(sizeof(RingBarriers));
+    empty_ = full_ + kMostRingDepth * 8;
+    place_.parity = 1;  // as if all had just been emptied
+    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy_));
+    linear_ = warp_ < kStepWarps ? -1 : call.linear_count;
+    if (warp_ >= kStepWarps) return;
+#pragma unroll 1
+    for (int i = 0; i < call.ring_depth; ++i) {
+      asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(full_ + i * 8) : "memory");
+      asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(empty_ + i * 8) : "memory");
+    }
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    next_linear();
+  }
+
+  // To the step's end. By all lanes.
+  __device__ void run() {
+    while (__any_sync(~0u, linear_ < call_.linear_count)) {
+      const bool now = linear_ < call_.linear_count && is_empty();
+      if (now) ask();
+      if (!__any_sync(~0u, now)) __nanosleep(32);
+    }
+  }
+
+ private:
+  __device__ bool is_empty() const {
+    uint32_t empty;
+    asm volatile("{\n .reg .pred p;\n mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n selp.u32 %0, 1, 0, p;\n}"
+                 : "=r"(empty)
+                 : "r"(empty_ + place_.slot * 8), "r"(place_.parity)
+                 : "memory");
+    return empty != 0;
+  }
+
   __device__ void next_linear() {
     do {
-      if (++linear_ >= linear_count_) return;
-      cursor_ = ShareCursor(shares_[linears_[linear_].shape], warp_);
-    } while (cursor_.left <= 0);
+      if (++linear_ >= call_.linear_count) return;
+      const StepShare& share = shares_[linears_[linear_].shape];
+      left_ = static_cast<int>(share.warps[warp_ + 1] - share.warps[warp_]);
+      block_ = share.first[warp_];
+      chunk_ =
+          share.chunk_begin + static_cast<int>(share.warps[warp_]) - block_ * (share.chunk_end - share.chunk_begin);
+      chunk_end_ = share.chunk_end;
+    } while (left_ <= 0);
     const StepShape& shape = call_.shapes[linears_[linear_].shape];
     stage_chunks_ = shape.stage_chunks;
     chunk_bytes_ = shape.chunk_bytes;
-    chunk_end_ = shares_[linears_[linear_].shape].chunk_end;
     scaled_ = shape.scaling != Scaling::kRow || shape.zeros;
     find_block();
   }
   __device__ void find_block() {
     const StepLinear& linear = linears_[linear_];
     const StepShape& shape = call_.shapes[linear.shape];
-    place_ = place_of(shape, cursor_.block);
-    from_ =
-        linear.parts[place_.part] + (static_cast<int64_t>(place_.block) * shape.chunks + cursor_.chunk) * chunk_bytes_;
+    block_place_ = place_of(shape, block_);
+    from_ = linear.parts[block_place_.part] +
+            (static_cast<int64_t>(block_place_.block) * shape.chunks + chunk_) * chunk_bytes_;
   }
 
-  // Puts the warp's next stage on its way, to where one was released.
+  // Puts the warp's next stage on its way.
   __device__ void ask() {
-    if (linear_ >= linear_count_) return;
-    const int chunks = min(min(stage_chunks_, chunk_end_ - cursor_.chunk), cursor_.left);
+    const int chunks = min(min(stage_chunks_, chunk_end_ - chunk_), left_);
     const int bytes = chunks * chunk_bytes_;
-    if (threadIdx.x % 32 == 0) {
-      const uint32_t to = ring_ + ask_slot_ * kStageBytes;
-      const uint32_t barrier = barriers_ + ask_slot_ * 8;
-      if (scaled_)
-        ask_scales(chunks, to + bytes, barrier, bytes);
-      else
-        expect(barrier, bytes);
-      copy(to, from_, bytes, barrier);
-    }
-    if (++ask_slot_ == call_.ring_depth) ask_slot_ = 0;
+    const uint32_t to = ring_ + place_.slot * kStageBytes;
+    const uint32_t barrier = full_ + place_.slot * 8;
+    if (scaled_) ask_scales(chunks, to + bytes, barrier);
+    expect(barrier, bytes);
+    copy(to, from_, bytes, barrier);
+    place_.advance(call_.ring_depth);
     from_ += bytes;
-    cursor_.left -= chunks;
-    cursor_.chunk += chunks;
-    if (cursor_.left == 0) {
+    left_ -= chunks;
+    chunk_ += chunks;
+    if (left_ == 0) {
       next_linear();
-    } else if (cursor_.chunk == chunk_end_) {
-      cursor_.chunk = shares_[linears_[linear_].shape].chunk_begin;
-      ++cursor_.block;
+    } else if (chunk_ == chunk_end_) {
+      chunk_ = shares_[linears_[linear_].shape].chunk_begin;
+      ++block_;
       find_block();
     }
   }
 
-  __device__ void ask_scales(int chunks, uint32_t to, uint32_t barrier, int weight_bytes) {
+  // Scales and zero points come in words of 16 bytes: a bulk copy takes as long for a few words as for a stage.
+  __device__ void ask_scales(int chunks, uint32_t to, uint32_t barrier) {
     const StepLinear& linear = linears_[linear_];
     const StepShape& shape = call_.shapes[linear.shape];
-    const StageScales scales = scales_of(shape, cursor_.chunk, chunks);
-    const std::byte* weights = linear.parts[place_.part];
-    const int64_t column = static_cast<int64_t>(place_.block) * shape.scale_columns + scales.first;
-    const int of_column = scale_bytes(shape);
-    const int bytes = scales.count * of_column;
-    const int of_zeros = static_cast<int>(kBlockRows) * 2;
-    const int zero_bytes = shape.zeros ? scales.count * of_zeros : 0;
-    expect(barrier, weight_bytes + bytes + zero_bytes);
-    if (bytes > 0)
-      copy(to, weights + static_cast<int64_t>(shape.scales_at[place_.part]) * 256 + column * of_column, bytes, barrier);
-    if (zero_bytes > 0)
-      copy(to + bytes, weights + static_cast<int64_t>(shape.zeros_at[place_.part]) * 256 + column * of_zeros,
-           zero_bytes, barrier);
+    const StageScales scales = scales_of(shape, chunk_, chunks);
+    const std::byte* weights = linear.parts[block_place_.part];
+    const int column = block_place_.block * shape.scale_columns + scales.first;
+    const auto ask = [&](uint32_t at, int of_column) {
+      const std::byte* from = weights + static_cast<int64_t>(at) * 256 + static_cast<int64_t>(column) * of_column;
+#pragma unroll 2
+      for (int i = 0; i < scales.count * of_column; i += 16, to += 16)
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from + i) : "memory");
+    };
+    if (shape.scaling != Scaling::kRow) ask(shape.scales_at[block_place_.part], scale_bytes(shape));
+    if (shape.zeros) ask(shape.zeros_at[block_place_.part], static_cast<int>(kBlockRows) * 2);
+    asm volatile("cp.async.mbarrier.arrive.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
   }
 
   __device__ void expect(uint32_t barrier, int bytes) {
@@ -208,22 +218,21 @@ class Feed {
   const StepCall& call_;
   const StepLinear* linears_;
   const StepShare* shares_;
-  int linear_count_;
-  uint32_t ring_;
-  uint32_t barriers_;
-  uint64_t policy_;
   int warp_;
-  int slot_ = 0;  // read next
-  uint32_t parity_ = 0;
-  int ask_slot_ = 0;
-  int free_ = 0;
-  int stage_chunks_ = 0;  // of the Linear asked for
-  int chunk_bytes_ = 0;
+  uint32_t ring_;
+  uint32_t full_;
+  uint32_t empty_;
+  uint64_t policy_ = 0;
+  RingPlace place_;  // asked for next
+  int linear_;
+  int left_ = 0;  // chunks of the Linear
+  int block_ = 0;
+  int chunk_ = 0;
   int chunk_end_ = 0;
+  int stage_chunks_ = 0;
+  int chunk_bytes_ = 0;
   bool scaled_ = false;
-  int linear_ = 0;  // asked for next
-  ShareCursor cursor_;
-  BlockPlace place_;
+  BlockPlace block_place_;
   const std::byte* from_ = nullptr;
 };
 

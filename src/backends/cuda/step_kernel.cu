@@ -9,28 +9,37 @@
 namespace edgewise::cuda {
 namespace {
 
+// The next operator's description, on its way while this one runs, and until it is there for all.
+__device__ inline void fetch_next(const StepOp* from, StepOp* to) {
+  const auto at = static_cast<size_t>(threadIdx.x) * 16;
+  if (at < sizeof(StepOp))
+    copy_words(reinterpret_cast<std::byte*>(to) + at, reinterpret_cast<const std::byte*>(from) + at);
+}
+__device__ inline void wait_for_next() {
+  asm volatile("cp.async.wait_all;" ::: "memory");
+  sync_block();
+}
+
 __device__ __forceinline__ void run_linear(const StepCall& call, const StepOp& op, const StepShare* shares,
-                                           const Memory& memory, uint32_t number, Feed& feed) {
+                                           const Memory& memory, uint32_t number, Ring& ring) {
   const StepShape& shape = call.shapes[op.shape];
   const StepShare& share = shares[op.shape];
-  const auto has_work = [](const StepShare& of) { return of.warps[0] != of.warps[kStepWarps]; };
-  if (!has_work(share) && (op.keep < 0 || !has_work(shares[op.keep]))) return;
+  const bool keeps = op.keep >= 0 && shares[op.keep].blocks > 0;
+  if (share.blocks == 0 && !keeps) return wait_for_next();
   if (op.next_norm != nullptr && static_cast<int>(threadIdx.x) * 32 < op.next_k)
     asm volatile("prefetch.global.L2 [%0];" ::"l"(op.next_norm + threadIdx.x * 32));
-  if (has_work(share)) ask_rows(call, op, share, memory);
+  Output output(call, op, share, memory);
+  if (op.keep >= 0) sync_block();  // what was kept before is no longer wanted
   if (shape.encoding == Encoding::kBF16)
-    stage_any<true>(call, op, shares, memory, number - 1);
+    stage_x<true>(call, op, shares, memory, number - 1);
   else
-    stage_any<false>(call, op, shares, memory, number - 1);
-  __syncthreads();
-  if (!has_work(share)) return;
+    stage_x<false>(call, op, shares, memory, number - 1);
+  sync_block();
   if (op.norm != nullptr && static_cast<int>(threadIdx.x) >= kStepThreads - kMostDecodeTokens)
     invert_squares(op, memory, kStepThreads - 1 - static_cast<int>(threadIdx.x));
-  multiply_any(call, op, share, memory, feed);
-  asm volatile("cp.async.wait_all;" ::: "memory");  // rows' factors
-  __syncthreads();
-  send_results(call, op, share, memory, number);
-  feed.refill();
+  multiply_any(call, op, share, memory, ring);
+  wait_for_next();
+  output.send(number);
 }
 
 // Brings words from global to shared memory; by all threads.
@@ -38,26 +47,21 @@ template <typename T>
 __device__ inline void fetch(const T* from, T* to, int count) {
   const int words = count * static_cast<int>(sizeof(T) / 4);
 #pragma unroll 1
-  for (int i = threadIdx.x; i < words; i += kStepThreads)
+  for (int i = threadIdx.x; i < words; i += kStepThreads + 32)
     reinterpret_cast<uint32_t*>(to)[i] = __ldg(reinterpret_cast<const uint32_t*>(from) + i);
 }
 
-// The next operator's description, on its way while this one runs.
-__device__ inline void fetch_later(const StepOp* from, StepOp* to) {
-  const auto at = static_cast<size_t>(threadIdx.x) * 16;
-  if (at < sizeof(StepOp))
-    copy_words(reinterpret_cast<std::byte*>(to) + at, reinterpret_cast<const std::byte*>(from) + at);
-}
-
-__global__ void __launch_bounds__(kStepThreads, 1) step_kernel(const __grid_constant__ StepCall call) {
+// One for each type of the cache: what is not there need not be fetched.
+template <typename T>
+__global__ void __launch_bounds__(kStepThreads + 32, 1) step_kernel(const __grid_constant__ StepCall call) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) std::byte shared[];
   __shared__ StepShare shares[kMostShapes];
-  __shared__ StepOp ops[2];
+  __shared__ StepOp ops[3];  // the one under way for the slowest and the fastest warp, and the next
   __shared__ float squares[kStepWarps][kMostDecodeTokens];
   __shared__ float inverse[kMostDecodeTokens];
   __shared__ StepTilesHere tiles[kMostStepTiles];
-  __shared__ uint64_t barriers[kStepWarps][kMostRingDepth];
+  __shared__ RingBarriers barriers[kStepWarps];
   const int warp = threadIdx.x / 32;
   auto* linears = reinterpret_cast<StepLinear*>(shared + call.linears_at);
   for (int i = 0; i < call.shape_count; ++i) fetch(call.shares + i * gridDim.x + blockIdx.x, shares + i, 1);
@@ -67,44 +71,39 @@ __global__ void __launch_bounds__(kStepThreads, 1) step_kernel(const __grid_cons
   for (int i = 0; i < kMostStepTiles; ++i) bring_tile(call, i, tiles[i]);
   const uint32_t first = *call.number * static_cast<uint32_t>(call.numbers);
   __syncthreads();
-  std::byte* ring = shared + warp * call.ring_depth * kStageBytes;
-  Feed feed(call, linears, shares, call.linear_count, ring, barriers[warp]);
-  feed.begin();
-  const Memory memory{ring,
-                      shared + call.scratch_at,
-                      reinterpret_cast<float*>(shared + call.sums_at),
-                      reinterpret_cast<float*>(shared + call.kept_at),
-                      reinterpret_cast<float*>(shared + call.rows_at),
-                      reinterpret_cast<float*>(shared + call.rows_at) + call.most_blocks * kRows,
-                      squares,
-                      inverse,
-                      reinterpret_cast<BlockWarps*>(shared + call.rows_at) + 2 * call.most_blocks * kRows};
-  for (int i = 0; i < call.op_count; ++i) {
-    const StepOp& op = ops[i % 2];
-    // Its description is there; the other place was last read an operator ago.
-    asm volatile("cp.async.wait_all;" ::: "memory");
+  if (warp == kStepWarps) {
+    Feed feed(call, linears, shares, shared, barriers);
     __syncthreads();
-    if (i + 1 < call.op_count) fetch_later(call.ops + i + 1, ops + (i + 1) % 2);
+    return feed.run();
+  }
+  __syncthreads();
+  Ring ring(shared + warp * call.ring_depth * kStageBytes, barriers[warp], call.ring_depth);
+  const Memory memory{shared + call.scratch_at, reinterpret_cast<float*>(shared + call.sums_at),
+                      reinterpret_cast<float*>(shared + call.kept_at), squares, inverse};
+  for (int i = 0; i < call.op_count; ++i) {
+    const StepOp& op = ops[i % 3];
+    if (i + 1 < call.op_count) fetch_next(call.ops + i + 1, ops + (i + 1) % 3);
     const uint32_t number = first + static_cast<uint32_t>(i) + 1;
-    if (op.is_attention)
-      attend_step(call, op, tiles[op.tiles], number, memory.scratch);
-    else
-      run_linear(call, op, shares, memory, number, feed);
+    if (op.is_attention) {
+      attend_step<T>(call, op, tiles[op.tiles], number, memory.scratch);
+      wait_for_next();
+    } else {
+      run_linear(call, op, shares, memory, number, ring);
+    }
   }
 #else
   __trap();  // no bulk copies there; the planner makes no program
 #endif
 }
 
-}  // namespace
-
-bool run_step(cudaStream_t stream, const StepCall& call, int multiprocessors) {
+template <typename T>
+bool launch(cudaStream_t stream, const StepCall& call, int multiprocessors) {
   // Where this fails the launch does too, in every step, and the step says so.
   [[maybe_unused]] static const bool raised =
-      cudaFuncSetAttribute(step_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMostStepShared) == cudaSuccess;
+      cudaFuncSetAttribute(step_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, kMostStepShared) == cudaSuccess;
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(multiprocessors));
-  config.blockDim = dim3(kStepThreads);
+  config.blockDim = dim3(kStepThreads + 32);
   config.dynamicSmemBytes = static_cast<size_t>(call.shared_bytes);
   config.stream = stream;
   cudaLaunchAttribute attribute;
@@ -112,7 +111,22 @@ bool run_step(cudaStream_t stream, const StepCall& call, int multiprocessors) {
   attribute.val.cooperative = 1;
   config.attrs = &attribute;
   config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, step_kernel, call) == cudaSuccess;
+  return cudaLaunchKernelEx(&config, step_kernel<T>, call) == cudaSuccess;
+}
+
+}  // namespace
+
+bool run_step(cudaStream_t stream, const StepCall& call, int multiprocessors) {
+  switch (call.kv_type) {
+    case KvType::kF16:
+      return launch<__half>(stream, call, multiprocessors);
+    case KvType::kInt8:
+      return launch<int8_t>(stream, call, multiprocessors);
+    case KvType::kF8:
+      return launch<__nv_fp8_e4m3>(stream, call, multiprocessors);
+    default:
+      return launch<__nv_bfloat16>(stream, call, multiprocessors);
+  }
 }
 
 }  // namespace edgewise::cuda

@@ -1,10 +1,10 @@
 // A step of up to four tokens as one kernel that stays: what it is told of the model, and what it is told each step.
 //
 // A block of threads lives on each multiprocessor and runs a list of operators with the others. Each of its warps has a
-// fixed share of every matrix, so it knows which weights it will want for the whole step and keeps them coming, across
-// operators, through a ring in shared memory. Activations travel between multiprocessors as packets: a value and the
-// number of the operator and step that made it in one word of 64 bits. Whoever needs them looks until the number is
-// right. There is no barrier across the chip and no fence.
+// fixed share of every matrix, so which weights it will want is known for the whole step: one more warp keeps them
+// coming, across operators, through a ring in shared memory for each. Activations travel between multiprocessors as
+// packets: a value and the number of the operator and step that made it in one word of 64 bits. Whoever needs them
+// looks until the number is right. There is no barrier across the chip and no fence.
 #pragma once
 
 #include <cstddef>
@@ -14,12 +14,13 @@
 
 namespace edgewise::cuda {
 
-inline constexpr int kStepWarps = 8;
+inline constexpr int kStepWarps = 11;  // and the one that feeds them: 12 have 168 registers a thread
 inline constexpr int kStepThreads = kStepWarps * 32;
-inline constexpr int kStageWeights = 4096;               // bytes of a stage of a warp's ring
-inline constexpr int kStageBytes = kStageWeights + 512;  // with their scales
+// Bytes of a stage of a warp's ring; smaller ones would come no faster than the feeding warp can ask for them.
+inline constexpr int kStageWeights = 4096;
+inline constexpr int kStageBytes = kStageWeights + 384;  // with their scales
 inline constexpr int kMostStepHeadDim = 128;
-inline constexpr size_t kMostStepShared = 220 << 10;  // bytes a block asks for, beside
+inline constexpr size_t kMostStepShared = 222 << 10;  // bytes a block asks for, beside
 inline constexpr size_t kStaticStepShared = 4 << 10;  // what it has anyway
 inline constexpr int kMostRingDepth = 6;
 inline constexpr int kMostShapes = 12;
@@ -51,26 +52,25 @@ struct StepShape {
 struct StepShare {
   uint32_t warps[kStepWarps + 1] = {};  // where their ranges begin
   int32_t first[kStepWarps] = {};       // and their blocks
-  int32_t last[kStepWarps] = {};        // below `first`: none
   int32_t chunk_begin = 0;              // of the slice
   int32_t chunk_end = 0;
   int32_t blocks = 0;
-  int32_t words_at = 0;    // of its BlockWarps
-  int32_t first_slot = 0;  // of the first block
-  int32_t slot = 0;        // of the others
+  int32_t parts_at = 0;  // of its BlockParts
 };
 
-// The warps that contribute to a block, as bits, and its number among the first one's blocks; it is the others' first.
-struct BlockWarps {
+// What a multiprocessor adds to a block: `count` warps from `first` on have contributed; the block is the first one's
+// block number `index`, and the first of the others.
+struct BlockPart {
   uint8_t first = 0;
-  uint8_t warps = 0;
-  uint16_t index = 0;
+  uint8_t count = 0;
+  uint8_t index = 0;
+  uint8_t slot = 0;  // of the result
 };
 
 // [slots][kMostDecodeTokens][columns] words: a float32 below, its number above.
 struct Packets {
   uint64_t* words = nullptr;
-  const uint32_t* used = nullptr;  // [columns / 16] bits of slots to add up; null: slot 0
+  const uint8_t* slots = nullptr;  // [columns / 16] how many to add up; null: one
   int32_t columns = 0;
 };
 
@@ -138,8 +138,9 @@ struct alignas(128) AttendMemory {
 constexpr int page_row_bytes(int head_dim, int value_bytes) { return head_dim * value_bytes + 16; }
 constexpr size_t attend_memory_bytes(int queries, int head_dim, int value_bytes, int page_turns) {
   const size_t pages = static_cast<size_t>(page_turns * 2 * 64 * page_row_bytes(head_dim, value_bytes));
-  const size_t states = sizeof(float) * static_cast<size_t>(kTokenGroups * queries * (kMostStepHeadDim + 2));
-  return sizeof(AttendMemory) + (states > pages ? states : pages);
+  const int states = kTokenGroups * queries > kStepWarps ? kTokenGroups * queries : kStepWarps;
+  const size_t state_bytes = sizeof(float) * static_cast<size_t>(states * (kMostStepHeadDim + 2));
+  return sizeof(AttendMemory) + (state_bytes > pages ? state_bytes : pages);
 }
 
 struct StepCall {
@@ -150,7 +151,7 @@ struct StepCall {
   int linear_count = 0;
   const StepShare* shares = nullptr;  // [shapes][multiprocessors]
   int shape_count = 0;
-  const BlockWarps* block_warps = nullptr;
+  const BlockPart* block_parts = nullptr;
   int tokens = 0;
   int rows = 0;
   const int32_t* logits_rows = nullptr;
@@ -161,18 +162,17 @@ struct StepCall {
   const uint32_t* number = nullptr;  // of the step, from 1
   StepTiles tiles[kMostStepTiles];
   int kv_heads[kMostStepTiles] = {};  // of operators with them
-  int page_turns = 1;                 // pages in shared memory: 2 where a tile has several
+  KvType kv_type = KvType::kBF16;
+  int page_turns = 1;  // pages in shared memory: 2 where a tile has several
   // Shared memory, in bytes: the ring comes first.
   int ring_depth = 0;
   int scratch_at = 0;  // x, or what attention needs
   int sums_at = 0;
   int kept_at = 0;
-  int rows_at = 0;
   int linears_at = 0;
   int shared_bytes = 0;
-  int most_blocks = 0;  // of a multiprocessor
-  int most_sums = 0;    // blocks of a warp
-  int most_rows = 0;    // the larger of tokens and rows
+  int most_sums = 0;  // blocks of a warp
+  int most_rows = 0;  // the larger of tokens and rows
   int kept_columns = 0;
   StepShape shapes[kMostShapes];
 };

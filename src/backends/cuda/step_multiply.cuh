@@ -7,140 +7,209 @@
 
 namespace edgewise::cuda {
 
-// A chunk's products, added to `partial`, or with scales of chunks to `total`.
-template <Encoding kEncoding, Scaling kScaling>
-__device__ inline void multiply_chunk(const StepShape& shape, const std::byte* stage, const StageScales& scales,
-                                      int chunks, int c, int chunk, const uint16_t* x, float (&partial)[2][4],
-                                      float (&total)[4]) {
-  constexpr bool kBF16 = kEncoding == Encoding::kBF16;
+// A warp's sums over its chunks of one block. kZeros: the zero points of integers are stored.
+template <Encoding kEncoding, Scaling kScaling, bool kZeros>
+class BlockProduct {
+ public:
   using Piece = Chunk<kEncoding>;
-  const int lane = threadIdx.x % 32;
-  const int g = lane / 4;
-  const int t = lane % 4;
-  Piece piece;
-  const auto* words = reinterpret_cast<const uint4*>(stage) + c * Piece::kWords * 32 + lane;
-#pragma unroll
-  for (int w = 0; w < Piece::kWords; ++w) piece.words[w] = words[w * 32];
-  LaneRows rows;
-  const std::byte* behind = stage + chunks * Piece::kWords * 512;
-  const int column = kScaling == Scaling::kRow ? 0 : scale_column(shape, chunk, t) - scales.first;
-  float2 chunk_scales = {};
-  if constexpr (kScaling == Scaling::kChunks) chunk_scales = reinterpret_cast<const float2*>(behind)[column * 8 + g];
-  if constexpr (kScaling == Scaling::kLanes) {
-    const __half2 both = reinterpret_cast<const __half2*>(behind)[column * 8 + g];
-    rows.scale[0] = __half2half2(__low2half(both));
-    rows.scale[1] = __half2half2(__high2half(both));
+  static constexpr bool kBF16 = kEncoding == Encoding::kBF16;
+  static constexpr bool kRaw = Piece::kInteger && kScaling != Scaling::kLanes;
+
+  __device__ explicit BlockProduct(const StepShape& shape)
+      : scale_magic_(shape.scale_magic), last_column_(shape.scale_columns - 1) {
+    offset_[0] = raw_offset<kEncoding>(0) + kMiddle<kEncoding>;
+    offset_[1] = raw_offset<kEncoding>(1) + kMiddle<kEncoding>;
   }
-  if constexpr (Piece::kInteger) {
-    if (shape.zeros) {
-      const __half2 both = reinterpret_cast<const __half2*>(behind + scales.count * scale_bytes(shape))[column * 8 + g];
+
+  // The columns of scales of a stage.
+  __device__ StageScales scales_of(int chunk, int chunks) const {
+    if constexpr (kScaling == Scaling::kRow) return {0, 1};
+    const int first = column_of(chunk, 0);
+    return {first, column_of(chunk + chunks - 1, 3) - first + 1};
+  }
+
+  // Chunk `c` of the `chunks` of a stage, which is number `chunk` of its row. `x`: a lane's 16 columns of the operand;
+  // `x_sum`: of the chunk, of token t.
+  __device__ void add(const std::byte* stage, const StageScales& scales, int chunks, int c, int chunk,
+                      const uint16_t* x, float x_sum) {
+    const int lane = threadIdx.x % 32;
+    const int g = lane / 4;
+    Piece piece;
+    const auto* words = reinterpret_cast<const uint4*>(stage) + c * Piece::kWords * 32 + lane;
+#pragma unroll
+    for (int w = 0; w < Piece::kWords; ++w) piece.words[w] = words[w * 32];
+    const auto* from = reinterpret_cast<const uint4*>(x);
+    const uint4 halves[2] = {from[0], from[1]};
+    const std::byte* behind = stage + chunks * Piece::kWords * 512;
+    const int column = kScaling == Scaling::kRow ? 0 : column_of(chunk, lane % 4) - scales.first;
+    LaneRows rows;
+    if constexpr (kScaling == Scaling::kLanes) {
+      const __half2 both = reinterpret_cast<const __half2*>(behind)[column * 8 + g];
+      rows.scale[0] = __half2half2(__low2half(both));
+      rows.scale[1] = __half2half2(__high2half(both));
+    }
+    if constexpr (Piece::kInteger) read_zeros(behind, scales, column * 8 + g, rows);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      uint32_t a[4];
+      if constexpr (kRaw)
+        raw_operand<kEncoding>(piece, i, a);
+      else
+        operand<kEncoding>(piece, i, rows, a);
+      if constexpr (kScaling == Scaling::kLanes) {
+#pragma unroll
+        for (int r = 0; r < 4; ++r) a[r] = bits_of(__hmul2(half2_of(a[r]), rows.scale[r % 2]));
+      }
+      const uint4& half = halves[i / 2];
+      multiply_tile<kBF16>(partial_[i % 2], a, i % 2 == 0 ? half.x : half.z, i % 2 == 0 ? half.y : half.w);
+    }
+    if constexpr (kRaw) x_sum_ += x_sum;
+    if constexpr (kScaling == Scaling::kChunks) {
+      const float2 scale = reinterpret_cast<const float2*>(behind)[column * 8 + g];
+      total_[0] = fmaf(scale.x, take(0), total_[0]);
+      total_[1] = fmaf(scale.y, take(1), total_[1]);
+      clear();
+    }
+  }
+  // Of rows g and g + 8 of token t; begins anew.
+  __device__ float2 end() {
+    const float2 found = kScaling == Scaling::kChunks ? float2{total_[0], total_[1]} : float2{take(0), take(1)};
+    total_[0] = total_[1] = 0;
+    clear();
+    return found;
+  }
+
+ private:
+  // Of a row of tiles: high and low columns as one.
+  __device__ float take(int of_row) const {
+    const float high = partial_[0][2 * of_row] + partial_[1][2 * of_row];
+    const float low = partial_[0][2 * of_row + 1] + partial_[1][2 * of_row + 1];
+    const float sum = fmaf(low, 1.0f / kLowFactor<kBF16>, high);
+    return kRaw ? fmaf(-offset_[of_row], x_sum_, sum) : sum;
+  }
+  __device__ void clear() {
+#pragma unroll
+    for (int r = 0; r < 4; ++r) partial_[0][r] = partial_[1][r] = 0;
+    x_sum_ = 0;
+  }
+  __device__ int column_of(int chunk, int lane_columns) const {
+    const unsigned index = kScaling == Scaling::kLanes ? chunk * 4 + lane_columns : chunk;
+    return min(static_cast<int>(index * scale_magic_ >> 20), last_column_);
+  }
+  __device__ void read_zeros(const std::byte* behind, const StageScales& scales, int at, LaneRows& rows) {
+    if constexpr (!kZeros) {
+      rows.zero[0] = rows.zero[1] = __float2half2_rn(1024.0f + kMiddle<kEncoding>);
+      return;
+    }
+    constexpr int kScaleBytes = kScaling == Scaling::kRow ? 0 : kScaling == Scaling::kChunks ? 64 : 32;  // of a column
+    const __half2 both = reinterpret_cast<const __half2*>(behind + scales.count * kScaleBytes)[at];
+    if constexpr (kRaw) {
+      offset_[0] = raw_offset<kEncoding>(0) + __low2float(both);
+      offset_[1] = raw_offset<kEncoding>(1) + __high2float(both);
+    } else {
       const __half2 biased = __hadd2(both, __float2half2_rn(1024.0f));
       rows.zero[0] = __half2half2(__low2half(biased));
       rows.zero[1] = __half2half2(__high2half(biased));
-    } else {
-      rows.zero[0] = rows.zero[1] = __float2half2_rn(kEncoding == Encoding::kInt4 ? 1032.0f : 1152.0f);
     }
   }
-  uint4 halves[2] = {};
-  if (x != nullptr) {
-    const auto* from = reinterpret_cast<const uint4*>(x + t * 16);
-    halves[0] = from[0];
-    halves[1] = from[1];
-  }
+
+  uint32_t scale_magic_;
+  int last_column_;
+  float partial_[2][4] = {};
+  float total_[2] = {};
+  float x_sum_ = 0;
+  float offset_[2];
+};
+
+// This warp's chunks, as they come.
+template <Encoding kEncoding, Scaling kScaling, bool kZeros = false>
+__device__ inline void multiply(const StepCall& call, const StepOp& op, const StepShare& share, const Memory& memory,
+                                Ring& ring) {
+  constexpr int kMostChunks = kStageWeights / (Chunk<kEncoding>::kWords * 512);
+  constexpr int kTogether = kMostChunks < 4 ? kMostChunks : 4;  // whose instructions are mixed
+  using Product = BlockProduct<kEncoding, kScaling, kZeros>;
+  const StepShape& shape = call.shapes[op.shape];
+  const int warp = threadIdx.x / 32;
+  const int g = threadIdx.x % 32 / 4;
+  const int t = threadIdx.x % 4;
+  const int tokens = op.of_rows ? call.rows : call.tokens;
+  const int width = share.chunk_end - share.chunk_begin;
+  const int stride = stride_of(share);
+  int left = static_cast<int>(share.warps[warp + 1] - share.warps[warp]);
+  int chunk = static_cast<int>(share.warps[warp]) - share.first[warp] * width;  // of the slice
+  // Columns of the operand that no token has repeat the last one's: nobody looks at their products.
+  const auto* x = reinterpret_cast<const uint16_t*>(memory.scratch) + min(g, 2 * tokens - 1) * stride + t * 16;
+  const float* x_sums = chunk_sums(memory, tokens, stride) + min(t, tokens - 1) * width;
+  float* sums = memory.sums + warp * call.most_sums * call.most_rows * kRows + t * kRows + g;
+  Product product(shape);
+#pragma unroll 1
+  while (left > 0) {
+    const int chunks = min(min(shape.stage_chunks, width - chunk), left);
+    const StageScales scales = product.scales_of(share.chunk_begin + chunk, chunks);
+    const std::byte* stage = ring.wait();
+    const auto add = [&](int c) {
+      product.add(stage, scales, chunks, c, share.chunk_begin + chunk + c, x + (chunk + c) * kChunk,
+                  Product::kRaw ? x_sums[chunk + c] : 0.0f);
+    };
+    int done = 0;
+#pragma unroll 1
+    for (; done + kTogether <= chunks; done += kTogether) {
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    uint32_t a[4];
-    operand<kEncoding>(piece, i, rows, a);
-    if constexpr (kScaling == Scaling::kLanes) {
-#pragma unroll
-      for (int r = 0; r < 4; ++r) a[r] = bits_of(__hmul2(half2_of(a[r]), rows.scale[r % 2]));
+      for (int c = 0; c < kTogether; ++c) add(done + c);
     }
-    const uint4& half = halves[i / 2];
-    multiply_tile<kBF16>(partial[i % 2], a, i % 2 == 0 ? half.x : half.z, i % 2 == 0 ? half.y : half.w);
-  }
-  if constexpr (kScaling == Scaling::kChunks) {
-#pragma unroll
-    for (int r = 0; r < 4; ++r) {
-      total[r] = fmaf(r < 2 ? chunk_scales.x : chunk_scales.y, partial[0][r] + partial[1][r], total[r]);
-      partial[0][r] = partial[1][r] = 0;
+#pragma unroll 1
+    for (; done < chunks; ++done) add(done);
+    chunk += chunks;
+    ring.release();
+    left -= chunks;
+    if (chunk < width && left > 0) continue;
+    chunk = 0;
+    const float2 found = product.end();
+    if (t < tokens) {
+      sums[0] = found.x;
+      sums[8] = found.y;
     }
+    sums += call.most_rows * kRows;
   }
 }
 
-// This warp's chunks, as they come.
 template <Encoding kEncoding, Scaling kScaling>
-__device__ inline void multiply(const StepCall& call, const StepOp& op, const StepShare& share, const Memory& memory,
-                                Feed& feed) {
-  constexpr bool kBF16 = kEncoding == Encoding::kBF16;
-  const StepShape& shape = call.shapes[op.shape];
-  const int warp = threadIdx.x / 32;
-  const int lane = threadIdx.x % 32;
-  const int g = lane / 4;
-  const int t = lane % 4;
-  const int tokens = op.of_rows ? call.rows : call.tokens;
-  const int stride = (share.chunk_end - share.chunk_begin) * kChunk + kPad;
-  const uint16_t* x = g < 2 * tokens ? reinterpret_cast<const uint16_t*>(memory.scratch) + g * stride : nullptr;
-  float* sums = memory.sums + warp * call.most_sums * call.most_rows * kRows;
-  float partial[2][4] = {};
-  float total[4] = {};
-  ShareCursor cursor(share, warp);
-#pragma unroll 1
-  while (cursor.left > 0) {
-    const int chunks = cursor.stage(shape, share);
-    StageScales scales = {0, 1};
-    if constexpr (kScaling != Scaling::kRow) scales = scales_of(shape, cursor.chunk, chunks);
-    const std::byte* stage = feed.wait(memory.ring);
-#pragma unroll 2
-    for (int c = 0; c < chunks; ++c) {
-      const int chunk = cursor.chunk + c;
-      multiply_chunk<kEncoding, kScaling>(shape, stage, scales, chunks, c, chunk,
-                                          x != nullptr ? x + (chunk - share.chunk_begin) * kChunk : nullptr, partial,
-                                          total);
-    }
-    feed.release();
-    const bool ended = cursor.advance(share, chunks);
-    if (!ended && cursor.left > 0) continue;
-    if (t < tokens) {
-      float found[4];
-#pragma unroll
-      for (int r = 0; r < 4; ++r) found[r] = kScaling == Scaling::kChunks ? total[r] : partial[0][r] + partial[1][r];
-      sums[t * kRows + g] = found[0] + found[1] * (1.0f / kLowFactor<kBF16>);
-      sums[t * kRows + g + 8] = found[2] + found[3] * (1.0f / kLowFactor<kBF16>);
-    }
-    sums += call.most_rows * kRows;
-#pragma unroll
-    for (int r = 0; r < 4; ++r) partial[0][r] = partial[1][r] = total[r] = 0;
-  }
+__device__ inline void multiply_zeros(const StepCall& call, const StepOp& op, const StepShare& share,
+                                      const Memory& memory, Ring& ring) {
+  if (Chunk<kEncoding>::kInteger && call.shapes[op.shape].zeros)
+    multiply<kEncoding, kScaling, Chunk<kEncoding>::kInteger>(call, op, share, memory, ring);
+  else
+    multiply<kEncoding, kScaling>(call, op, share, memory, ring);
 }
 
 template <Encoding kEncoding>
 __device__ inline void multiply_scaled(const StepCall& call, const StepOp& op, const StepShare& share,
-                                       const Memory& memory, Feed& feed) {
+                                       const Memory& memory, Ring& ring) {
   switch (call.shapes[op.shape].scaling) {
     case Scaling::kRow:
-      return multiply<kEncoding, Scaling::kRow>(call, op, share, memory, feed);
+      return multiply_zeros<kEncoding, Scaling::kRow>(call, op, share, memory, ring);
     case Scaling::kChunks:
-      return multiply<kEncoding, Scaling::kChunks>(call, op, share, memory, feed);
+      return multiply_zeros<kEncoding, Scaling::kChunks>(call, op, share, memory, ring);
     case Scaling::kLanes:
-      return multiply<kEncoding, Scaling::kLanes>(call, op, share, memory, feed);
+      return multiply_zeros<kEncoding, Scaling::kLanes>(call, op, share, memory, ring);
   }
 }
 
 __device__ inline void multiply_any(const StepCall& call, const StepOp& op, const StepShare& share,
-                                    const Memory& memory, Feed& feed) {
+                                    const Memory& memory, Ring& ring) {
   switch (call.shapes[op.shape].encoding) {
     case Encoding::kF16:
-      return multiply<Encoding::kF16, Scaling::kRow>(call, op, share, memory, feed);
+      return multiply<Encoding::kF16, Scaling::kRow>(call, op, share, memory, ring);
     case Encoding::kBF16:
-      return multiply<Encoding::kBF16, Scaling::kRow>(call, op, share, memory, feed);
+      return multiply<Encoding::kBF16, Scaling::kRow>(call, op, share, memory, ring);
     case Encoding::kF8:
-      return multiply_scaled<Encoding::kF8>(call, op, share, memory, feed);
+      return multiply_scaled<Encoding::kF8>(call, op, share, memory, ring);
     case Encoding::kInt8:
-      return multiply_scaled<Encoding::kInt8>(call, op, share, memory, feed);
+      return multiply_scaled<Encoding::kInt8>(call, op, share, memory, ring);
     case Encoding::kInt4:
-      return multiply_scaled<Encoding::kInt4>(call, op, share, memory, feed);
+      return multiply_scaled<Encoding::kInt4>(call, op, share, memory, ring);
     default:
-      return multiply<Encoding::kF4, Scaling::kLanes>(call, op, share, memory, feed);
+      return multiply<Encoding::kF4, Scaling::kLanes>(call, op, share, memory, ring);
   }
 }
 

@@ -29,6 +29,9 @@ __device__ inline void copy_words(std::byte* to, const std::byte* from) {
                : "memory");
 }
 
+// Until all warps but the feeding one are there.
+__device__ inline void sync_block() { asm volatile("bar.sync 1, %0;" ::"n"(kStepThreads) : "memory"); }
+
 // Looks at a word that nobody writes, before a step is given up: seconds, where a packet takes microseconds.
 inline constexpr unsigned kMostLooks = 1u << 23;
 
@@ -82,43 +85,32 @@ class Patience {
   unsigned looks_ = 0;
 };
 
-// Four neighbouring columns each of kWidth places, summed over their slots in order. `used` are the slots' bits, 0
-// where nothing is wanted. kSlots of all places travel together.
+// Four neighbouring columns each of kWidth places, summed over their first `slots`, in order; 0: nothing is wanted.
+// kSlots of all places travel together.
 template <int kWidth, int kSlots>
-__device__ inline void receive(const Packets& packets, int token, const int (&column)[kWidth], uint32_t (&used)[kWidth],
-                               uint32_t number, float4 (&sum)[kWidth]) {
-  const auto any = [&] {
-    uint32_t left = 0;
+__device__ inline void receive(const Packets& packets, int token, const int (&column)[kWidth],
+                               const int (&slots)[kWidth], uint32_t number, float4 (&sum)[kWidth]) {
+  int most = 0;
 #pragma unroll
-    for (int i = 0; i < kWidth; ++i) left |= used[i];
-    return left != 0;
-  };
-  while (any()) {
+  for (int i = 0; i < kWidth; ++i) most = max(most, slots[i]);
+#pragma unroll 1
+  for (int slot = 0; slot < most; slot += kSlots) {
     Quad quads[kWidth][kSlots];
-    const uint64_t* from[kWidth][kSlots];
-#pragma unroll
-    for (int i = 0; i < kWidth; ++i) {
-#pragma unroll
-      for (int j = 0; j < kSlots; ++j) {
-        from[i][j] = used[i] != 0 ? place_in(packets, __ffs(static_cast<int>(used[i])) - 1, token, column[i]) : nullptr;
-        used[i] &= used[i] - 1;
-      }
-    }
     Patience patience;
     bool complete = false;
     while (!complete) {
-      complete = true;
 #pragma unroll
       for (int i = 0; i < kWidth; ++i) {
 #pragma unroll
         for (int j = 0; j < kSlots; ++j) {
-          if (from[i][j] != nullptr) quads[i][j].look(from[i][j]);
+          if (slot + j < slots[i]) quads[i][j].look(place_in(packets, slot + j, token, column[i]));
         }
       }
+      complete = true;
 #pragma unroll
       for (int i = 0; i < kWidth; ++i) {
 #pragma unroll
-        for (int j = 0; j < kSlots; ++j) complete = complete && (from[i][j] == nullptr || quads[i][j].complete(number));
+        for (int j = 0; j < kSlots; ++j) complete = complete && (slot + j >= slots[i] || quads[i][j].complete(number));
       }
       patience.again();
     }
@@ -126,7 +118,7 @@ __device__ inline void receive(const Packets& packets, int token, const int (&co
     for (int i = 0; i < kWidth; ++i) {
 #pragma unroll
       for (int j = 0; j < kSlots; ++j) {
-        if (from[i][j] != nullptr) add_to(sum[i], quads[i][j]);
+        if (slot + j < slots[i]) add_to(sum[i], quads[i][j]);
       }
     }
   }

@@ -233,6 +233,7 @@ class StepPlanner {
     program_->most_group_ = std::max(program_->most_group_, group);
     program_->most_kv_heads_ = std::max(program_->most_kv_heads_, next.layer.kv_heads);
     program_->most_head_dim_ = std::max(program_->most_head_dim_, next.layer.head_dim);
+    program_->call_.kv_type = next.layer.type;
     const bool is_16_bits = next.layer.type == KvType::kF16 || next.layer.type == KvType::kBF16;
     program_->value_bytes_ = is_16_bits ? 2 : 1;
     if (next.layer.head_dim * program_->value_bytes_ % 16 != 0)

@@ -34,21 +34,22 @@ void StepProgram::lay_out(StepCall& call) const {
   call.most_rows = std::max(call.tokens, call.rows);
   const auto round = [](size_t bytes) { return static_cast<int>((bytes + 127) / 128 * 128); };
   const auto columns = static_cast<size_t>(most_columns_ + 8);
-  const size_t x = columns * static_cast<size_t>(call.most_rows) * 2 * sizeof(uint16_t);
+  // As operand columns, and the sums of chunks.
+  const size_t x =
+      static_cast<size_t>(call.most_rows) * (columns * 2 * sizeof(uint16_t) + columns / 64 * sizeof(float));
   const int queries = std::min(16, most_group_ * call.most_rows);
   const int scratch = round(std::max(x, attend_memory_bytes(queries, most_head_dim_, value_bytes_, call.page_turns)));
   const int sums = round(sizeof(float) * static_cast<size_t>(kStepWarps * call.most_sums * call.most_rows * 16));
   const int kept = round(sizeof(float) * static_cast<size_t>(call.most_rows * call.kept_columns));
-  const int rows = round((2 * 16 * sizeof(float) + sizeof(BlockWarps)) * static_cast<size_t>(call.most_blocks));
-  const int linears = round(sizeof(StepLinear) * nodes_.size());
+  const auto linear_ops = std::ranges::count_if(ops_, [](const StepOp& op) { return !op.is_attention; });
+  const int linears = round(sizeof(StepLinear) * static_cast<size_t>(linear_ops));
   const int stage = kStepWarps * kStageBytes;
   call.ring_depth =
-      std::min(kMostRingDepth, (static_cast<int>(kMostStepShared) - scratch - sums - kept - rows - linears) / stage);
+      std::min(kMostRingDepth, (static_cast<int>(kMostStepShared) - scratch - sums - kept - linears) / stage);
   call.scratch_at = call.ring_depth * stage;
   call.sums_at = call.scratch_at + scratch;
   call.kept_at = call.sums_at + sums;
-  call.rows_at = call.kept_at + kept;
-  call.linears_at = call.rows_at + rows;
+  call.linears_at = call.kept_at + kept;
   call.shared_bytes = call.linears_at + linears;
 }
 

@@ -10,8 +10,9 @@ namespace {
 
 constexpr int kMostColumnsOfX = 5120;  // of four tokens, in shared memory
 constexpr int kMostSlots = 31;
+constexpr int kMostSums = 255;  // blocks of a warp
 // Where whole blocks give every multiprocessor almost the same, sums need not be joined.
-constexpr double kEvenEnough = 0.97;
+constexpr double kEvenEnough = 0.95;
 
 // Of so many chunks with the scales that may go with them.
 int stage_bytes(const WeightFormat& format, int chunks) {
@@ -77,9 +78,9 @@ int StepShapes::add(std::span<const DeviceWeights> matrices, const Use& use) {
   entry.shape = shape;
   entry.use = use;
   entry.plan = share_out(shape.blocks, shape.chunks, multiprocessors_, slices, whole);
-  if (entry.plan.slots > kMostSlots) return -1;
-  if (entry.plan.slots > 1) entry.used = keep<uint32_t>(entry.plan.used, "slots of packets");
-  const auto words = static_cast<size_t>(entry.plan.slots * kMostDecodeTokens * out_columns(shape));
+  if (entry.plan.most_slots > kMostSlots || entry.plan.most_sums > kMostSums) return -1;
+  if (entry.plan.most_slots > 1) entry.slots = keep<uint8_t>(entry.plan.slots, "slots of packets");
+  const auto words = static_cast<size_t>(entry.plan.most_slots * kMostDecodeTokens * out_columns(shape));
   if (!use.is_head) entry.packets = {packets(words), packets(words)};
   most_columns_ = std::max(most_columns_, columns());
   entries_.push_back(std::move(entry));
@@ -88,7 +89,7 @@ int StepShapes::add(std::span<const DeviceWeights> matrices, const Use& use) {
 
 Packets StepShapes::next_packets(int number) {
   Entry& entry = entries_[static_cast<size_t>(number)];
-  return {entry.packets[static_cast<size_t>(entry.uses++ % 2)], entry.used, out_columns(entry.shape)};
+  return {entry.packets[static_cast<size_t>(entry.uses++ % 2)], entry.slots, out_columns(entry.shape)};
 }
 
 Packets StepShapes::attention_packets(int columns) {
@@ -111,19 +112,18 @@ uint64_t* StepShapes::packets(size_t count) {
 
 void StepShapes::fill(StepCall& call) {
   std::vector<StepShare> shares;
-  std::vector<BlockWarps> block_warps;
+  std::vector<BlockPart> block_parts;
   for (size_t i = 0; i < entries_.size(); ++i) {
     SharePlan& plan = entries_[i].plan;
-    for (StepShare& share : plan.shares) share.words_at += static_cast<int32_t>(block_warps.size());
+    for (StepShare& share : plan.shares) share.parts_at += static_cast<int32_t>(block_parts.size());
     shares.insert(shares.end(), plan.shares.begin(), plan.shares.end());
-    block_warps.insert(block_warps.end(), plan.block_warps.begin(), plan.block_warps.end());
+    block_parts.insert(block_parts.end(), plan.block_parts.begin(), plan.block_parts.end());
     call.shapes[i] = entries_[i].shape;
     call.most_sums = std::max(call.most_sums, plan.most_sums);
-    call.most_blocks = std::max(call.most_blocks, plan.most_blocks);
   }
   call.shape_count = static_cast<int>(entries_.size());
   call.shares = keep<StepShare>(shares, "shares of a step");
-  call.block_warps = keep<BlockWarps>(block_warps, "shares of a step");
+  call.block_parts = keep<BlockPart>(block_parts, "shares of a step");
 }
 
 }  // namespace edgewise::cuda

@@ -47,7 +47,7 @@ class StepShapes {
     StepShape shape;
     Use use;
     SharePlan plan;
-    const uint32_t* used = nullptr;
+    const uint8_t* slots = nullptr;
     std::array<uint64_t*, 2> packets = {};
     int uses = 0;
   };

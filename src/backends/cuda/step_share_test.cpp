@@ -8,13 +8,13 @@
 namespace edgewise::cuda {
 namespace {
 
-// Every chunk has one warp, every contribution of a multiprocessor to a block a slot of its own, and the table of a
-// block's warps says who has added to it.
+// Every chunk has one warp, the contributions of multiprocessors to a block have the slots from 0 on, and the table of
+// a block's parts says which warps have added to it.
 void check_plan(int blocks, int chunks, int multiprocessors, int slices, int whole) {
   SCOPED_TRACE(testing::Message() << blocks << " x " << chunks << ", " << slices << " slices, whole " << whole);
   const SharePlan plan = share_out(blocks, chunks, multiprocessors, slices, whole);
-  std::set<std::pair<int, int>> seen;             // chunks
-  std::vector<uint32_t> slots(plan.used.size());  // of each block
+  std::set<std::pair<int, int>> seen;  // chunks
+  std::vector<std::set<int>> slots(plan.slots.size());
   for (const StepShare& share : plan.shares) {
     const int width = share.chunk_end - share.chunk_begin;
     std::vector<uint32_t> warps(static_cast<size_t>(blocks));
@@ -22,33 +22,29 @@ void check_plan(int blocks, int chunks, int multiprocessors, int slices, int who
       for (uint32_t u = share.warps[w]; u < share.warps[w + 1]; ++u) {
         const int block = static_cast<int>(u) / width;
         EXPECT_TRUE(seen.emplace(block, share.chunk_begin + static_cast<int>(u) % width).second);
-        EXPECT_TRUE(block >= share.first[w] && block <= share.last[w]);
+        EXPECT_TRUE(block >= share.first[w] && block < share.first[w] + plan.most_sums);
         warps[static_cast<size_t>(block)] |= uint32_t{1} << w;
       }
     }
     for (int local = 0; local < share.blocks; ++local) {
       const int block = share.first[0] + local;
-      const BlockWarps& entry = plan.block_warps[static_cast<size_t>(share.words_at + local)];
-      EXPECT_EQ(entry.warps, warps[static_cast<size_t>(block)]);
-      EXPECT_EQ(entry.first, std::countr_zero(warps[static_cast<size_t>(block)]));
-      EXPECT_EQ(entry.index, block - share.first[entry.first]);
-      EXPECT_LE(share.last[entry.first] - share.first[entry.first] + 1, plan.most_sums);
-      for (int w = entry.first + 1; w < kStepWarps; ++w) {
-        const bool adds = (entry.warps >> w & 1) != 0;
-        EXPECT_TRUE(!adds || share.first[w] == block);
-      }
-      const uint32_t slot = uint32_t{1} << (local == 0 ? share.first_slot : share.slot);
-      EXPECT_EQ(slots[static_cast<size_t>(block)] & slot, 0u);
-      slots[static_cast<size_t>(block)] |= slot;
+      const BlockPart& part = plan.block_parts[static_cast<size_t>(share.parts_at + local)];
+      const uint32_t bits = warps[static_cast<size_t>(block)];
+      EXPECT_EQ(part.first, std::countr_zero(bits));
+      EXPECT_EQ(bits >> part.first, (uint32_t{1} << part.count) - 1);
+      EXPECT_EQ(part.index, block - share.first[part.first]);
+      for (int w = part.first + 1; w < part.first + part.count; ++w) EXPECT_EQ(share.first[w], block);
+      EXPECT_TRUE(slots[static_cast<size_t>(block)].insert(part.slot).second);
       EXPECT_EQ(share.first[0] % std::max(whole, 1), 0);
     }
     EXPECT_LE(share.blocks, plan.most_blocks);
   }
   EXPECT_EQ(seen.size(), static_cast<size_t>(blocks * chunks));
-  EXPECT_EQ(slots, plan.used);
-  for (const uint32_t used : plan.used) {
-    EXPECT_LE(std::bit_width(used), plan.slots);
-    EXPECT_NE(used & 1, 0u);  // to which the bias and the residual are added
+  for (size_t b = 0; b < slots.size(); ++b) {
+    EXPECT_EQ(slots[b].size(), plan.slots[b]);
+    EXPECT_EQ(*slots[b].begin(), 0);
+    EXPECT_EQ(*slots[b].rbegin() + 1, static_cast<int>(slots[b].size()));
+    EXPECT_LE(plan.slots[b], plan.most_slots);
   }
 }
 

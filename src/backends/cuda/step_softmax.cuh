@@ -35,6 +35,8 @@ struct TileWork {
 
 __device__ inline float soft_tanh(float x) { return 1.0f - 2.0f / (1.0f + __expf(2.0f * x)); }
 
+inline constexpr int kSoftmaxWarps = 2 * kTokenGroups;
+
 // A warp's softmax: 16 tokens of each page, and half of the columns of their values.
 template <typename T>
 struct WarpSoftmax {
@@ -43,7 +45,6 @@ struct WarpSoftmax {
   float largest[2] = {-INFINITY, -INFINITY};
   float sum[2] = {};
   float values[8][4] = {};
-  RowView rows[2];
 
   __device__ void add_page(const TileWork& work, const AttendRule& rule, int page, const std::byte* rows_of_page) {
     const int lane = threadIdx.x % 32;
@@ -95,6 +96,8 @@ struct WarpSoftmax {
 #pragma unroll
       for (int i = 0; i < 8; ++i) scores[i / 4][i % 4] = rule.softcap * soft_tanh(scores[i / 4][i % 4] / rule.softcap);
     }
+    RowView rows[2];
+    look_at_rows(rule, *rule.tile, g, rows);
     const int first_slot = page * kPageSlots + token + t * 4;
     if (rule.tile->tree_begin != INT_MAX) {
 #pragma unroll

@@ -14,98 +14,140 @@ inline constexpr int kChunk = static_cast<int>(kChunkColumns);
 
 // What the threads of a block share while the step runs.
 struct Memory {
-  std::byte* ring;     // of this warp
-  std::byte* scratch;  // x as operand columns [2 * tokens][stride]
+  std::byte* scratch;  // x as operand columns [2 * tokens][stride], then the sums of its chunks [tokens][chunks]
   float* sums;         // [kStepWarps][most_sums][most_rows][16]
   float* kept;         // [tokens][kept_columns]
-  float* factors;      // [blocks][16]
-  float* bias;
   float (*squares)[kMostDecodeTokens];  // [kStepWarps]
   float* inverse;                       // [kMostDecodeTokens]
-  BlockWarps* block_warps;
 };
+
+__device__ inline int stride_of(const StepShare& share) {
+  return (share.chunk_end - share.chunk_begin) * kChunk + kPad;
+}
+__device__ inline float* chunk_sums(const Memory& memory, int tokens, int stride) {
+  return reinterpret_cast<float*>(memory.scratch + 2 * tokens * stride * static_cast<int>(sizeof(uint16_t)));
+}
+// Integers multiply with what they stand in, which is too much by a multiple of a chunk's sum.
+__device__ inline bool needs_chunk_sums(const StepShape& shape) {
+  return (shape.encoding == Encoding::kInt8 || shape.encoding == Encoding::kInt4) && shape.scaling != Scaling::kLanes;
+}
 
 __device__ inline float4 times(float4 a, float4 b) { return {a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w}; }
 
-// Four columns of a token to the operand, and what the norm and the residual need of them.
-template <bool kBF16>
-__device__ inline void put(const StepCall& call, const StepOp& op, const StepShare* shares, const Memory& memory,
-                           int token, int column, int local, int stride, float4 x, float4 norm, float& squares) {
-  auto* to = reinterpret_cast<uint16_t*>(memory.scratch) + 2 * token * stride + local;
-  if (op.keep >= 0) {
-    const int in_kept = column - shares[op.keep].first[0] * kRows;
-    if (in_kept >= 0 && in_kept < call.kept_columns)
-      *reinterpret_cast<float4*>(memory.kept + token * call.kept_columns + in_kept) = x;
-  }
-  if (op.norm != nullptr) {
-    squares += x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
-    x = times(x, norm);
-    x = {x.x * kNormedUnit, x.y * kNormedUnit, x.z * kNormedUnit, x.w * kNormedUnit};
-  }
-  uint2 high, low;
-  split_pair<kBF16>(x.x, x.y, high.x, low.x);
-  split_pair<kBF16>(x.z, x.w, high.y, low.y);
-  *reinterpret_cast<uint2*>(to) = high;
-  *reinterpret_cast<uint2*>(to + stride) = low;
+// Two numbers as their operands have them.
+__device__ inline float sum_of_pair(uint32_t high, uint32_t low) {
+  const float2 h = __half22float2(half2_of(high));
+  const float2 l = __half22float2(half2_of(low));
+  return h.x + h.y + (l.x + l.y) * (1.0f / kLowFactor<false>);
 }
 
-// This block's columns of x, from all that have a part in them, to shared memory. A thread takes kWidth quads of
-// columns at a time.
-template <bool kBF16, int kWidth, int kSlots>
-__device__ inline void stage_x(const StepCall& call, const StepOp& op, const StepShare* shares, const Memory& memory,
-                               uint32_t number) {
-  const StepShare& share = shares[op.shape];
-  const int first = share.chunk_begin * kChunk;
-  const int columns = (share.chunk_end - share.chunk_begin) * kChunk;
-  const int stride = columns + kPad;
-  const int tokens = op.of_rows ? call.rows : call.tokens;
-  // Rolled loops: a step's time is that of fetching its instructions where they are many.
+// This block's columns of x, from all that have a part in them, to shared memory.
+class Stage {
+ public:
+  __device__ Stage(const StepCall& call, const StepOp& op, const StepShare* shares, const Memory& memory)
+      : call_(call),
+        op_(op),
+        memory_(memory),
+        first_((shares[op.shape].chunk_begin) * kChunk),
+        columns_((shares[op.shape].chunk_end - shares[op.shape].chunk_begin) * kChunk),
+        stride_(columns_ + kPad),
+        tokens_(op.of_rows ? call.rows : call.tokens),
+        kept_from_(op.keep >= 0 ? shares[op.keep].first[0] * kRows : 0),
+        sums_(needs_chunk_sums(call.shapes[op.shape]) ? chunk_sums(memory, tokens_, stride_) : nullptr) {}
+
+  // A thread takes kWidth quads of columns at a time.
+  template <bool kBF16, int kWidth, int kSlots>
+  __device__ void run(uint32_t number) {
+    // Rolled loops: a step's time is that of fetching its instructions where they are many.
 #pragma unroll 1
-  for (int token = 0; token < tokens; ++token) {
-    const int row = op.of_rows ? call.logits_rows[token] : token;
-    float squares = 0;
+    for (int token = 0; token < tokens_; ++token) {
+      const int row = op_.of_rows ? call_.logits_rows[token] : token;
+      float squares = 0;
 #pragma unroll 1
-    for (int begin = static_cast<int>(threadIdx.x) * 4; begin < columns; begin += kWidth * kSpan) {
-      float4 norm[kWidth];
-      float4 x[kWidth] = {};
-      uint32_t used[kWidth];
-      int column[kWidth];
-#pragma unroll
-      for (int i = 0; i < kWidth; ++i) {
-        column[i] = first + begin + i * kSpan;
-        const bool there = begin + i * kSpan < columns && column[i] < op.k;
-        norm[i] = there && op.norm != nullptr ? __ldg(reinterpret_cast<const float4*>(op.norm + column[i])) : float4{};
-        used[i] = !there ? 0u : op.in.used != nullptr ? __ldg(op.in.used + column[i] / kRows) : 1u;
-      }
-      if (op.x != nullptr) {
+      for (int begin = static_cast<int>(threadIdx.x) * 4; begin < columns_; begin += kWidth * kSpan) {
+        float4 norm[kWidth];
+        float4 x[kWidth] = {};
+        int slots[kWidth];
+        int column[kWidth];
 #pragma unroll
         for (int i = 0; i < kWidth; ++i) {
-          if (used[i] != 0)
-            x[i] = *reinterpret_cast<const float4*>(op.x + static_cast<int64_t>(row) * op.k + column[i]);
+          column[i] = first_ + begin + i * kSpan;
+          const bool there = begin + i * kSpan < columns_ && column[i] < op_.k;
+          norm[i] =
+              there && op_.norm != nullptr ? __ldg(reinterpret_cast<const float4*>(op_.norm + column[i])) : float4{};
+          slots[i] = !there ? 0 : op_.in.slots != nullptr ? __ldg(op_.in.slots + column[i] / kRows) : 1;
         }
-      } else {
-        receive<kWidth, kSlots>(op.in, row, column, used, number, x);
-      }
+        if (op_.x != nullptr) {
 #pragma unroll
-      for (int i = 0; i < kWidth; ++i) {
-        const int local = begin + i * kSpan;
-        if (local < columns)
-          put<kBF16>(call, op, shares, memory, token, column[i], local, stride, x[i], norm[i], squares);
+          for (int i = 0; i < kWidth; ++i) {
+            if (slots[i] != 0)
+              x[i] = *reinterpret_cast<const float4*>(op_.x + static_cast<int64_t>(row) * op_.k + column[i]);
+          }
+        } else {
+          receive<kWidth, kSlots>(op_.in, row, column, slots, number, x);
+        }
+#pragma unroll
+        for (int i = 0; i < kWidth; ++i) {
+          if (begin + i * kSpan < columns_) put<kBF16>(token, column[i], begin + i * kSpan, x[i], norm[i], squares);
+        }
       }
+      if (op_.norm == nullptr) continue;
+      squares = combine_warp(squares, Sum());
+      if (threadIdx.x % 32 == 0) memory_.squares[threadIdx.x / 32][token] = squares;
     }
-    if (op.norm == nullptr) continue;
-    squares = combine_warp(squares, Sum());
-    if (threadIdx.x % 32 == 0) memory.squares[threadIdx.x / 32][token] = squares;
   }
-}
+
+ private:
+  // Four columns of a token to the operand, and what the norm and the residual need of them.
+  template <bool kBF16>
+  __device__ void put(int token, int column, int local, float4 x, float4 norm, float& squares) {
+    if (op_.keep >= 0) {
+      const int in_kept = column - kept_from_;
+      if (in_kept >= 0 && in_kept < call_.kept_columns)
+        *reinterpret_cast<float4*>(memory_.kept + token * call_.kept_columns + in_kept) = x;
+    }
+    if (op_.norm != nullptr) {
+      squares += x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
+      x = times(x, norm);
+      x = {x.x * kNormedUnit, x.y * kNormedUnit, x.z * kNormedUnit, x.w * kNormedUnit};
+    }
+    uint2 high, low;
+    split_pair<kBF16>(x.x, x.y, high.x, low.x);
+    split_pair<kBF16>(x.z, x.w, high.y, low.y);
+    auto* to = reinterpret_cast<uint16_t*>(memory_.scratch) + 2 * token * stride_ + local;
+    *reinterpret_cast<uint2*>(to) = high;
+    *reinterpret_cast<uint2*>(to + stride_) = low;
+    if constexpr (!kBF16) {
+      if (sums_ != nullptr) add_up(token, local, sum_of_pair(high.x, low.x) + sum_of_pair(high.y, low.y));
+    }
+  }
+  // Half a warp has a chunk, and is here as a whole.
+  __device__ void add_up(int token, int local, float sum) {
+    const unsigned half = 0xffffu << (threadIdx.x & 16);
+#pragma unroll
+    for (int offset = 8; offset > 0; offset /= 2) sum += __shfl_xor_sync(half, sum, offset);
+    if (threadIdx.x % 16 == 0) sums_[token * (columns_ / kChunk) + local / kChunk] = sum;
+  }
+
+  const StepCall& call_;
+  const StepOp& op_;
+  const Memory& memory_;
+  int first_;
+  int columns_;
+  int stride_;
+  int tokens_;
+  int kept_from_;
+  float* sums_;
+};
 
 template <bool kBF16>
-__device__ inline void stage_any(const StepCall& call, const StepOp& op, const StepShare* shares, const Memory& memory,
-                                 uint32_t number) {
-  if (op.in.used == nullptr)
-    stage_x<kBF16, 4, 1>(call, op, shares, memory, number);
+__device__ inline void stage_x(const StepCall& call, const StepOp& op, const StepShare* shares, const Memory& memory,
+                               uint32_t number) {
+  Stage stage(call, op, shares, memory);
+  if (op.in.slots == nullptr)
+    stage.run<kBF16, 2, 1>(number);
   else
-    stage_x<kBF16, 2, 2>(call, op, shares, memory, number);
+    stage.run<kBF16, 1, 4>(number);
 }
 
 }  // namespace edgewise::cuda

@@ -69,6 +69,34 @@ __device__ inline void operand(const Chunk<kEncoding>& chunk, int i, const LaneR
   }
 }
 
+// Integers as an operand that is too large by raw_offset(): they stand in the mantissa of 1024, or of 64 where they are
+// four bits up. Who multiplies with it takes that many times the sum of the other operand away from the product.
+template <Encoding kEncoding>
+__device__ inline void raw_operand(const Chunk<kEncoding>& chunk, int i, uint32_t (&a)[4]) {
+  if constexpr (kEncoding == Encoding::kInt8) {
+    const uint4& word = chunk.words[i / 2];
+    const uint32_t pair[2] = {i % 2 == 0 ? word.x : word.z, i % 2 == 0 ? word.y : word.w};
+#pragma unroll
+    for (int r = 0; r < 4; ++r) a[r] = __byte_perm(pair[r / 2], 0x64646464u, r % 2 == 0 ? 0x4240 : 0x4341);
+  } else {
+    const uint4& all = chunk.words[0];
+    const uint32_t word = i == 0 ? all.x : i == 1 ? all.y : i == 2 ? all.z : all.w;
+    const uint32_t next = word >> 8;
+    a[0] = and_or(word, 0x000f000fu, 0x64006400u);
+    a[1] = and_or(word, 0x00f000f0u, 0x54005400u);
+    a[2] = and_or(next, 0x000f000fu, 0x64006400u);
+    a[3] = and_or(next, 0x00f000f0u, 0x54005400u);
+  }
+}
+// Of rows g, and of rows g + 8; without their zero point.
+template <Encoding kEncoding>
+__device__ constexpr float raw_offset(int of_row) {
+  return kEncoding == Encoding::kInt4 && of_row == 1 ? 64.0f : 1024.0f;
+}
+// The zero point of those that have none stored.
+template <Encoding kEncoding>
+inline constexpr float kMiddle = kEncoding == Encoding::kInt4 ? 8.0f : 128.0f;
+
 // Calls run(encoding, scaling) with the two as types, for a format that matrices may have.
 template <typename Run>
 void with_format(int encoding, int scaling, Run run) {
