@@ -18,9 +18,9 @@ inline constexpr int kStepWarps = 11;  // and the one that feeds them: 12 have 1
 inline constexpr int kStepThreads = kStepWarps * 32;
 // Bytes of a stage of a warp's ring; smaller ones would come no faster than the feeding warp can ask for them.
 inline constexpr int kStageWeights = 4096;
-inline constexpr int kStageBytes = kStageWeights + 384;  // with their scales
+inline constexpr int kStageBytes = kStageWeights + 512;  // with their scales
 inline constexpr int kMostStepHeadDim = 128;
-inline constexpr size_t kMostStepShared = 222 << 10;  // bytes a block asks for, beside
+inline constexpr size_t kMostStepShared = 223 << 10;  // bytes a block asks for, beside
 inline constexpr size_t kStaticStepShared = 4 << 10;  // what it has anyway
 inline constexpr int kMostRingDepth = 6;
 inline constexpr int kMostShapes = 12;
