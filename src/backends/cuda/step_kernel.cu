@@ -10,7 +10,7 @@ namespace edgewise::cuda {
 namespace {
 
 // The next operator's description, on its way while this one runs, and until it is there for all.
-__device__ inline void fetch_next(const StepOp* from, StepOp* to) {
+[[maybe_unused]] __device__ inline void fetch_next(const StepOp* from, StepOp* to) {
   const auto at = static_cast<size_t>(threadIdx.x) * 16;
   if (at < sizeof(StepOp))
     copy_words(reinterpret_cast<std::byte*>(to) + at, reinterpret_cast<const std::byte*>(from) + at);
@@ -20,8 +20,9 @@ __device__ inline void wait_for_next() {
   sync_block();
 }
 
-__device__ __forceinline__ void run_linear(const StepCall& call, const StepOp& op, const StepShare* shares,
-                                           const Memory& memory, uint32_t number, Ring& ring) {
+[[maybe_unused]] __device__ __forceinline__ void run_linear(const StepCall& call, const StepOp& op,
+                                                            const StepShare* shares, const Memory& memory,
+                                                            uint32_t number, Ring& ring) {
   const StepShape& shape = call.shapes[op.shape];
   const StepShare& share = shares[op.shape];
   const bool keeps = op.keep >= 0 && shares[op.keep].blocks > 0;

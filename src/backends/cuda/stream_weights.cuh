@@ -24,7 +24,7 @@ struct LaneRows {
   __half2 scale[2];
 };
 
-// Tile `i` of a chunk as an operand. Integers become halves by standing in the mantissa of 1024; see layout.cpp for the
+// Tile `i` of a chunk as an operand. Integers become halves by standing in the mantissa of 1024; see layout.h for the
 // small floats.
 template <Encoding kEncoding>
 __device__ inline void operand(const Chunk<kEncoding>& chunk, int i, const LaneRows& rows, uint32_t (&a)[4]) {
