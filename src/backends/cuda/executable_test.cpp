@@ -32,8 +32,10 @@ LoadOptions options_for(const StepMaker& steps, DType kv) {
   return options;
 }
 
+using Script = std::vector<std::vector<Feed>>;
+
 // Plain decoders, in steps that mix one to four tokens with longer ones; the program runs the former.
-void compare_decoder(TestModel model, DType kv, double tolerance) {
+void compare_decoder(TestModel model, DType kv, double tolerance, const Script& script) {
   SCOPED_TRACE(std::string(dtype_name(model.weight)) + " " + std::string(dtype_name(kv)));
   const Graph graph = model.build_decoder(3);
   const Graph fast = packed(graph, CudaBackend());
@@ -42,61 +44,77 @@ void compare_decoder(TestModel model, DType kv, double tolerance) {
   reference::ReferenceExecutable slow(graph, options);
   CudaExecutable quick(fast, options);
   ASSERT_TRUE(quick.has_program());
-  // No step of more than 64 tokens: the activations of those are rounded to bf16.
-  std::vector<std::vector<Feed>> script = {{{0, 1}}, {{0, 57}, {1, 7}},        {{0, 64}},
-                                           {{0, 1}}, {{0, 2}, {1, 1}, {2, 1}}, {{1, 4}}};
-  script.insert(script.end(), 5, {{0, 58}});
-  for (const auto& feeds : std::vector<std::vector<Feed>>{
-           {{0, 1}, {1, 1}}, {{0, 61}}, {{0, 63}}, {{0, 3}}, {{0, 1}}, {{1, 1}, {0, 2}}, {{2, 60}}, {{2, 3}}, {{2, 2}}})
-    script.push_back(feeds);
-  for (const auto& feeds : script) {
-    const StepInput& input = steps.next(feeds);
+  for (size_t i = 0; i < script.size(); ++i) {
+    const StepInput& input = steps.next(script[i]);
     std::vector<float> expected(input.logits_rows.size() * static_cast<size_t>(model.vocabulary));
     std::vector<float> found(expected.size());
     ASSERT_EQ(slow.run(input, expected), StepOutcome::kDone);
     ASSERT_EQ(quick.run(input, found), StepOutcome::kDone);
-    ASSERT_LT(relative_distance(found, expected), tolerance) << feeds.size() << " " << feeds[0].count;
+    ASSERT_LT(relative_distance(found, expected), tolerance) << "step " << i << " of " << input.tokens.size();
   }
 }
 
-TEST_F(CudaExecutableTest, ProgramMatchesReference) {
+// Steps of up to 64 tokens, where activations keep their bits.
+Script short_steps() {
+  Script script = {{{0, 1}}, {{0, 57}, {1, 7}}, {{0, 64}}, {{0, 1}}, {{0, 2}, {1, 1}, {2, 1}}, {{1, 4}}};
+  script.insert(script.end(), 5, {{0, 58}});
+  const Script rest = {{{0, 1}, {1, 1}}, {{0, 61}}, {{0, 63}}, {{0, 3}}, {{0, 1}},
+                       {{1, 1}, {0, 2}}, {{2, 60}}, {{2, 3}},  {{2, 2}}};
+  script.insert(script.end(), rest.begin(), rest.end());
+  return script;
+}
+
+// And prompts beyond.
+Script long_steps() {
+  return {{{0, 1}},   {{0, 130}, {1, 7}}, {{0, 1}}, {{0, 2}, {1, 1}, {2, 1}}, {{1, 4}},  {{0, 290}}, {{0, 1}, {1, 1}},
+          {{0, 130}}, {{0, 3}},           {{0, 1}}, {{1, 1}, {0, 2}},         {{2, 60}}, {{2, 3}},   {{2, 2}}};
+}
+
+void compare_formats(const Script& script) {
   TestModel model;
   model.weight = DType::kBF16;
   for (const int64_t head_dim : {24, 64, 128}) {
     model.head_dim = head_dim;
-    compare_decoder(model, DType::kBF16, 1e-2);
+    compare_decoder(model, DType::kBF16, 1e-2, script);
   }
   model.head_dim = 48;
   model.hidden = 392;  // not of whole chunks, nor of blocks
   model.inner = 1048;
   model.vocabulary = 3001;
-  for (const DType kv : {DType::kF16, DType::kBF16, DType::kI8, DType::kF8E4M3}) compare_decoder(model, kv, 3e-2);
+  for (const DType kv : {DType::kF16, DType::kBF16, DType::kI8, DType::kF8E4M3})
+    compare_decoder(model, kv, 3e-2, script);
   model.weight = DType::kF16;
-  compare_decoder(model, DType::kF16, 4e-3);
+  compare_decoder(model, DType::kF16, 4e-3, script);
   for (const DType weight : {DType::kF8E4M3, DType::kI8, DType::kI4, DType::kU4}) {
     for (const int64_t block : {32, 64, 128, 10000}) {
       model.weight = weight;
       model.block = block;
       model.zeros = weight == DType::kU4;
-      compare_decoder(model, DType::kF16, model.zeros ? 2e-2 : 4e-3);
+      compare_decoder(model, DType::kF16, model.zeros ? 2e-2 : 4e-3, script);
     }
   }
   model.weight = DType::kF4E2M1;
   model.zeros = false;
   model.scale = DType::kF8E4M3;
   model.block = 16;
-  compare_decoder(model, DType::kF16, 4e-3);
+  compare_decoder(model, DType::kF16, 4e-3, script);
 }
 
+TEST_F(CudaExecutableTest, ProgramMatchesReference) { compare_formats(short_steps()); }
+TEST_F(CudaExecutableTest, ProgramFollowsLongPrompts) { compare_formats(long_steps()); }
+
 // Down projections whose input no multiprocessor holds whole.
-TEST_F(CudaExecutableTest, ProgramSlicesWideMatrices) {
+void compare_wide(const Script& script) {
   TestModel model;
   model.weight = DType::kBF16;
   model.hidden = 256;
   model.head_dim = 64;
   model.inner = 13000;
-  compare_decoder(model, DType::kBF16, 1e-2);
+  compare_decoder(model, DType::kBF16, 1e-2, script);
 }
+
+TEST_F(CudaExecutableTest, ProgramSlicesWideMatrices) { compare_wide(short_steps()); }
+TEST_F(CudaExecutableTest, ProgramSlicesBehindLongPrompts) { compare_wide(long_steps()); }
 
 // Every node observed, then every step again as it runs in earnest. The longest step has `prompt` + 10 tokens.
 void compare_with_reference(const TestModel& model, DType kv, double tolerance, int prompt = 130) {

@@ -186,7 +186,7 @@ class Feed {
     }
   }
 
-  // Scales and zero points come in words of 16 bytes: a bulk copy takes as long for a few words as for a stage.
+  // Scales and zero points come in words of 16 bytes, which all lanes ask for at once.
   __device__ void ask_scales(int chunks, uint32_t to, uint32_t barrier) {
     const StepLinear& linear = linears_[linear_];
     const StepShape& shape = call_.shapes[linear.shape];

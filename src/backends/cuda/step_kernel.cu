@@ -48,13 +48,13 @@ template <typename T>
 __device__ inline void fetch(const T* from, T* to, int count) {
   const int words = count * static_cast<int>(sizeof(T) / 4);
 #pragma unroll 1
-  for (int i = threadIdx.x; i < words; i += kStepThreads + 32)
+  for (int i = threadIdx.x; i < words; i += kBlockThreads)
     reinterpret_cast<uint32_t*>(to)[i] = __ldg(reinterpret_cast<const uint32_t*>(from) + i);
 }
 
 // One for each type of the cache: what is not there need not be fetched.
 template <typename T>
-__global__ void __launch_bounds__(kStepThreads + 32, 1) step_kernel(const __grid_constant__ StepCall call) {
+__global__ void __launch_bounds__(kBlockThreads, 1) step_kernel(const __grid_constant__ StepCall call) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) std::byte shared[];
   __shared__ StepShare shares[kMostShapes];
@@ -104,7 +104,7 @@ bool launch(cudaStream_t stream, const StepCall& call, int multiprocessors) {
       cudaFuncSetAttribute(step_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, kMostStepShared) == cudaSuccess;
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(multiprocessors));
-  config.blockDim = dim3(kStepThreads + 32);
+  config.blockDim = dim3(kBlockThreads);
   config.dynamicSmemBytes = static_cast<size_t>(call.shared_bytes);
   config.stream = stream;
   cudaLaunchAttribute attribute;

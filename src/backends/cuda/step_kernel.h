@@ -16,6 +16,7 @@ namespace edgewise::cuda {
 
 inline constexpr int kStepWarps = 11;  // and the one that feeds them: 12 have 168 registers a thread
 inline constexpr int kStepThreads = kStepWarps * 32;
+inline constexpr int kBlockThreads = kStepThreads + 32;
 // Bytes of a stage of a warp's ring; smaller ones would come no faster than the feeding warp can ask for them.
 inline constexpr int kStageWeights = 4096;
 inline constexpr int kStageBytes = kStageWeights + 512;  // with their scales

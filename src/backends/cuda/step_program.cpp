@@ -36,7 +36,7 @@ void StepProgram::lay_out(StepCall& call) const {
   const auto columns = static_cast<size_t>(most_columns_ + 8);
   // As operand columns, and the sums of chunks.
   const size_t x =
-      static_cast<size_t>(call.most_rows) * (columns * 2 * sizeof(uint16_t) + columns / 64 * sizeof(float));
+      static_cast<size_t>(call.most_rows) * (columns * 2 * sizeof(uint16_t) + columns / kChunkColumns * sizeof(float));
   const int queries = std::min(16, most_group_ * call.most_rows);
   const int scratch = round(std::max(x, attend_memory_bytes(queries, most_head_dim_, value_bytes_, call.page_turns)));
   const int sums = round(sizeof(float) * static_cast<size_t>(kStepWarps * call.most_sums * call.most_rows * 16));

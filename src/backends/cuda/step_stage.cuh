@@ -48,7 +48,7 @@ class Stage {
       : call_(call),
         op_(op),
         memory_(memory),
-        first_((shares[op.shape].chunk_begin) * kChunk),
+        first_(shares[op.shape].chunk_begin * kChunk),
         columns_((shares[op.shape].chunk_end - shares[op.shape].chunk_begin) * kChunk),
         stride_(columns_ + kPad),
         tokens_(op.of_rows ? call.rows : call.tokens),
