@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "backends/cuda/backend.h"
+#include "backends/cuda/kernels.h"
 #include "backends/reference/executable.h"
 #include "backends/test_model.h"
 #include "base/error.h"
@@ -42,6 +43,7 @@ void compare_decoder(TestModel model, DType kv, double tolerance, const Script& 
   StepMaker steps(3, 700, model.vocabulary, 5);
   const LoadOptions options = options_for(steps, kv);
   reference::ReferenceExecutable slow(graph, options);
+  slow.round_activations(model.weight == DType::kBF16 ? DType::kBF16 : DType::kF16, kMostBatchTokens);
   CudaExecutable quick(fast, options);
   ASSERT_TRUE(quick.has_program());
   for (size_t i = 0; i < script.size(); ++i) {

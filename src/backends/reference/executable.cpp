@@ -176,6 +176,11 @@ void ReferenceExecutable::run_linear(const Node& node, const StepInput& input) {
     rounded.assign(x.data.begin(), x.data.end());
     x.data = rounded;
     round_rows_to_int8(x);
+  } else if (activation_ != DType::kF32 && x.rows > exact_rows_) {
+    for (const float value : x.data)
+      rounded.push_back(activation_ == DType::kBF16 ? bf16_to_float(float_to_bf16(value))
+                                                    : f16_to_float(float_to_f16(value)));
+    x.data = rounded;
   }
   for (size_t part = 0; part < node.outputs.size(); ++part) {
     const WeightRows weight(graph_, node, 1 + part * 4);

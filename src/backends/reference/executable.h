@@ -68,6 +68,12 @@ class ReferenceExecutable final : public Executable {
   }
   void remove_adapter(int32_t id) noexcept override { adapters_.erase(id); }
   void observe(NodeObserver observer) override { observer_ = std::move(observer); }
+  // Linears of more rows than `beyond_rows` get their activations rounded to `dtype`, kBF16 or kF16: what a device
+  // computes that multiplies them so.
+  void round_activations(DType dtype, int64_t beyond_rows) {
+    activation_ = dtype;
+    exact_rows_ = beyond_rows;
+  }
 
  private:
   void run_node(const Node& node, const StepInput& input);
@@ -90,6 +96,8 @@ class ReferenceExecutable final : public Executable {
   std::map<int64_t, LayerCache> caches_;
   std::map<int32_t, std::shared_ptr<const BoundAdapter>> adapters_;  // by id
   NodeObserver observer_;
+  DType activation_ = DType::kF32;
+  int64_t exact_rows_ = 0;
   bool profiling_ = false;
   std::vector<double> profile_;
 };
