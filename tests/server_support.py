@@ -30,7 +30,8 @@ class Server:
         else:
             raise RuntimeError("the server did not start")
         self.log = []
-        threading.Thread(target=lambda: self.log.extend(self.process.stderr), daemon=True).start()
+        self.reader = threading.Thread(target=lambda: self.log.extend(self.process.stderr), daemon=True)
+        self.reader.start()
         self.url = f"http://127.0.0.1:{self.port}"
         self.client = openai.OpenAI(base_url=self.url + "/v1", api_key=key, max_retries=0, timeout=TIMEOUT)
 
@@ -65,4 +66,6 @@ class Server:
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(TIMEOUT)
+        code = self.process.wait(TIMEOUT)
+        self.reader.join(TIMEOUT)  # what it said last is in the log
+        return code

@@ -274,7 +274,7 @@ class ServerTest:
         self.server.wait_for("requests_running", 1)
         code = self.server.stop()
         thread.join()
-        self.checks.that(code == 0 and result["answer"].usage.completion_tokens == 300, f"exit {code}, {result}")
+        self.checks.that(code == 0 and result["answer"].usage.completion_tokens == 300, f"exit {code}, {result}, {''.join(self.server.log)}")
         self.checks.that("stopped" in "".join(self.server.log), f"says so: {self.server.log}")
 
     def starting(self):

@@ -54,7 +54,8 @@ class SpeculationTest:
             result["format"] = ask(QUESTIONS[2], response_format={"type": "json_schema", "json_schema": {"name": "city", "schema": SCHEMA}})
             tried, right, steps = (server.metric(f"{name}_total") for name in ["drafted_tokens", "accepted_tokens", "verifications"])
         finally:
-            self.checks.that(server.stop() == 0, f"{flags}: the server ends well")
+            code = server.stop()
+            self.checks.that(code == 0, f"{flags}: the server ends with {code}: {''.join(server.log)}")
         self.checks.that(untouched == 0, f"{flags}: disable_spec_decode")
         self.checks.that(result["whole"] == result["plain"] == result["streamed"] == result["again"] == result["together"][0],
                          f"{flags}: whole {result['whole']!r}, plain {result['plain']!r}, streamed {result['streamed']!r}, again {result['again']!r}")

@@ -121,6 +121,8 @@ class Executable {
   virtual MemoryUse memory() const = 0;
   // Why no step will ever run again, as after a fault of the device; "" while steps run.
   virtual std::string fault() const { return ""; }
+  // How it came to run steps as it does, for people; "" where nothing was decided when it was loaded.
+  virtual std::string remark() const { return ""; }
   // One page of the KV cache, the keys and values of all layers, as [page_bytes()] that only an executable of the same
   // engine reads. Equal bytes give equal results. Between steps only.
   virtual size_t page_bytes() const = 0;

@@ -226,6 +226,7 @@ BenchResult run_benchmark(const std::filesystem::path& engine_dir, const BenchOp
     progress.advance(1, fmt::format("batch {}", batch));
   }
   result.memory = session.executable().memory();
+  result.remark = session.executable().remark();
   result.peak_memory = peak_resident_bytes();
   result.bandwidth = find_backend(info.device).read_bandwidth();
   if (result.bandwidth == 0) result.bandwidth = measure_bandwidth(options.session.threads);

@@ -47,6 +47,7 @@ struct BenchResult {
   double bandwidth = 0;    // bytes a second that all threads together read, measured in this run
   size_t peak_memory = 0;  // bytes resident at most
   MemoryUse memory;
+  std::string remark;  // of the executable
   AdapterCost adapters;
   std::vector<BenchPoint> points;
 };

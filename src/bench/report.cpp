@@ -39,6 +39,7 @@ OrderedJson to_json(const BenchResult& r, const BenchOptions& options) {
           {"peak_memory_bytes", r.peak_memory},
           {"weights_bytes", r.memory.weights},
           {"kv_cache_bytes", r.memory.kv_cache},
+          {"remark", r.remark},
           {"adapters", adapters},
           {"points", points}};
 }
@@ -65,6 +66,7 @@ std::string to_markdown(const std::vector<BenchResult>& results, const BenchOpti
     text += fmt::format("\n{}: memory read at {:.1f} GB/s in the same run", r.engine, r.bandwidth / 1e9);
     for (const BenchPoint& p : r.points)
       text += fmt::format("; batch {} reads {:.1f} MB a step", p.batch, p.bytes_per_step / 1e6);
+    if (!r.remark.empty()) text += "; " + r.remark;
     text += ".\n";
     if (options.adapters.empty()) continue;
     text += fmt::format(

@@ -29,6 +29,7 @@ class CudaExecutable final : public Executable, private BuildContext {
   void copy_slots(std::span<const SlotCopy> copies) noexcept override;
   MemoryUse memory() const override;
   std::string fault() const override;
+  std::string remark() const override { return remark_; }
   size_t page_bytes() const override { return cache_.page_bytes(); }
   void read_page(int32_t page, std::span<std::byte> to) const override { cache_.read_page(page, to); }
   void write_page(int32_t page, std::span<const std::byte> from) override { cache_.write_page(page, from); }
@@ -101,6 +102,7 @@ class CudaExecutable final : public Executable, private BuildContext {
   std::vector<std::unique_ptr<CudaOp>> ops_;
   std::vector<float*> values_;            // by value id; into work_
   std::unique_ptr<StepProgram> program_;  // where the graph is one for it
+  std::string remark_;
   std::unique_ptr<StepTables> tables_;
   AdapterTable adapters_;
   ValueId hidden_ = kNone;  // the graph's input of activations, where it has one

@@ -7,6 +7,7 @@
 
 #include "backends/cuda/executable.h"
 #include "backends/memory_plan.h"
+#include "base/error.h"
 
 namespace edgewise::cuda {
 namespace {
@@ -213,13 +214,20 @@ double CudaExecutable::time_token() {
 
 void CudaExecutable::choose_program() {
   constexpr double kWorthIt = 0.98;  // what is almost equal stays with the kernels, as longer steps do
-  if (!program_ || options_.kv_pages == 0) return;
+  if (options_.kv_pages == 0) return;
+  if (!program_) {
+    remark_ = "steps run kernel by kernel: no single kernel takes this graph on this GPU";
+    return;
+  }
   capture_kind(1, 1, false);
   const double together = time_token();
   auto program = std::move(program_);
   const double apart = time_token();
   cache_.clear();
-  if (together < kWorthIt * apart) {
+  const bool wins = together < kWorthIt * apart;
+  remark_ = fmt::format("steps of up to {} tokens run {}: one kernel took {:.0f} us, many {:.0f} us", kMostDecodeTokens,
+                        wins ? "as one kernel" : "kernel by kernel", together * 1e6, apart * 1e6);
+  if (wins) {
     program_ = std::move(program);
     return;
   }

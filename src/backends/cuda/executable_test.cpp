@@ -105,6 +105,19 @@ void compare_formats(const Script& script) {
 TEST_F(CudaExecutableTest, ProgramMatchesReference) { compare_formats(short_steps()); }
 TEST_F(CudaExecutableTest, ProgramFollowsLongPrompts) { compare_formats(long_steps()); }
 
+// Histories of more pages than there are blocks to share them.
+TEST_F(CudaExecutableTest, ProgramWalksSeveralPages) {
+  TestModel model;
+  model.weight = DType::kBF16;
+  model.heads = model.kv_heads = 32;
+  model.head_dim = 64;
+  const Script script = {{{0, 290}}, {{0, 290}, {1, 5}}, {{0, 1}},         {{0, 3}},
+                         {{0, 55}},  {{0, 2}, {1, 1}},   {{1, 1}, {0, 3}}, {{0, 1}, {1, 1}, {2, 1}},
+                         {{1, 200}}, {{1, 2}, {0, 2}}};
+  for (const DType kv : {DType::kBF16, DType::kF16, DType::kI8, DType::kF8E4M3})
+    compare_decoder(model, kv, 3e-2, script);
+}
+
 // Down projections whose input no multiprocessor holds whole.
 void compare_wide(const Script& script) {
   TestModel model;
