@@ -40,8 +40,9 @@ class AttentionOp final : public CudaOp {
     call_.scale = static_cast<float>(node.number("scale"));
     call_.softcap = static_cast<float>(node.number("softcap", 0.0));
     call_.window = static_cast<int>(node.integer("window", 0));
-    call_.tile_rows = tile_rows(call_.q_heads / layer_.kv_heads);
-    tiles_ = context.tiles_of(call_.q_heads / layer_.kv_heads);
+    const TileShape shape = tile_shape(layer_, call_.q_heads);
+    call_.tile_rows = tile_rows(shape.group);
+    tiles_ = context.tiles_of(shape);
     call_.arrived = context.arrival_counters(layer_.kv_heads);
   }
 
@@ -89,7 +90,8 @@ class AttentionOp final : public CudaOp {
     call.positions = context.positions;
     call.masks = context.masks;
     call.partial = reinterpret_cast<float*>(context.workspace);
-    attend(context.stream, layer_, call);
+    if (tiles.prompt_count > 0) attend_prompts(context.stream, layer_, call, tiles.prompt_tiles, tiles.prompt_count);
+    if (tiles.most > 0) attend(context.stream, layer_, call);
   }
 
   ValueId q_, k_, v_, out_;

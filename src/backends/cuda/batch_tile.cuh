@@ -1,6 +1,7 @@
 // The shape of linear_batch.cu's work: tiles, how blocks share them out, and how a step comes to shared memory.
 #pragma once
 
+#include "backends/cuda/async_copy.cuh"
 #include "backends/cuda/kernels.h"
 #include "backends/cuda/stream_weights.cuh"
 
@@ -53,16 +54,6 @@ struct BatchTile {
   }
   static constexpr bool fits() { return 2 * kBytes + 2048 <= batch_shared_bytes(86); }
 };
-
-__device__ inline void copy_word(uint32_t to, const void* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
-}
-__device__ inline void end_stage() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-// Until at most so many stages are still on their way.
-template <int kPending>
-__device__ inline void wait_stages() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
-}
 
 __device__ inline const StreamPart& part_of(const StreamCall& matrix, int block) {
   int number = 0;

@@ -61,7 +61,7 @@ class CudaExecutable final : public Executable, private BuildContext {
   const LoadOptions& options() const override { return options_; }
   DeviceBytes keep(std::span<const std::byte> bytes) const override;
   KvLayer kv_layer(const Node& node) override { return cache_.layer(node.integer("layer")); }
-  int tiles_of(int group) override;
+  int tiles_of(const TileShape& shape) override;
   int32_t* arrival_counters(int kv_heads) override;
   int partial_slots() const override { return partial_slots_; }
   const Fusions& fusions() const override { return fusions_; }
@@ -98,7 +98,7 @@ class CudaExecutable final : public Executable, private BuildContext {
   DeviceArena work_;  // activations and all that follows
   DeviceBytes workspace_;
   std::unique_ptr<Uploader> uploader_;  // while operators are made
-  std::vector<int> groups_;             // query heads a key head, of the attention operators
+  std::vector<TileShape> tile_shapes_;  // of the attention operators
   std::vector<std::unique_ptr<CudaOp>> ops_;
   std::vector<float*> values_;            // by value id; into work_
   std::unique_ptr<StepProgram> program_;  // where the graph is one for it

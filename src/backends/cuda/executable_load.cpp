@@ -86,7 +86,7 @@ CudaExecutable::CudaExecutable(const Graph& graph, const LoadOptions& options)
   uploader_->finish();
   uploader_.reset();
   program_ = StepProgram::make(*this, ops_);
-  tables_ = std::make_unique<StepTables>(options, groups_, partial_slots_);
+  tables_ = std::make_unique<StepTables>(options, tile_shapes_, partial_slots_);
   place_values(workspace);
   profile_.assign(graph.nodes().size(), 0.0);
   warm_up();
@@ -249,11 +249,11 @@ StepGraph CudaExecutable::capture(const StepContext& context, size_t end) const 
   return step;
 }
 
-int CudaExecutable::tiles_of(int group) {
-  const auto found = std::ranges::find(groups_, group);
-  if (found != groups_.end()) return static_cast<int>(found - groups_.begin());
-  groups_.push_back(group);
-  return static_cast<int>(groups_.size() - 1);
+int CudaExecutable::tiles_of(const TileShape& shape) {
+  const auto found = std::ranges::find(tile_shapes_, shape);
+  if (found != tile_shapes_.end()) return static_cast<int>(found - tile_shapes_.begin());
+  tile_shapes_.push_back(shape);
+  return static_cast<int>(tile_shapes_.size() - 1);
 }
 
 // All layers share them: one runs at a time.

@@ -44,6 +44,7 @@ void compare_decoder(TestModel model, DType kv, double tolerance, const Script& 
   const LoadOptions options = options_for(steps, kv);
   reference::ReferenceExecutable slow(graph, options);
   slow.round_activations(model.weight == DType::kBF16 ? DType::kBF16 : DType::kF16, kMostBatchTokens);
+  slow.round_queries(kMostBatchTokens);
   CudaExecutable quick(fast, options);
   ASSERT_TRUE(quick.has_program());
   for (size_t i = 0; i < script.size(); ++i) {
@@ -119,17 +120,18 @@ TEST_F(CudaExecutableTest, ProgramWalksSeveralPages) {
 }
 
 // Down projections whose input no multiprocessor holds whole.
-void compare_wide(const Script& script) {
+void compare_wide(const Script& script, double tolerance) {
   TestModel model;
   model.weight = DType::kBF16;
   model.hidden = 256;
   model.head_dim = 64;
   model.inner = 13000;
-  compare_decoder(model, DType::kBF16, 1e-2, script);
+  compare_decoder(model, DType::kBF16, tolerance, script);
 }
 
-TEST_F(CudaExecutableTest, ProgramSlicesWideMatrices) { compare_wide(short_steps()); }
-TEST_F(CudaExecutableTest, ProgramSlicesBehindLongPrompts) { compare_wide(long_steps()); }
+TEST_F(CudaExecutableTest, ProgramSlicesWideMatrices) { compare_wide(short_steps(), 1e-2); }
+// Probabilities of prompts are bf16 numbers too, and what they change makes activations round to their neighbours.
+TEST_F(CudaExecutableTest, ProgramSlicesBehindLongPrompts) { compare_wide(long_steps(), 1.5e-2); }
 
 // Every node observed, then every step again as it runs in earnest. The longest step has `prompt` + 10 tokens.
 void compare_with_reference(const TestModel& model, DType kv, double tolerance, int prompt = 130) {
@@ -139,6 +141,7 @@ void compare_with_reference(const TestModel& model, DType kv, double tolerance, 
   StepMaker steps(3, 700, model.vocabulary, 5);
   const LoadOptions options = options_for(steps, kv);
   reference::ReferenceExecutable slow(graph, options);
+  if (kv != DType::kF32 && model.head_dim % 8 == 0) slow.round_queries(kMostBatchTokens);
   CudaExecutable quick(fast, options);
   const std::vector<std::vector<Feed>> script = {{{0, prompt}, {1, 7}}, {{2, 1}},         {{1, 5}, {0, 1}, {2, 3}},
                                                  {{0, prompt + 10}},    {{0, 1}, {1, 1}}, {{1, 40}, {0, 17}, {2, 6}}};
@@ -172,6 +175,7 @@ TEST_F(CudaExecutableTest, MatchesReferenceCaches) {
   for (const int64_t head_dim : {20, 24, 64, 80, 128, 256}) {
     TestModel model;
     model.head_dim = head_dim;
+    model.experts = 2;  // all of them chosen, else a rounded probability might choose another one
     SCOPED_TRACE(head_dim);
     compare_with_reference(model, DType::kF16, 2e-3);
     compare_with_reference(model, DType::kBF16, 1e-2);
@@ -222,7 +226,8 @@ void compare_tree(DType kv, int prompt, int nodes, int64_t head_dim = 20) {
   SCOPED_TRACE(std::string(dtype_name(kv)) + " " + std::to_string(prompt) + " + " + std::to_string(nodes));
   TestModel model;
   model.head_dim = head_dim;
-  const Graph plain = model.build();  // a layer with a window of 100 and a softcap among them
+  if (kv != DType::kF32) model.experts = 2;  // as above
+  const Graph plain = model.build();         // a layer with a window of 100 and a softcap among them
   const Graph graph = packed(plain, CudaBackend());
   LoadOptions options;
   options.max_tokens = options.max_rows = 400;

@@ -14,6 +14,7 @@ class Finder {
   explicit Finder(const Graph& graph) : graph_(graph), uses_(graph.use_counts()), readers_(graph.values().size()) {
     const size_t count = graph.nodes().size();
     found_.rest.assign(count, Rest::kAll);
+    found_.gates.assign(count, false);
     found_.linears.resize(count);
     found_.heads.resize(count);
     found_.in_attention.assign(count, false);
@@ -69,6 +70,7 @@ class Finder {
       fusion.x = before.inputs[0];
       fusion.up = before.inputs[1];
       rest = Rest::kNothing;
+      found_.gates[static_cast<size_t>(maker)] = true;
       return;
     }
     const bool norm = before.op == Op::kRmsNorm && columns(before.inputs[1]) == columns(x);

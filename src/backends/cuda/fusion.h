@@ -33,6 +33,7 @@ struct Fusions {
   enum class Rest : uint8_t { kAll, kNothing, kSum, kNorm };
 
   std::vector<Rest> rest;
+  std::vector<bool> gates;  // nodes that run with the Linear behind them in steps of more than kMostBatchTokens too
   std::vector<std::optional<LinearFusion>> linears;                     // by node
   std::vector<std::optional<std::pair<HeadFusion, HeadFusion>>> heads;  // of attention's q and k, by node
   std::vector<bool> in_attention;                                       // nodes that run with attention, in every step

@@ -57,9 +57,17 @@ struct StreamCall {
 // almost as exact as in float32; or one, where tokens are many. Others: one f16 row, divided by a power of two where it
 // would not be in range, or by what makes it integers up to 127 for weights that say so.
 enum class Activation : int { kBF16Pair, kBF16, kF16, kInt8 };
+// What stands before a product, where it is computed on the way to its operands.
+enum class Source : int { kPlain, kNormed, kSwiGlu, kGeGlu, kGeGluTanh };
+// Rows of x; of gated sources x is the gate.
+struct RowSource {
+  const float* x = nullptr;   // [rows, k]
+  const float* up = nullptr;  // [rows, k]
+  Source source = Source::kPlain;
+};
 // Of each 64 columns the 16-byte words stand in the order 0, 2, 4, 6, 1, 3, 5, 7, in which lanes of an operand take
 // them. Clears `arrived` [tiles] too, for a batch_linear() behind it.
-void prepare_rows(cudaStream_t stream, const float* x, int rows, int k, int k_padded, Activation kind, uint16_t* to,
+void prepare_rows(cudaStream_t stream, const RowSource& x, int rows, int k, int k_padded, Activation kind, uint16_t* to,
                   float* scale, int32_t* arrived = nullptr, int tiles = 0);
 
 // `encoding` and `scaling` are those of layout.h, but for f32.
@@ -106,8 +114,6 @@ void finish_rows(cudaStream_t stream, float* out, int rows, int n, const float* 
 // ---- linear_decode.cu: up to four rows of x, with what stands before and behind the product
 
 inline constexpr int kMostDecodeTokens = 4;
-
-enum class Source : int { kPlain, kNormed, kSwiGlu, kGeGlu, kGeGluTanh };
 
 struct DecodeCall {
   StreamCall matrix;  // its x, x_scale and lists are not used
@@ -250,6 +256,21 @@ void attend(cudaStream_t stream, const KvLayer& layer, const AttendCall& call);
 // attention_mma.cu: its part of attend() where it can.
 bool attends_on_tensor_cores(const KvLayer& layer);
 void attend_mma(cudaStream_t stream, const KvLayer& layer, const AttendCall& call);
+
+// ---- attention_prompt.cu: many rows of a sequence that form a chain
+
+// Queries of a tile, rows times the query heads of a key head.
+constexpr int prompt_queries(int head_dim) { return head_dim > 128 ? 64 : 128; }
+
+struct PromptTile {
+  int32_t first_row = 0;  // of the step
+  int32_t rows = 0;
+  int32_t page_table = 0;  // where the sequence's begins
+  int32_t position = 0;    // of the first row
+};
+// `tiles` take the place of those of the call. For layers of which attends_on_tensor_cores() is true.
+void attend_prompts(cudaStream_t stream, const KvLayer& layer, const AttendCall& call, const PromptTile* tiles,
+                    int count);
 
 struct DeviceSlotCopy {
   int32_t from;  // page * 64 + slot

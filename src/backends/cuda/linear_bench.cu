@@ -151,7 +151,7 @@ struct Bench {
   }
   void prepare(const Format& format, int k, int tokens) const {
     const bool many = tokens > kMostBatchTokens && format.activation == Activation::kBF16Pair;
-    prepare_rows(stream, x, tokens, k, k, many ? Activation::kBF16 : format.activation, prepared, scales, arrived,
+    prepare_rows(stream, {x}, tokens, k, k, many ? Activation::kBF16 : format.activation, prepared, scales, arrived,
                  2048);
   }
   void batch(const Format& format, int n, int k, int tokens, int i) const {

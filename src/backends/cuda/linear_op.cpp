@@ -47,6 +47,8 @@ class LinearOp final : public CudaOp {
 
   void launch_fused(const StepContext& context) const noexcept override {
     const int count = context.count(of_rows);
+    if (fusion_ && fusion_->up != kNone && count > kMostBatchTokens)
+      return multiply(context, {context.values[fusion_->x], context.values[fusion_->up], fusion_->source});
     if (!fusion_ || count > kMostDecodeTokens || count == 0) return launch(context);
     DecodeCall call = decode_;
     call.matrix.tokens = count;
@@ -58,14 +60,7 @@ class LinearOp final : public CudaOp {
     const WeightFormat& format = parts_[0].format;
     decode_linear(context.stream, static_cast<int>(format.encoding), static_cast<int>(format.scaling), call);
   }
-  void launch(const StepContext& context) const noexcept override {
-    const int count = context.count(of_rows);
-    if (count == 0) return;
-    for (size_t first = 0, end = 0; first < parts_.size(); first = end) {
-      for (end = first + 1; end < parts_.size() && end - first < kMostParts && parts_[end].joins(parts_[first]);) ++end;
-      launch_joined(context, first, end, count);
-    }
-  }
+  void launch(const StepContext& context) const noexcept override { multiply(context, {context.values[x_]}); }
 
  private:
   LinearOp(const BuildContext& context, const Node& node) : x_(node.inputs[0]), outputs_(node.outputs) {
@@ -128,15 +123,24 @@ class LinearOp final : public CudaOp {
     space_.library = place(DenseProduct::kScratchBytes);
   }
 
+  void multiply(const StepContext& context, const RowSource& x) const noexcept {
+    const int count = context.count(of_rows);
+    if (count == 0) return;
+    for (size_t first = 0, end = 0; first < parts_.size(); first = end) {
+      for (end = first + 1; end < parts_.size() && end - first < kMostParts && parts_[end].joins(parts_[first]);) ++end;
+      launch_joined(context, x, first, end, count);
+    }
+  }
+
   // The parts [first, end), which one launch can take.
-  void launch_joined(const StepContext& context, size_t first, size_t end, int count) const noexcept {
+  void launch_joined(const StepContext& context, const RowSource& x, size_t first, size_t end,
+                     int count) const noexcept {
     StreamCall call;
     call.tokens = count;
     for (size_t i = first; i < end; ++i) parts_[i].add_to(call, context.values[outputs_[i]]);
     const DeviceWeights& weights = parts_[first];
     const auto k = static_cast<int>(weights.format.k);
-    const float* x = context.values[x_];
-    if (weights.is_float()) return float_linear(context.stream, call, x, k);
+    if (weights.is_float()) return float_linear(context.stream, call, x.x, k);
     auto* scales = reinterpret_cast<float*>(context.workspace + space_.scales);
     auto* prepared = reinterpret_cast<uint16_t*>(context.workspace + space_.x);
     auto* arrived = reinterpret_cast<int32_t*>(context.workspace + space_.arrived);

@@ -217,10 +217,26 @@ __device__ inline float4 load_four(const float* from, int i, int k) {
   return {at(i), at(i + 1), at(i + 2), at(i + 3)};
 }
 
-__device__ inline float row_scale(const float* from, int k, Activation kind) {
+template <Source kSource>
+__device__ inline float gated(float gate, float up) {
+  if constexpr (kSource == Source::kSwiGlu) return silu(gate) * up;
+  if constexpr (kSource == Source::kGeGlu) return gelu(gate) * up;
+  return gelu_tanh(gate) * up;
+}
+
+template <Source kSource>
+__device__ inline float4 load_source(const RowSource& from, int64_t row, int i, int k) {
+  const float4 x = load_four(from.x + row * k, i, k);
+  if constexpr (kSource == Source::kPlain) return x;
+  const float4 up = load_four(from.up + row * k, i, k);
+  return {gated<kSource>(x.x, up.x), gated<kSource>(x.y, up.y), gated<kSource>(x.z, up.z), gated<kSource>(x.w, up.w)};
+}
+
+template <Source kSource>
+__device__ inline float row_scale(const RowSource& from, int row, int k, Activation kind) {
   float largest = 0;
   for (int i = threadIdx.x * 4; i < k; i += blockDim.x * 4) {
-    const float4 x = load_four(from, i, k);
+    const float4 x = load_source<kSource>(from, row, i, k);
     largest = fmaxf(fmaxf(largest, fmaxf(fabsf(x.x), fabsf(x.y))), fmaxf(fabsf(x.z), fabsf(x.w)));
   }
   largest = combine_block(largest, Largest());
@@ -232,21 +248,22 @@ __device__ inline float row_scale(const float* from, int k, Activation kind) {
   return ldexpf(1.0f, exponent - 10);
 }
 
-__global__ void prepare_kernel(const float* x, int k, int k_padded, Activation kind, uint16_t* to, float* scales,
+template <Source kSource>
+__global__ void prepare_kernel(RowSource from, int k, int k_padded, Activation kind, uint16_t* to, float* scales,
                                int32_t* arrived, int tiles) {
   wait_for_inputs();
   let_next_start();
   const int row = static_cast<int>(blockIdx.x);
-  const float* from = x + static_cast<int64_t>(row) * k;
   if (row == 0) {
     for (int i = threadIdx.x; i < tiles; i += blockDim.x) arrived[i] = 0;
   }
   const bool halves = kind == Activation::kF16 || kind == Activation::kInt8;
-  const float scale = halves ? row_scale(from, k, kind) : 1.0f;
+  const float scale = halves ? row_scale<kSource>(from, row, k, kind) : 1.0f;
   const int copies = kind == Activation::kBF16Pair ? 2 : 1;
   uint16_t* out = to + static_cast<int64_t>(copies) * row * k_padded;
+#pragma unroll 4
   for (int i = threadIdx.x * 4; i < k_padded; i += blockDim.x * 4) {
-    float4 v = load_four(from, i, k);
+    float4 v = load_source<kSource>(from, row, i, k);
     uint2 high, low;
     if (!halves) {
       split_pair<true>(v.x, v.y, high.x, low.x);
@@ -300,11 +317,15 @@ __global__ void float_kernel(const __grid_constant__ StreamCall call, const floa
 
 }  // namespace
 
-void prepare_rows(cudaStream_t stream, const float* x, int rows, int k, int k_padded, Activation kind, uint16_t* to,
+void prepare_rows(cudaStream_t stream, const RowSource& x, int rows, int k, int k_padded, Activation kind, uint16_t* to,
                   float* scale, int32_t* arrived, int tiles) {
   const int threads = rows <= kMostBatchTokens && k > 1024 ? 1024 : 256;
-  launch(prepare_kernel, dim3(static_cast<unsigned>(rows)), threads, 0, stream, x, k, k_padded, kind, to, scale,
-         arrived, tiles);
+  const auto kernel = x.source == Source::kSwiGlu      ? prepare_kernel<Source::kSwiGlu>
+                      : x.source == Source::kGeGlu     ? prepare_kernel<Source::kGeGlu>
+                      : x.source == Source::kGeGluTanh ? prepare_kernel<Source::kGeGluTanh>
+                                                       : prepare_kernel<Source::kPlain>;
+  launch(kernel, dim3(static_cast<unsigned>(rows)), threads, 0, stream, x, k, k_padded, kind, to, scale, arrived,
+         tiles);
 }
 
 void stream_linear(cudaStream_t stream, int encoding, int scaling, const StreamCall& call) {

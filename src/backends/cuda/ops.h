@@ -32,9 +32,11 @@ struct StepContext {
     const AttendTile* tiles = nullptr;
     const int32_t* count = nullptr;
     int most = 0;  // in this step, rounded up
+    const PromptTile* prompt_tiles = nullptr;
+    int prompt_count = 0;  // in this step, which then is in no graph
   };
-  const Tiles* tiles = nullptr;  // [groups] as BuildContext::tiles_of() numbers them
-  size_t groups = 0;
+  const Tiles* tiles = nullptr;  // [shapes] as BuildContext::tiles_of() numbers them
+  size_t shapes = 0;
   const uint32_t* number = nullptr;  // of the step
   bool several_pages = false;        // whether a tile of the step has several
   bool program = false;              // whether the step's program runs it
@@ -43,6 +45,17 @@ struct StepContext {
 };
 
 struct DeviceWeights;
+
+// How rows of a sequence become tiles of attention.
+struct TileShape {
+  int group = 1;        // query heads a key head
+  int prompt_rows = 0;  // of a PromptTile; 0: there are none
+  bool operator==(const TileShape&) const = default;
+};
+inline TileShape tile_shape(const KvLayer& layer, int q_heads) {
+  const int group = q_heads / layer.kv_heads;
+  return {group, attends_on_tensor_cores(layer) ? prompt_queries(layer.head_dim) / group : 0};
+}
 
 class CudaOp {
  public:
@@ -69,8 +82,8 @@ class BuildContext {
   // A copy on the device, until the executable goes.
   virtual DeviceBytes keep(std::span<const std::byte> bytes) const = 0;
   virtual KvLayer kv_layer(const Node& node) = 0;
-  // Number of the tiles for attention with this many query heads a key head.
-  virtual int tiles_of(int group) = 0;
+  // Number of the tiles for attention of this shape.
+  virtual int tiles_of(const TileShape& shape) = 0;
   virtual const Fusions& fusions() const = 0;
   virtual const float* norm_weights(NodeId node) const = 0;  // of a node before this one
   // States of unfinished softmaxes: [slots][q_heads][tile rows][head_dim + 2].

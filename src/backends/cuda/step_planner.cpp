@@ -218,7 +218,7 @@ class StepPlanner {
     next.k_path = path(heads.second);
     const int group = next.q_heads / next.layer.kv_heads;
     next.group = group;
-    next.tiles = context_.tiles_of(group);
+    next.tiles = context_.tiles_of(tile_shape(next.layer, next.q_heads));
     const bool alike = next.q_path.half == next.k_path.half && next.q_path.interleaved == next.k_path.interleaved &&
                        rotary_inputs(heads.first) == rotary_inputs(heads.second);
     if (!alike || next.tiles >= kMostStepTiles || group > kMostGroup || !attends_on_tensor_cores(next.layer) ||

@@ -79,7 +79,7 @@ void StepProgram::launch(const StepContext& context, size_t end) const noexcept 
   call.masks = context.masks;
   call.pages = context.pages;
   call.number = context.number;
-  for (size_t i = 0; i < std::min(context.groups, size_t{kMostStepTiles}); ++i)
+  for (size_t i = 0; i < std::min(context.shapes, size_t{kMostStepTiles}); ++i)
     call.tiles[i] = {context.tiles[i].tiles, context.tiles[i].count};
   call.page_turns = context.several_pages ? 2 : 1;
   lay_out(call);

@@ -6,13 +6,13 @@
 #include <cstring>
 
 namespace edgewise::cuda {
-StepTables::StepTables(const LoadOptions& options, std::vector<int> groups, int partial_slots)
+StepTables::StepTables(const LoadOptions& options, std::vector<TileShape> shapes, int partial_slots)
     : most_tokens_(options.max_tokens),
       most_rows_(options.max_rows),
       most_pages_(options.max_sequences * options.kv_pages),
       most_tiles_(options.max_tokens + partial_slots),
       partial_slots_(partial_slots),
-      groups_(std::move(groups)) {
+      shapes_(std::move(shapes)) {
   size_t end = 0;
   const auto place = [&](size_t bytes) {
     const size_t at = end;
@@ -28,14 +28,23 @@ StepTables::StepTables(const LoadOptions& options, std::vector<int> groups, int 
   slots_ = place(n * 4);
   masks_ = place(n * 8);
   logits_rows_ = place(static_cast<size_t>(most_rows_) * 4);
-  counts_ = place(groups_.size() * 4);
+  counts_ = place(shapes_.size() * 4);
   tiles_stride_ = (static_cast<size_t>(most_tiles_) * sizeof(AttendTile) + 15) / 16 * 16;
-  tiles_ = place(groups_.size() * tiles_stride_);
+  tiles_ = place(shapes_.size() * tiles_stride_);
+  // A sequence's last tile may have any number of rows.
+  int most_prompt_tiles = 0;
+  for (const TileShape& shape : shapes_) {
+    if (shape.prompt_rows > 0)
+      most_prompt_tiles = std::max(most_prompt_tiles, most_tokens_ / shape.prompt_rows + most_tokens_ / kFewRows);
+  }
+  prompt_stride_ = static_cast<size_t>(most_prompt_tiles) * sizeof(PromptTile);
+  prompt_tiles_ = place(shapes_.size() * prompt_stride_);
   pages_ = place(static_cast<size_t>(most_pages_) * 4);
   host_ = PinnedMemory(end, "pinned memory for steps");
   std::memset(host_.data(), 0, end);
-  described_.resize(groups_.size());
-  tile_counts_.resize(groups_.size());
+  described_.resize(shapes_.size());
+  tile_counts_.resize(shapes_.size());
+  prompt_counts_.resize(shapes_.size());
   page_begin_.reserve(static_cast<size_t>(options.max_sequences));
 }
 
@@ -63,8 +72,9 @@ bool StepTables::fill(const StepInput& input, int most_splits) noexcept {
   }
   bucket_ = 1;
   several_pages_ = false;
-  for (size_t group = 0; group < groups_.size(); ++group) {
-    if (!fill_tiles(input, group, most_splits)) return false;
+  for (size_t shape = 0; shape < shapes_.size(); ++shape) {
+    if (!fill_tiles(input, shape, most_splits)) return false;
+    fill_prompt_tiles(input, shape);
   }
   list_ranges(input.positions.size(), input.logits_rows.size(), static_cast<size_t>(pages));
   return true;
@@ -80,19 +90,47 @@ void StepTables::list_ranges(size_t tokens, size_t rows, size_t pages) noexcept 
   add(number_, 4);
   add(masks_, tokens * 8);
   add(logits_rows_, rows * 4);
-  add(counts_, groups_.size() * 4);
+  add(counts_, shapes_.size() * 4);
   add(pages_, pages * 4);
-  for (size_t group = 0; group < groups_.size(); ++group)
-    add(tiles_at(group), static_cast<size_t>(tile_counts_[group]) * sizeof(AttendTile));
+  for (size_t shape = 0; shape < shapes_.size(); ++shape) {
+    add(tiles_at(shape), static_cast<size_t>(tile_counts_[shape]) * sizeof(AttendTile));
+    add(prompt_tiles_at(shape), static_cast<size_t>(prompt_counts_[shape]) * sizeof(PromptTile));
+  }
 }
 
 void StepTables::fetch(cudaStream_t stream) const noexcept {
   cuda::fetch(stream, host_.data(), host<const FetchRange>(ranges_), static_cast<int>(range_count()), device_.data());
 }
 
-bool StepTables::fill_tiles(const StepInput& input, size_t group, int most_splits) noexcept {
-  AttendTile* const all = host<AttendTile>(tiles_at(group));
-  const int rows_a_tile = tile_rows(groups_[group]);
+namespace {
+
+// Whether attention_prompt.cu takes a sequence's rows.
+bool is_prompt(const SequenceSlice& sequence, const TileShape& shape) {
+  return shape.prompt_rows > 0 && sequence.token_count > kFewRows && sequence.tree.empty();
+}
+
+}  // namespace
+
+void StepTables::fill_prompt_tiles(const StepInput& input, size_t shape) noexcept {
+  auto* const all = host<PromptTile>(prompt_tiles_at(shape));
+  const int rows_a_tile = shapes_[shape].prompt_rows;
+  int count = 0;
+  for (size_t s = 0; s < input.sequences.size(); ++s) {
+    const SequenceSlice& sequence = input.sequences[s];
+    if (!is_prompt(sequence, shapes_[shape])) continue;
+    for (int row = 0; row < sequence.token_count; row += rows_a_tile) {
+      all[count++] = {sequence.first_token + row, std::min(rows_a_tile, sequence.token_count - row), page_begin_[s],
+                      sequence.position(row)};
+    }
+  }
+  // What takes longest comes first, so that the end finds few at work.
+  std::sort(all, all + count, [](const PromptTile& a, const PromptTile& b) { return a.position > b.position; });
+  prompt_counts_[shape] = count;
+}
+
+bool StepTables::fill_tiles(const StepInput& input, size_t shape, int most_splits) noexcept {
+  AttendTile* const all = host<AttendTile>(tiles_at(shape));
+  const int rows_a_tile = tile_rows(shapes_[shape].group);
   // Wider ranges only where the states of all would not fit.
   for (int widening = 1;; widening *= 2) {
     int count = 0;
@@ -100,6 +138,7 @@ bool StepTables::fill_tiles(const StepInput& input, size_t group, int most_split
     bool fits = true;
     for (size_t s = 0; s < input.sequences.size() && fits; ++s) {
       const SequenceSlice& sequence = input.sequences[s];
+      if (is_prompt(sequence, shapes_[shape])) continue;
       for (int row = 0; row < sequence.token_count && fits; row += rows_a_tile) {
         AttendTile tile = {};
         tile.first_row = sequence.first_token + row;
@@ -133,10 +172,19 @@ bool StepTables::fill_tiles(const StepInput& input, size_t group, int most_split
     }
     if (!fits && widening > most_pages_) return false;
     if (!fits) continue;
-    tile_counts_[group] = count;
-    host<int32_t>(counts_)[group] = count;
+    tile_counts_[shape] = count;
+    host<int32_t>(counts_)[shape] = count;
     bucket_ = std::max(bucket_, static_cast<int>(std::bit_ceil(static_cast<unsigned>(count))));
     return true;
+  }
+}
+
+void StepTables::describe(StepContext& context) noexcept {
+  describe(context, bucket_);
+  for (size_t shape = 0; shape < shapes_.size(); ++shape) {
+    described_[shape].prompt_tiles = device_.as<const PromptTile>(prompt_tiles_at(shape));
+    described_[shape].prompt_count = prompt_counts_[shape];
+    if (tile_counts_[shape] == 0) described_[shape].most = 0;
   }
 }
 
@@ -148,13 +196,11 @@ void StepTables::describe(StepContext& context, int bucket) noexcept {
   context.masks = device_.as<const uint64_t>(masks_);
   context.logits_rows = device_.as<const int32_t>(logits_rows_);
   context.pages = device_.as<const int32_t>(pages_);
-  for (size_t group = 0; group < groups_.size(); ++group) {
-    described_[group].tiles = device_.as<const AttendTile>(tiles_at(group));
-    described_[group].count = device_.as<const int32_t>(counts_) + group;
-    described_[group].most = bucket;
-  }
+  for (size_t shape = 0; shape < shapes_.size(); ++shape)
+    described_[shape] = {device_.as<const AttendTile>(tiles_at(shape)), device_.as<const int32_t>(counts_) + shape,
+                         bucket};
   context.tiles = described_.data();
-  context.groups = groups_.size();
+  context.shapes = shapes_.size();
   context.number = device_.as<const uint32_t>(number_);
 }
 

@@ -21,21 +21,21 @@ constexpr int tile_rows(int group) { return group >= kMostTileRows ? 1 : kMostTi
 
 class StepTables {
  public:
-  // `groups`: the numbers of query heads a key head that attention operators have.
-  StepTables(const LoadOptions& options, std::vector<int> groups, int partial_slots);
+  // `shapes`: those of the attention operators' tiles.
+  StepTables(const LoadOptions& options, std::vector<TileShape> shapes, int partial_slots);
 
   // False when the step is larger than what was announced. `most_splits` blocks at most share a sequence's history.
   bool fill(const StepInput& input, int most_splits) noexcept;
   // To the device, whatever was filled in: a launch that a captured graph may hold.
   void fetch(cudaStream_t stream) const noexcept;
   // Fills in the pointers, and how many tiles there are to launch for.
-  void describe(StepContext& context) noexcept { describe(context, bucket_); }
-  // As for a step of so many tiles, for a graph to be captured.
+  void describe(StepContext& context) noexcept;
+  // As for a step of so many tiles and no prompt, for a graph to be captured.
   void describe(StepContext& context, int bucket) noexcept;
   // On the device, which place() gives it.
   size_t bytes() const { return host_.size(); }
   void place(DeviceArena& arena) { device_ = arena.take(bytes()); }
-  // The most tiles of a group, rounded up to a power of two: what a captured graph launches.
+  // The most tiles of a shape, rounded up to a power of two: what a captured graph launches.
   int tile_bucket() const noexcept { return bucket_; }
   // Whether some tile has more than one page.
   bool several_pages() const noexcept { return several_pages_; }
@@ -45,9 +45,11 @@ class StepTables {
   T* host(size_t offset) const {
     return host_.as<T>(offset);
   }
-  size_t tiles_at(size_t group) const { return tiles_ + group * tiles_stride_; }
-  bool fill_tiles(const StepInput& input, size_t group, int most_splits) noexcept;
-  size_t range_count() const { return 9 + groups_.size(); }
+  size_t tiles_at(size_t shape) const { return tiles_ + shape * tiles_stride_; }
+  size_t prompt_tiles_at(size_t shape) const { return prompt_tiles_ + shape * prompt_stride_; }
+  bool fill_tiles(const StepInput& input, size_t shape, int most_splits) noexcept;
+  void fill_prompt_tiles(const StepInput& input, size_t shape) noexcept;
+  size_t range_count() const { return 9 + 2 * shapes_.size(); }
   void list_ranges(size_t tokens, size_t rows, size_t pages) noexcept;
 
   int most_tokens_;
@@ -55,14 +57,15 @@ class StepTables {
   int most_pages_;
   int most_tiles_;
   int partial_slots_;
-  std::vector<int> groups_;
+  std::vector<TileShape> shapes_;
   // Byte offsets.
-  size_t ranges_, number_, tokens_, positions_, context_, slots_, masks_, logits_rows_, counts_, tiles_, pages_;
-  size_t tiles_stride_;  // from one group's to the next one's
+  size_t ranges_, number_, tokens_, positions_, context_, slots_, masks_, logits_rows_, counts_, tiles_, prompt_tiles_,
+      pages_;
+  size_t tiles_stride_, prompt_stride_;  // from one shape's to the next one's
   PinnedMemory host_;
   DeviceBytes device_;
   std::vector<StepContext::Tiles> described_;
-  std::vector<int> tile_counts_;
+  std::vector<int> tile_counts_, prompt_counts_;
   std::vector<int32_t> page_begin_;  // of each sequence's table
   int bucket_ = 1;
   bool several_pages_ = false;

@@ -13,6 +13,16 @@
 namespace edgewise::reference {
 namespace {
 
+// As operands of 16 bits that give scores in powers of two, or what half of tanh's argument is in them.
+void round_query(const Node& node, DType kv, std::span<float> query) {
+  const auto softcap = static_cast<float>(node.number("softcap", 0.0));
+  const float factor = static_cast<float>(node.number("scale")) * 1.44269504f * (softcap > 0 ? 2 / softcap : 1.0f);
+  for (float& x : query) {
+    const float scaled = x * factor;
+    x = (kv == DType::kBF16 ? bf16_to_float(float_to_bf16(scaled)) : f16_to_float(float_to_f16(scaled))) / factor;
+  }
+}
+
 // What one row of a sequence sees in one layer, by position.
 class RowKv final : public KvReader {
  public:
@@ -239,10 +249,13 @@ void ReferenceExecutable::run_attention(const Node& node, const StepInput& input
       cache.store(sequence.page_table[static_cast<size_t>(slot / kPageTokens)], slot % kPageTokens, k.row(row),
                   v.row(row));
     }
+    const bool rounds = sequence.token_count > exact_queries_ && sequence.tree.empty();
     pool_.run([&](int worker) {
       for (int32_t i = worker; i < sequence.token_count; i += pool_.size()) {
         const int64_t row = sequence.first_token + i;
-        attention_row(node, q.row(row), sequence.position(i), RowKv(cache, sequence, i), out.row(row));
+        std::vector<float> query(q.row(row).begin(), q.row(row).end());
+        if (rounds) round_query(node, options_.kv_dtype, query);
+        attention_row(node, query, sequence.position(i), RowKv(cache, sequence, i), out.row(row));
       }
     });
   }

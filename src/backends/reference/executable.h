@@ -1,6 +1,7 @@
 // Runs a graph node by node with the reference kernels.
 #pragma once
 
+#include <limits>
 #include <map>
 #include <vector>
 
@@ -74,6 +75,9 @@ class ReferenceExecutable final : public Executable {
     activation_ = dtype;
     exact_rows_ = beyond_rows;
   }
+  // So are queries of sequences of more than `beyond_rows` rows that are no tree, with the factors on their scores in
+  // them: to bf16 for such caches, else to f16.
+  void round_queries(int64_t beyond_rows) { exact_queries_ = beyond_rows; }
 
  private:
   void run_node(const Node& node, const StepInput& input);
@@ -98,6 +102,7 @@ class ReferenceExecutable final : public Executable {
   NodeObserver observer_;
   DType activation_ = DType::kF32;
   int64_t exact_rows_ = 0;
+  int64_t exact_queries_ = std::numeric_limits<int64_t>::max();
   bool profiling_ = false;
   std::vector<double> profile_;
 };
