@@ -2,6 +2,7 @@
 #pragma once
 
 #include "backends/cuda/async_copy.cuh"
+#include "backends/cuda/device_code.cuh"
 #include "backends/cuda/kernels.h"
 #include "backends/cuda/stream_weights.cuh"
 
@@ -20,12 +21,14 @@ constexpr int batch_shared_bytes(int architecture) {
   return architecture < 90 || architecture >= 120 ? 100 << 10 : 228 << 10;
 }
 
-template <Encoding kEncoding, Scaling kScaling, int kColumnsOfTile>
+template <Encoding kEncoding, Scaling kScaling, int kColumnsOfTile, int kCopiesOfToken>
 struct BatchTile {
   static constexpr Encoding kOf = kEncoding;
   static constexpr Scaling kScaled = kScaling;
   static constexpr bool kBF16 = kEncoding == Encoding::kBF16;
   static constexpr int kColumns = kColumnsOfTile;
+  static constexpr int kCopies = kCopiesOfToken;  // columns of a token
+  static constexpr int kTokens = kColumns / kCopies;
   using Piece = Chunk<kEncoding>;
   static constexpr int kWords = Piece::kWords;
   // Two warps have the same rows and columns. Of 16-bit chunks each takes half, of smaller ones every other one.
@@ -34,10 +37,15 @@ struct BatchTile {
   static constexpr int kChunks = kHalves ? 1 : kWords == 1 && kColumns <= 32 ? 4 : 2;  // of a step
   static constexpr int kUnit = kWords == 1 ? 4 : kChunks;                              // chunks that stay together
   static constexpr int kRowTiles = kHalves && kColumns == 128 ? 4 : 2;                 // of a warp
-  static constexpr int kColumnWarps = kColumns == 64 || kRowTiles == 4 ? 2 : 1;
+  static constexpr int kColumnWarps = (kColumns == 64 && !kHalves) || kRowTiles == 4 ? 2 : 1;
   static constexpr int kWarps = kRowBlocks / kRowTiles * kColumnWarps * 2;
   static constexpr int kThreads = kWarps * 32;
   static constexpr int kColumnTiles = kColumns / 8 / kColumnWarps;  // of a warp
+  // What each of the two warps keeps when they have added up: half of the columns, or of the rows where there are
+  // only 8.
+  static constexpr bool kSplitRows = kColumnTiles == 1;
+  static constexpr int kKeptRows = kSplitRows ? kRowTiles / 2 : kRowTiles;
+  static constexpr int kKeptColumns = kSplitRows ? 1 : kColumnTiles / 2;
   // A stage of shared memory: weights [row block][chunk][word][lane], x [chunk][column][8 words of 16 bytes], scales
   // and zeros [row block][chunk].
   static constexpr int kScaleBytes = kScaling == Scaling::kRow ? 0 : kScaling == Scaling::kChunks ? 64 : 128;
@@ -47,13 +55,27 @@ struct BatchTile {
   static constexpr int kZerosAt = kScalesAt + kRowBlocks * kChunks * kScaleBytes;
   static constexpr int kBytes = kZerosAt + kRowBlocks * kChunks * kZeroBytes;
   // Blocks on a multiprocessor, as registers allow.
-  static constexpr int kResident = kColumns <= 32 ? 2 : 1;
+  static constexpr int kResident = kColumns <= 32 || (kColumns == 64 && kHalves) ? 2 : 1;
   static constexpr int stages(int architecture) {
     const int fit = (batch_shared_bytes(architecture) / kResident - 2048) / kBytes;
     return fit < 2 ? 2 : fit < kMostStages ? fit : kMostStages;
   }
   static constexpr bool fits() { return 2 * kBytes + 2048 <= batch_shared_bytes(86); }
 };
+
+// Who a warp is.
+template <typename T>
+struct Place {
+  int lane = threadIdx.x % 32;
+  int g = lane / 4;
+  int t = lane % 4;
+  int half = threadIdx.x / 32 % 2;
+  int first_row = static_cast<int>(threadIdx.x / 64) / T::kColumnWarps * T::kRowTiles;        // blocks of 16
+  int first_column = static_cast<int>(threadIdx.x / 64) % T::kColumnWarps * T::kColumnTiles;  // tiles of 8
+};
+
+template <typename T>
+using Sums = float[T::kRowTiles][T::kColumnTiles][4];
 
 __device__ inline const StreamPart& part_of(const StreamCall& matrix, int block) {
   int number = 0;
@@ -77,8 +99,10 @@ struct Shares {
   __device__ unsigned block_of(unsigned unit) const {
     return blocks == tiles ? unit / units : ((unit + 1) * blocks - 1) / (units * tiles);
   }
+  __device__ unsigned first_of(unsigned tile) const { return block_of(tile * units); }
+  __device__ unsigned last_of(unsigned tile) const { return block_of((tile + 1) * units - 1); }
   // Where a block leaves its sums of a tile: it may have the end of one and the beginning of another.
-  __device__ unsigned slot(unsigned block, unsigned tile) const { return 2 * block + (begin(block) / units != tile); }
+  __device__ unsigned slot(unsigned block, unsigned tile) const { return 2 * block + (begin(block) < tile * units); }
 };
 
 // A place in that order.
@@ -115,6 +139,8 @@ struct WeightFeed {
     const int64_t of_part = block - part.first_block;
     const int64_t scales_before = of_part * matrix.scale_columns;
     weights = part.weights + (of_part * matrix.chunks + chunk) * (T::kWords * 32) + lane;
+    if (lane < 2 && this->part == 0 && (lane == 0 || part.bias != nullptr))
+      prefetch_line((lane == 0 ? part.factors : part.bias) + of_part * kBlockRows);
     scales = static_cast<const char*>(part.scales) + scales_before * (T::kScaled == Scaling::kChunks ? 64 : 32);
     zeros = static_cast<const char*>(part.zeros) + scales_before * 32;
   }
@@ -129,10 +155,11 @@ struct WeightFeed {
         if (T::kHalves || chunk + word / T::kWords < call.matrix.chunks)
           copy_word(to + word * 512, weights + word * 32);
       }
-#pragma unroll
-      for (int i = 0; i < (T::kChunks + kParts - 1) / kParts; ++i) {
-        const int c = i * kParts + part;
-        if (c < T::kChunks && chunk + c < call.matrix.chunks) load_scales(stage, c);
+      if constexpr (T::kScaleBytes > 0) {
+        if (part == 0) load_scales<T::kScaleBytes / 16>(stage + T::kScalesAt, scales);
+      }
+      if constexpr (T::kZeroBytes > 0) {
+        if (call.matrix.zeros && part == kParts - 1) load_scales<T::kZeroBytes / 16>(stage + T::kZerosAt, zeros);
       }
       weights += T::kChunks * T::kWords * 32;
     }
@@ -142,23 +169,19 @@ struct WeightFeed {
     ++tile;
     seek();
   }
-  // Of a chunk: 16 rows for each column of scales, one of them for kRow and kChunks, four for kLanes.
-  __device__ void load_scales(uint32_t stage, int c) {
+  // Of each chunk `kWordsOfChunk`: 16 rows for each column of scales or zeros, one of them, or for kLanes four.
+  template <int kWordsOfChunk>
+  __device__ void load_scales(uint32_t to, const char* from) {
     constexpr bool kLanes = T::kScaled == Scaling::kLanes;
-    const auto copy = [&](uint32_t to, const char* from, int bytes_of_column) {
-      const int words = bytes_of_column / 16;
-      if (lane >= words * (kLanes ? 4 : 1)) return;
-      const unsigned index = kLanes ? (chunk + c) * 4 + lane / words : chunk + c;
-      const int at = T::kScaled == Scaling::kRow
-                         ? 0
-                         : min(static_cast<int>(index * call.scale_magic >> 20), call.matrix.scale_columns - 1);
-      copy_word(to + lane * 16, from + at * bytes_of_column + lane % words * 16);
-    };
-    const int place = row_block * T::kChunks + c;
-    if constexpr (T::kScaleBytes > 0) copy(stage + T::kScalesAt + place * T::kScaleBytes, scales, kLanes ? 32 : 64);
-    if constexpr (T::kZeroBytes > 0) {
-      if (call.matrix.zeros) copy(stage + T::kZerosAt + place * T::kZeroBytes, zeros, 32);
-    }
+    constexpr int kWords = kLanes ? kWordsOfChunk / 4 : kWordsOfChunk;  // of a column
+    static_assert(T::kChunks * kWordsOfChunk <= 32);
+    const int at = chunk + lane / kWordsOfChunk;
+    if (lane >= T::kChunks * kWordsOfChunk || at >= call.matrix.chunks) return;
+    const unsigned index = kLanes ? at * 4 + lane % kWordsOfChunk / kWords : at;
+    const int column = T::kScaled == Scaling::kRow
+                           ? 0
+                           : min(static_cast<int>(index * call.scale_magic >> 20), call.matrix.scale_columns - 1);
+    copy_word(to + (row_block * T::kChunks * kWordsOfChunk + lane) * 16, from + (column * kWords + lane % kWords) * 16);
   }
 };
 

@@ -11,17 +11,22 @@
 namespace edgewise::cuda {
 
 // Programmatic dependent launch (CUDA C++ Programming Guide): a kernel may start while the one before it still runs,
-// and waits here for what that one wrote. Before it, only weights may be read.
-__device__ inline void wait_for_inputs() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
+// and waits here for what that one wrote. Before it, only weights may be read, and nothing be written. The one behind
+// starts at once and waits in its turn: who goes on behind this has all kernels before it behind itself, however early
+// they have started, since each of them went through here.
 __device__ inline void let_next_start() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;");
 #endif
 }
+__device__ inline void wait_for_inputs() {
+  let_next_start();
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// Brings a line of weights nearer, for somebody who reads them later.
+__device__ inline void prefetch_line(const void* from) { asm volatile("prefetch.global.L2 [%0];" ::"l"(from)); }
 
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared, cudaStream_t stream,
@@ -64,6 +69,15 @@ __device__ inline float combine_block(float value, Combine combine) {
   value = of_warps[0];
   for (unsigned i = 1; i < blockDim.x / 32; ++i) value = combine(value, of_warps[i]);
   return value;
+}
+
+// Threads of a block that takes the root mean square of a row: the order of its sum depends on them.
+constexpr int norm_threads(int columns) { return columns <= 256 ? 64 : columns <= 1024 ? 256 : 1024; }
+// The factor of RMSNorm; all threads get it.
+__device__ inline float inverse_norm(const float* x, int columns, float epsilon) {
+  float squares = 0;
+  for (int i = threadIdx.x; i < columns; i += blockDim.x) squares = fmaf(x[i], x[i], squares);
+  return rsqrtf(combine_block(squares, Sum()) / static_cast<float>(columns) + epsilon);
 }
 
 __device__ inline float to_float(float x) { return x; }

@@ -115,16 +115,16 @@ void CudaExecutable::launch_program(const StepContext& context, size_t end) cons
 
 void CudaExecutable::launch_nodes(const StepContext& context, size_t end) const noexcept {
   // Adapters change what Linears give, so nothing may have been added to that yet.
-  const bool few = std::max(context.tokens, context.rows) <= kMostDecodeTokens && !context.adapters;
+  const bool fused = std::max(context.tokens, context.rows) <= kMostBatchTokens && !context.adapters;
   for (size_t i = 0; i < end; ++i) {
     if (fusions_.in_attention[i]) continue;
     const bool many = context.count(ops_[i]->of_rows) > kMostBatchTokens && !context.adapters;
-    const Fusions::Rest rest = few ? fusions_.rest[i] : Fusions::Rest::kAll;
+    const Fusions::Rest rest = fused ? fusions_.rest[i] : Fusions::Rest::kAll;
     if (rest == Fusions::Rest::kNothing || (many && fusions_.gates[i])) continue;
     const bool is_linear = graph_.nodes()[i].op == Op::kLinear;
     if (rest != Fusions::Rest::kAll)
       ops_[i]->launch_rest(context, rest);
-    else if (few || many || !is_linear)
+    else if (fused || many || !is_linear)
       ops_[i]->launch_fused(context);
     else
       ops_[i]->launch(context);

@@ -1,5 +1,5 @@
 // Which operators of a graph run as part of others: heads' norms, rotations and the cache's growth with attention, and
-// in steps of few tokens norms and gates with the Linear behind them, sums with the Linear in front.
+// in steps of up to 64 tokens norms and gates with the Linear behind them, sums with the Linear in front.
 #pragma once
 
 #include <optional>
@@ -11,7 +11,7 @@
 
 namespace edgewise::cuda {
 
-// How a Linear runs when tokens are few.
+// How a Linear runs in steps of up to 64 tokens.
 struct LinearFusion {
   Source source = Source::kPlain;
   ValueId x = kNone;
@@ -29,7 +29,7 @@ struct HeadFusion {
 };
 
 struct Fusions {
-  // What is left of a node in steps of few tokens.
+  // What is left of a node in such steps.
   enum class Rest : uint8_t { kAll, kNothing, kSum, kNorm };
 
   std::vector<Rest> rest;

@@ -57,18 +57,21 @@ struct StreamCall {
 // almost as exact as in float32; or one, where tokens are many. Others: one f16 row, divided by a power of two where it
 // would not be in range, or by what makes it integers up to 127 for weights that say so.
 enum class Activation : int { kBF16Pair, kBF16, kF16, kInt8 };
-// What stands before a product, where it is computed on the way to its operands.
+
+// What rows of x are made of.
 enum class Source : int { kPlain, kNormed, kSwiGlu, kGeGlu, kGeGluTanh };
-// Rows of x; of gated sources x is the gate.
+constexpr bool is_gated(Source source) { return source >= Source::kSwiGlu; }
 struct RowSource {
-  const float* x = nullptr;   // [rows, k]
+  const float* x = nullptr;   // [rows, k]; the gate of gated sources
   const float* up = nullptr;  // [rows, k]
   Source source = Source::kPlain;
+  const float* norm = nullptr;  // [k] weights of RMSNorm
+  float epsilon = 0;
 };
-// Of each 64 columns the 16-byte words stand in the order 0, 2, 4, 6, 1, 3, 5, 7, in which lanes of an operand take
-// them. Clears `arrived` [tiles] too, for a batch_linear() behind it.
-void prepare_rows(cudaStream_t stream, const RowSource& x, int rows, int k, int k_padded, Activation kind, uint16_t* to,
-                  float* scale, int32_t* arrived = nullptr, int tiles = 0);
+// prepare_rows.cu. Of each 64 columns the 16-byte words stand in the order 0, 2, 4, 6, 1, 3, 5, 7, in which lanes of an
+// operand take them. Clears `arrived` [tiles] too, for a batch_linear() behind it.
+void prepare_rows(cudaStream_t stream, const RowSource& source, int rows, int k, int k_padded, Activation kind,
+                  uint16_t* to, float* scale, int32_t* arrived = nullptr, int tiles = 0);
 
 // `encoding` and `scaling` are those of layout.h, but for f32.
 void stream_linear(cudaStream_t stream, int encoding, int scaling, const StreamCall& call);
@@ -85,7 +88,9 @@ struct BatchCall {
   StreamCall matrix;  // its lists are not used
   int copies = 1;     // rows of x a token, 2 for kBF16Pair
   int multiprocessors = 0;
-  unsigned scale_magic = 0;    // as in DecodeCall
+  unsigned scale_magic = 0;  // as in DecodeCall
+  // [tokens, n], added to the product of the only part, or null.
+  const float* residual = nullptr;
   float* partials = nullptr;   // [2 * multiprocessors][kBatchRows * kBatchColumns]
   int32_t* arrived = nullptr;  // [tiles] zeros
   int column_tiles = 0;        // chosen at launch
@@ -117,12 +122,8 @@ inline constexpr int kMostDecodeTokens = 4;
 
 struct DecodeCall {
   StreamCall matrix;  // its x, x_scale and lists are not used
-  Source source = Source::kPlain;
-  int k = 0;                    // columns of x, a multiple of 4
-  const float* x = nullptr;     // [tokens, k]; the gate of gated sources
-  const float* up = nullptr;    // [tokens, k]
-  const float* norm = nullptr;  // [k] weights of RMSNorm
-  float epsilon = 0;
+  RowSource source;
+  int k = 0;                        // columns of x, a multiple of 4
   const float* residual = nullptr;  // [tokens, n], added to the product of the only part
   unsigned scale_magic = 0;         // 2^20 / the chunks, or 16s of columns, of a scale, rounded up
   int ranks = 1;                    // blocks that share out the columns of 16 rows

@@ -7,6 +7,7 @@
 // and a token's result does not depend on its company.
 #include <climits>
 
+#include "backends/cuda/batch_join.cuh"
 #include "backends/cuda/batch_tile.cuh"
 #include "backends/cuda/device_code.cuh"
 #include "backends/cuda/kernels.h"
@@ -14,20 +15,6 @@
 
 namespace edgewise::cuda {
 namespace {
-
-// Who a warp is.
-template <typename T>
-struct Place {
-  int lane = threadIdx.x % 32;
-  int g = lane / 4;
-  int t = lane % 4;
-  int half = threadIdx.x / 32 % 2;
-  int first_row = static_cast<int>(threadIdx.x / 64) / T::kColumnWarps * T::kRowTiles;        // blocks of 16
-  int first_column = static_cast<int>(threadIdx.x / 64) % T::kColumnWarps * T::kColumnTiles;  // tiles of 8
-};
-
-template <typename T>
-using Sums = float[T::kRowTiles][T::kColumnTiles][4];
 
 // The operands of a warp's rows in chunk `c` of a stage, and what multiplies their products.
 template <typename T>
@@ -109,127 +96,12 @@ __device__ inline void multiply_chunk(const char* stage, int c, const Place<T>& 
   }
 }
 
-// Adds up what the two warps of the same rows and columns have. Each keeps half of the columns' tiles, in the first
-// half of `sums`. `memory` is a stage that nobody reads any more.
-template <typename T>
-__device__ inline void join_halves(char* memory, const Place<T>& place, Sums<T>& sums) {
-  constexpr int kKept = T::kColumnTiles / 2;
-  static_assert(T::kWarps * kKept * 512 <= T::kBytes, "a stage is too small for this");
-  const int warp = static_cast<int>(threadIdx.x / 32);
-  auto* mine = reinterpret_cast<float4*>(memory) + warp * kKept * 32 + place.lane;
-  const auto* other = reinterpret_cast<const float4*>(memory) + (warp ^ 1) * kKept * 32 + place.lane;
-#pragma unroll
-  for (int r = 0; r < T::kRowTiles; ++r) {
-    __syncthreads();
-#pragma unroll
-    for (int i = 0; i < kKept; ++i) {
-      float given[4];
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        given[j] = place.half == 0 ? sums[r][i + kKept][j] : sums[r][i][j];
-        sums[r][i][j] = place.half == 0 ? sums[r][i][j] : sums[r][i + kKept][j];
-      }
-      mine[i * 32] = make_float4(given[0], given[1], given[2], given[3]);
-    }
-    __syncthreads();
-#pragma unroll
-    for (int i = 0; i < kKept; ++i) {
-      const float4 got = other[i * 32];
-      sums[r][i][0] += got.x;
-      sums[r][i][1] += got.y;
-      sums[r][i][2] += got.z;
-      sums[r][i][3] += got.w;
-    }
-  }
-}
-
-// Visits a thread's sums as join_halves() leaves them. Of a pair of columns the first has both.
-template <typename T, typename Visit>
-__device__ inline void for_kept(int copies, Visit visit) {
-#pragma unroll
-  for (int r = 0; r < T::kRowTiles; ++r) {
-#pragma unroll
-    for (int i = 0; i < T::kColumnTiles / 2; ++i) {
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        if (j % 2 == 0 || copies == 1) visit(r, i, j);
-      }
-    }
-  }
-}
-
-// Leaves a block's sums of a tile that several have, and takes those of all when it is the last. False where it is not.
-template <typename T>
-__device__ inline bool join_blocks(const BatchCall& call, const Shares& shares, unsigned tile, Sums<T>& sums) {
-  const unsigned first = shares.block_of(tile * shares.units);
-  const unsigned last = shares.block_of((tile + 1) * shares.units - 1);
-  if (first == last) return true;
-  constexpr int kKept = T::kColumnTiles / 2;
-  const auto memory = [&](unsigned block) {
-    return call.partials +
-           static_cast<size_t>(shares.slot(block, tile)) * (kBatchRows * T::kColumns >> (call.copies - 1)) +
-           threadIdx.x;
-  };
-  const auto place = [&](int r, int i, int j) {
-    return (((r * kKept + i) * 4 + j) >> (call.copies - 1)) * T::kThreads;
-  };
-  float* mine = memory(blockIdx.x);
-  for_kept<T>(call.copies, [&](int r, int i, int j) { mine[place(r, i, j)] = sums[r][i][j]; });
-  __shared__ bool is_last;
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) is_last = atomicAdd(call.arrived + tile, 1) == static_cast<int>(last - first);
-  __syncthreads();
-  if (!is_last) return false;
-  __threadfence();
-  for_kept<T>(call.copies, [&](int r, int i, int j) { sums[r][i][j] = 0; });
-  constexpr int kTogether = T::kRowTiles * kKept < 8 ? 8 / (T::kRowTiles * kKept) : 1;  // loads on their way at once
-#pragma unroll kTogether
-  for (unsigned block = first; block <= last; ++block) {
-    const float* from = memory(block);
-    for_kept<T>(call.copies, [&](int r, int i, int j) { sums[r][i][j] += __ldcg(from + place(r, i, j)); });
-  }
-  return true;
-}
-
-template <typename T>
-__device__ inline void finish_tile(const BatchCall& call, const Shares& shares, int tile, char* memory,
-                                   const Place<T>& place, Sums<T>& sums) {
-  join_halves<T>(memory, place, sums);
-  if (call.copies == 2) for_kept<T>(2, [&](int r, int i, int j) { sums[r][i][j] += sums[r][i][j + 1]; });
-  if (!join_blocks<T>(call, shares, tile, sums)) return;
-  const StreamCall& matrix = call.matrix;
-  const int first_column = tile % call.column_tiles * T::kColumns +
-                           (place.first_column + place.half * T::kColumnTiles / 2) * 8 + 2 * place.t;
-#pragma unroll
-  for (int r = 0; r < T::kRowTiles; ++r) {
-    const int block = tile / call.column_tiles * kRowBlocks + place.first_row + r;
-    if (block >= matrix.blocks) break;
-    const StreamPart& part = part_of(matrix, block);
-    const int row = (block - part.first_block) * static_cast<int>(kBlockRows) + place.g;
-    const bool there[2] = {row < part.n, row + 8 < part.n};
-    const float factors[2] = {there[0] ? part.factors[row] : 0, there[1] ? part.factors[row + 8] : 0};
-    const bool biased = part.bias != nullptr;
-    const float bias[2] = {biased && there[0] ? part.bias[row] : 0, biased && there[1] ? part.bias[row + 8] : 0};
-#pragma unroll
-    for (int i = 0; i < T::kColumnTiles / 2; ++i) {
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const int token = (first_column + i * 8 + j % 2) >> (call.copies - 1);
-        if (token >= matrix.tokens || !there[j / 2] || (call.copies == 2 && j % 2 == 1)) continue;
-        const float sum = sums[r][i][j] * (factors[j / 2] * matrix.x_scale[token]) + bias[j / 2];
-        part.out[int64_t{token} * part.n + row + j / 2 * 8] = sum;
-      }
-    }
-  }
-}
-
-template <Encoding kEncoding, Scaling kScaling, int kColumns>
-__global__ void __launch_bounds__((BatchTile<kEncoding, kScaling, kColumns>::kThreads),
-                                  (BatchTile<kEncoding, kScaling, kColumns>::kResident))
+template <Encoding kEncoding, Scaling kScaling, int kColumns, int kCopies>
+__global__ void __launch_bounds__((BatchTile<kEncoding, kScaling, kColumns, kCopies>::kThreads),
+                                  (BatchTile<kEncoding, kScaling, kColumns, kCopies>::kResident))
     batch_kernel(const __grid_constant__ BatchCall call) {
 #ifdef __CUDA_ARCH__
-  using T = BatchTile<kEncoding, kScaling, kColumns>;
+  using T = BatchTile<kEncoding, kScaling, kColumns, kCopies>;
   constexpr int kAhead = T::stages(__CUDA_ARCH__ / 10) - 1;
   constexpr int kEnd = (kAhead + 1) * T::kBytes;
   extern __shared__ __align__(128) char stages[];
@@ -243,7 +115,6 @@ __global__ void __launch_bounds__((BatchTile<kEncoding, kScaling, kColumns>::kTh
   ActivationFeed<T> activations(call, begin);
   for (int i = 0; i < min(kAhead, count); ++i) weights.load(address + i * T::kBytes);
   wait_for_inputs();
-  let_next_start();
   for (int i = 0; i < kAhead; ++i) {
     if (i < count) activations.load(address + i * T::kBytes);
     end_stage();
@@ -280,8 +151,12 @@ __global__ void __launch_bounds__((BatchTile<kEncoding, kScaling, kColumns>::kTh
     now = now + T::kBytes == kEnd ? 0 : now + T::kBytes;
     next = next + T::kBytes == kEnd ? 0 : next + T::kBytes;
   }
+  join_blocks<T>(call, shares, begin.tile, tile - 1, place, sums);
 #endif
 }
+
+template <int kValue>
+using Number = std::integral_constant<int, kValue>;
 
 // How much shared memory a kernel takes. Where it cannot have it its launch fails, in every step, and the step says so.
 template <typename T>
@@ -293,10 +168,10 @@ int stage_bytes(void (*kernel)(BatchCall)) {
   return bytes;
 }
 
-template <Encoding kEncoding, Scaling kScaling, int kColumns>
+template <Encoding kEncoding, Scaling kScaling, int kColumns, int kCopies>
 void launch_batch(cudaStream_t stream, BatchCall call) {
-  using T = BatchTile<kEncoding, kScaling, kColumns>;
-  const auto kernel = batch_kernel<kEncoding, kScaling, kColumns>;
+  using T = BatchTile<kEncoding, kScaling, kColumns, kCopies>;
+  const auto kernel = batch_kernel<kEncoding, kScaling, kColumns, kCopies>;
   call.column_tiles = (call.matrix.tokens * call.copies + kColumns - 1) / kColumns;
   const int units = (call.matrix.chunks + T::kUnit - 1) / T::kUnit;
   const int tiles = batch_row_tiles(call.matrix.blocks) * call.column_tiles;
@@ -318,15 +193,28 @@ void batch_linear(cudaStream_t stream, int encoding, int scaling, const BatchCal
     const int columns = call.matrix.tokens * call.copies;
     constexpr Encoding kEncoding = decltype(e)::value;
     constexpr Scaling kScaling = decltype(s)::value;
-    constexpr bool kWide = BatchTile<kEncoding, kScaling, 128>::fits();
-    if (columns <= 16)
-      launch_batch<kEncoding, kScaling, 16>(stream, call);
-    else if (columns <= 32)
-      launch_batch<kEncoding, kScaling, 32>(stream, call);
-    else if (columns <= 64 || !kWide)
-      launch_batch<kEncoding, kScaling, 64>(stream, call);
-    else if constexpr (kWide)
-      launch_batch<kEncoding, kScaling, 128>(stream, call);
+    constexpr bool kWide = BatchTile<kEncoding, kScaling, 128, 1>::fits();
+    const auto go = [&](auto of_tile, auto copies) {
+      launch_batch<kEncoding, kScaling, of_tile.value, copies.value>(stream, call);
+    };
+    const auto choose = [&](auto copies) {
+      if (copies.value == 1 && columns <= 8)
+        go(Number < copies.value == 1 ? 8 : 16 > (), copies);
+      else if (columns <= 16)
+        go(Number<16>(), copies);
+      else if (columns <= 32)
+        go(Number<32>(), copies);
+      else if (columns <= 64 || !kWide)
+        go(Number<64>(), copies);
+      else
+        go(Number < kWide ? 128 : 64 > (), copies);
+    };
+    if constexpr (kEncoding != Encoding::kBF16)
+      choose(Number<1>());
+    else if (call.copies == 2)
+      choose(Number<2>());
+    else
+      go(Number<128>(), Number<1>());  // tokens are many
   });
 }
 

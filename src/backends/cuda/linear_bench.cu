@@ -1,11 +1,13 @@
 // Times the kernels of kLinear at real models' shapes against the GPU's memory bandwidth and cuBLASLt's largest rate,
 // which it measures first.
-//   build/cuda_linear_bench [tokens ...]
+//   build/cuda_linear_bench [layers] [tokens ...]
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
 #include <memory>
+#include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include "backends/cuda/dense.h"
@@ -23,14 +25,15 @@ void check(cudaError_t result) {
   std::exit(1);
 }
 
-__global__ void fill_kernel(uint32_t* data, int64_t count) {
+// Bits that stand everywhere, and those that are random.
+__global__ void fill_kernel(uint32_t* data, int64_t count, uint32_t set, uint32_t random) {
   const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += stride) {
     uint32_t x = static_cast<uint32_t>(i) * 2654435761u + 12345u;
     x ^= x >> 15;
     x *= 2246822519u;
     x ^= x >> 13;
-    data[i] = x & 0xbfffbfffu;  // no infinities
+    data[i] = (x & random) | set;
   }
 }
 
@@ -98,8 +101,11 @@ struct Bench {
 
   template <typename T>
   static void allocate(T*& memory, size_t bytes) {
+    // Numbers of float32 around one, other bits without infinities.
+    const bool floats = std::is_same_v<T, float>;
     check(cudaMalloc(reinterpret_cast<void**>(&memory), bytes));
-    fill_kernel<<<4096, 256>>>(reinterpret_cast<uint32_t*>(memory), static_cast<int64_t>(bytes / 4));
+    fill_kernel<<<4096, 256>>>(reinterpret_cast<uint32_t*>(memory), static_cast<int64_t>(bytes / 4),
+                               floats ? 0x3f000000u : 0u, floats ? 0x80ffffffu : 0xbfffbfffu);
   }
   Bench() {
     allocate(pool, kPool);
@@ -116,13 +122,19 @@ struct Bench {
     check(cudaStreamCreate(&stream));
   }
 
+  static size_t bytes_of(const Format& format, int n, int k) {
+    return (static_cast<size_t>(static_cast<double>(n) * k * format.bytes_a_weight) + 65536) / 256 * 256;
+  }
   // Matrix number i of some that do not fit the cache together.
   StreamCall call_for(const Format& format, int n, int k, int tokens, int i) const {
-    const size_t stride = (static_cast<size_t>(static_cast<double>(n) * k * format.bytes_a_weight) + 65536) / 256 * 256;
+    const size_t stride = bytes_of(format, n, k);
     const auto copies = static_cast<int>(std::min<size_t>(64, (kPool - (size_t{1} << 30)) / stride));
+    return call_at(format, n, k, tokens, static_cast<size_t>(i % copies) * stride);
+  }
+  StreamCall call_at(const Format& format, int n, int k, int tokens, size_t offset) const {
     StreamCall call;
     StreamPart& part = call.parts[0];
-    const char* at = pool + static_cast<size_t>(i % copies) * stride;
+    const char* at = pool + offset;
     const double code_bytes = format.bytes_a_weight < 1 ? 0.5 : format.bytes_a_weight;
     part.weights = reinterpret_cast<const uint4*>(at);
     part.scales = at + static_cast<size_t>(static_cast<double>(n) * k * code_bytes);
@@ -143,27 +155,55 @@ struct Bench {
     DecodeCall call;
     call.matrix = call_for(format, n, k, tokens, i);
     call.k = k;
-    call.x = x;
+    call.source.x = x;
     call.scale_magic = (1 << 20) / (format.scaling == Scaling::kChunks ? 2 : 1) + 1;
     call.slots = multiprocessors * kDecodeBlocks;
     call.ranks = choose_decode_ranks(call.matrix.blocks, call.matrix.chunks, multiprocessors, true);
     decode_linear(stream, static_cast<int>(format.encoding), static_cast<int>(format.scaling), call);
   }
-  void prepare(const Format& format, int k, int tokens) const {
+  void prepare(const Format& format, int k, int tokens, const RowSource& source) const {
     const bool many = tokens > kMostBatchTokens && format.activation == Activation::kBF16Pair;
-    prepare_rows(stream, {x}, tokens, k, k, many ? Activation::kBF16 : format.activation, prepared, scales, arrived,
+    prepare_rows(stream, source, tokens, k, k, many ? Activation::kBF16 : format.activation, prepared, scales, arrived,
                  2048);
   }
   void batch(const Format& format, int n, int k, int tokens, int i) const {
-    prepare(format, k, tokens);
+    prepare(format, k, tokens, {.x = x});
+    multiply_batch(format, call_for(format, n, k, tokens, i));
+  }
+  void multiply_batch(const Format& format, const StreamCall& matrix, const float* residual = nullptr) const {
+    const int tokens = matrix.tokens;
     BatchCall call;
-    call.matrix = call_for(format, n, k, tokens, i);
+    call.matrix = matrix;
+    call.residual = residual;
     call.copies = format.activation == Activation::kBF16Pair && tokens <= kMostBatchTokens ? 2 : 1;
     call.multiprocessors = multiprocessors;
     call.scale_magic = (1 << 20) / (format.scaling == Scaling::kChunks ? 2 : 1) + 1;
     call.partials = partials;
     call.arrived = arrived;
     batch_linear(stream, static_cast<int>(format.encoding), static_cast<int>(format.scaling), call);
+  }
+  // Layer number i of Qwen2.5-7B, with stand-ins for what attention does.
+  void layer(const Format& format, int tokens, int i) const {
+    constexpr int kHidden = 3584;
+    constexpr int kInner = 18944;
+    const auto* weight = reinterpret_cast<const float*>(pool);
+    constexpr int kShapes[][2] = {{4608, kHidden}, {kHidden, kHidden}, {2 * kInner, kHidden}, {kHidden, kInner}};
+    size_t bytes = 0;
+    for (const auto& [n, k] : kShapes) bytes += bytes_of(format, n, k);
+    size_t offset = static_cast<size_t>(i) % ((kPool - (size_t{1} << 30)) / bytes) * bytes;
+    const auto product = [&](int shape, const RowSource& source, const float* residual) {
+      const auto& [n, k] = kShapes[shape];
+      prepare(format, k, tokens, source);
+      multiply_batch(format, call_at(format, n, k, tokens, offset), residual);
+      offset += bytes_of(format, n, k);
+    };
+    const RowSource normed{.x = x, .source = Source::kNormed, .norm = weight, .epsilon = 1e-6f};
+    product(0, normed, nullptr);
+    rms_norm_rows(stream, x, weight, tokens * 28, 128, 1e-6f, x);
+    rms_norm_rows(stream, x, weight, tokens * 28, 128, 1e-6f, x);
+    product(1, {.x = x}, x);
+    product(2, normed, nullptr);
+    product(3, {.x = x, .up = out, .source = Source::kSwiGlu}, x);
   }
   void unpack(const Format& format, int n, int k, int first_block, int blocks, int i) const {
     UnpackCall call;
@@ -180,7 +220,7 @@ struct Bench {
       std::printf("the library cannot\n");
   }
   void dense(const Format& format, int n, int k, int tokens, int i) const {
-    prepare(format, k, tokens);
+    prepare(format, k, tokens, {.x = x});
     const int most = static_cast<int>(slice_bytes / (static_cast<size_t>(k) * 32)) / 8 * 8;
     for (int block = 0; block < n / 16; block += most) {
       const int blocks = std::min(most, n / 16 - block);
@@ -197,7 +237,8 @@ struct Bench {
 
 int main(int argc, char** argv) {
   std::vector<int> token_counts;
-  for (int i = 1; i < argc; ++i) token_counts.push_back(std::atoi(argv[i]));
+  const bool layers_only = argc > 1 && std::string_view(argv[1]) == "layers";
+  for (int i = layers_only ? 2 : 1; i < argc; ++i) token_counts.push_back(std::atoi(argv[i]));
   if (token_counts.empty()) token_counts = {1, 4, 8, 16, 32, 64, 128, 256, 512, 2048};
   Bench bench;
   const double read_us = time_launches(bench.stream, 1, [&](int) { read_all(bench.stream, bench.pool, kPool); });
@@ -215,6 +256,16 @@ int main(int argc, char** argv) {
   }
   const int shapes[][2] = {{4608, 3584}, {3584, 3584}, {37888, 3584}, {3584, 18944},
                            {6144, 1024}, {1024, 3072}, {1024, 2048}};
+  for (const int tokens : token_counts) {
+    if (tokens <= kMostDecodeTokens || tokens > kMostBatchTokens) continue;
+    std::printf("%d tokens, a layer of 4608 x 3584, 3584 x 3584, 37888 x 3584 and 3584 x 18944:\n", tokens);
+    for (const Format& format : kFormats) {
+      constexpr double kWeights = 4608.0 * 3584 + 3584.0 * 3584 + 37888.0 * 3584 + 3584.0 * 18944;
+      const double us = time_launches(bench.stream, 8, [&](int i) { bench.layer(format, tokens, i); });
+      std::printf("%12s%9.1f us %5.1f%%\n", format.name, us, kWeights * format.bytes_a_weight / us / 1e4 / bandwidth);
+    }
+  }
+  if (layers_only) return 0;
   for (const int tokens : token_counts) {
     const auto table = [&](const char* name, auto one) {
       std::printf("%d tokens, %s: us, %% of the bandwidth, %% of the dense rate\n%14s", tokens, name, "");
@@ -251,7 +302,8 @@ int main(int argc, char** argv) {
     for (const Format& format : kFormats) {
       std::printf("%12s", format.name);
       std::printf("%8.1f", time_launches(bench.stream, 4, [&](int i) { bench.unpack(format, n, k, 0, blocks, i); }));
-      std::printf("%8.1f", time_launches(bench.stream, 4, [&](int) { bench.prepare(format, k, tokens); }));
+      std::printf("%8.1f",
+                  time_launches(bench.stream, 4, [&](int) { bench.prepare(format, k, tokens, {.x = bench.x}); }));
       std::printf("%8.1f\n",
                   time_launches(bench.stream, 4, [&](int) { bench.multiply(format, n, k, tokens, 0, blocks); }));
     }

@@ -35,22 +35,22 @@ constexpr float kNormedUnit = 1.0f / 64;
 __device__ inline float4 source(const DecodeCall& call, int token, int column, float& squares) {
   if (column >= call.k) return {0, 0, 0, 0};
   const int64_t at = static_cast<int64_t>(token) * call.k + column;
-  const float4 x = *reinterpret_cast<const float4*>(call.x + at);
-  switch (call.source) {
+  const float4 x = *reinterpret_cast<const float4*>(call.source.x + at);
+  switch (call.source.source) {
     case Source::kPlain:
       return x;
     case Source::kNormed: {
       squares += x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
-      const float4 y = times(x, *reinterpret_cast<const float4*>(call.norm + column));
+      const float4 y = times(x, *reinterpret_cast<const float4*>(call.source.norm + column));
       return {y.x * kNormedUnit, y.y * kNormedUnit, y.z * kNormedUnit, y.w * kNormedUnit};
     }
     case Source::kSwiGlu:
-      return times({silu(x.x), silu(x.y), silu(x.z), silu(x.w)}, *reinterpret_cast<const float4*>(call.up + at));
+      return times({silu(x.x), silu(x.y), silu(x.z), silu(x.w)}, *reinterpret_cast<const float4*>(call.source.up + at));
     case Source::kGeGlu:
-      return times({gelu(x.x), gelu(x.y), gelu(x.z), gelu(x.w)}, *reinterpret_cast<const float4*>(call.up + at));
+      return times({gelu(x.x), gelu(x.y), gelu(x.z), gelu(x.w)}, *reinterpret_cast<const float4*>(call.source.up + at));
     case Source::kGeGluTanh:
       return times({gelu_tanh(x.x), gelu_tanh(x.y), gelu_tanh(x.z), gelu_tanh(x.w)},
-                   *reinterpret_cast<const float4*>(call.up + at));
+                   *reinterpret_cast<const float4*>(call.source.up + at));
   }
   return x;
 }
@@ -150,7 +150,6 @@ __global__ void __launch_bounds__(kThreads, 4) decode_kernel(const __grid_consta
   };
   if (first_group < end) load(next);
   wait_for_inputs();
-  let_next_start();
 
   float squares[kTokens] = {};
   const bool once = end - begin <= segment_chunks;
@@ -242,7 +241,7 @@ __global__ void __launch_bounds__(kThreads, 4) decode_kernel(const __grid_consta
     auto& of_warps = sums[turn];
     auto& squares_of_warps = square_sums[turn];
     turn ^= 1;
-    if (call.source == Source::kNormed) {
+    if (call.source.source == Source::kNormed) {
 #pragma unroll
       for (int token = 0; token < kTokens; ++token) {
         const float sum = combine_warp(squares[token], Sum());
@@ -297,8 +296,8 @@ __global__ void __launch_bounds__(kThreads, 4) decode_kernel(const __grid_consta
       all_squares = square_sum(token);
     }
     float sum = (high + low * (1.0f / kLowFactor<kBF16>)) * part.factors[n];
-    if (call.source == Source::kNormed)
-      sum *= rsqrtf(all_squares / static_cast<float>(call.k) + call.epsilon) * (1.0f / kNormedUnit);
+    if (call.source.source == Source::kNormed)
+      sum *= rsqrtf(all_squares / static_cast<float>(call.k) + call.source.epsilon) * (1.0f / kNormedUnit);
     if (part.bias != nullptr) sum += part.bias[n];
     const int64_t at = static_cast<int64_t>(token) * part.n + n;
     if (call.residual != nullptr) sum += call.residual[at];

@@ -71,7 +71,6 @@ __global__ void __launch_bounds__(kWarps * 32) unpack_kernel(const __grid_consta
     }
   }
   wait_for_inputs();  // somebody may still read what was there before
-  let_next_start();
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const int64_t row = static_cast<int64_t>(blockIdx.y) * kBlockRows + g + 8 * r;
@@ -83,7 +82,6 @@ __global__ void __launch_bounds__(kWarps * 32) unpack_kernel(const __grid_consta
 
 __global__ void finish_kernel(float* out, int n, const float* x_scale, const float* factors, const float* bias) {
   wait_for_inputs();
-  let_next_start();
   const float scale = x_scale[blockIdx.x];
   if (scale == 1 && factors == nullptr && bias == nullptr) return;
   float* row = out + static_cast<int64_t>(blockIdx.x) * n;

@@ -22,12 +22,12 @@ class LinearOp final : public CudaOp {
       : LinearOp(context, context.graph().nodes()[static_cast<size_t>(id)]) {
     fusion_ = context.fusions().linears[static_cast<size_t>(id)];
     if (!fusion_) return;
-    decode_.source = fusion_->source;
+    decode_.source.source = fusion_->source;
     decode_.k = static_cast<int>(parts_[0].format.k);
     if (fusion_->norm >= 0) {
-      decode_.norm = context.norm_weights(fusion_->norm);
+      decode_.source.norm = context.norm_weights(fusion_->norm);
       const Node& norm = context.graph().nodes()[static_cast<size_t>(fusion_->norm)];
-      decode_.epsilon = static_cast<float>(norm.number("epsilon"));
+      decode_.source.epsilon = static_cast<float>(norm.number("epsilon"));
     }
     const WeightFormat& format = parts_[0].format;
     decode_.scale_magic = format.scale_magic();
@@ -47,20 +47,24 @@ class LinearOp final : public CudaOp {
 
   void launch_fused(const StepContext& context) const noexcept override {
     const int count = context.count(of_rows);
-    if (fusion_ && fusion_->up != kNone && count > kMostBatchTokens)
-      return multiply(context, {context.values[fusion_->x], context.values[fusion_->up], fusion_->source});
-    if (!fusion_ || count > kMostDecodeTokens || count == 0) return launch(context);
+    if (!fusion_) return launch(context);
+    if (count == 0) return;
+    RowSource source = decode_.source;
+    source.x = context.values[fusion_->x];
+    if (fusion_->up != kNone) source.up = context.values[fusion_->up];
+    const float* residual = fusion_->residual != kNone ? context.values[fusion_->residual] : nullptr;
+    const int most = std::max(context.tokens, context.rows);
+    if (most > kMostBatchTokens) return is_gated(source.source) ? multiply(context, source) : launch(context);
+    if (most > kMostDecodeTokens) return launch_joined(context, source, residual, 0, parts_.size(), count);
     DecodeCall call = decode_;
+    call.source = source;
+    call.residual = residual;
     call.matrix.tokens = count;
-    for (size_t i = 0; i < parts_.size(); ++i)
-      parts_[i].add_to(call.matrix, context.values[fusion_->out != kNone ? fusion_->out : outputs_[i]]);
-    call.x = context.values[fusion_->x];
-    if (fusion_->up != kNone) call.up = context.values[fusion_->up];
-    if (fusion_->residual != kNone) call.residual = context.values[fusion_->residual];
+    for (size_t i = 0; i < parts_.size(); ++i) parts_[i].add_to(call.matrix, fused_output(context, i));
     const WeightFormat& format = parts_[0].format;
     decode_linear(context.stream, static_cast<int>(format.encoding), static_cast<int>(format.scaling), call);
   }
-  void launch(const StepContext& context) const noexcept override { multiply(context, {context.values[x_]}); }
+  void launch(const StepContext& context) const noexcept override { multiply(context, {.x = context.values[x_]}); }
 
  private:
   LinearOp(const BuildContext& context, const Node& node) : x_(node.inputs[0]), outputs_(node.outputs) {
@@ -123,35 +127,41 @@ class LinearOp final : public CudaOp {
     space_.library = place(DenseProduct::kScratchBytes);
   }
 
-  void multiply(const StepContext& context, const RowSource& x) const noexcept {
+  float* fused_output(const StepContext& context, size_t part) const noexcept {
+    return context.values[fusion_->out != kNone ? fusion_->out : outputs_[part]];
+  }
+
+  void multiply(const StepContext& context, const RowSource& source) const noexcept {
     const int count = context.count(of_rows);
     if (count == 0) return;
     for (size_t first = 0, end = 0; first < parts_.size(); first = end) {
       for (end = first + 1; end < parts_.size() && end - first < kMostParts && parts_[end].joins(parts_[first]);) ++end;
-      launch_joined(context, x, first, end, count);
+      launch_joined(context, source, nullptr, first, end, count);
     }
   }
 
   // The parts [first, end), which one launch can take.
-  void launch_joined(const StepContext& context, const RowSource& x, size_t first, size_t end,
-                     int count) const noexcept {
+  void launch_joined(const StepContext& context, const RowSource& source, const float* residual, size_t first,
+                     size_t end, int count) const noexcept {
     StreamCall call;
     call.tokens = count;
-    for (size_t i = first; i < end; ++i) parts_[i].add_to(call, context.values[outputs_[i]]);
+    for (size_t i = first; i < end; ++i)
+      parts_[i].add_to(call, residual != nullptr ? fused_output(context, i) : context.values[outputs_[i]]);
     const DeviceWeights& weights = parts_[first];
     const auto k = static_cast<int>(weights.format.k);
-    if (weights.is_float()) return float_linear(context.stream, call, x.x, k);
+    if (weights.is_float()) return float_linear(context.stream, call, source.x, k);
     auto* scales = reinterpret_cast<float*>(context.workspace + space_.scales);
     auto* prepared = reinterpret_cast<uint16_t*>(context.workspace + space_.x);
     auto* arrived = reinterpret_cast<int32_t*>(context.workspace + space_.arrived);
     const bool many = count > kMostBatchTokens;
     call.x = prepared;
     call.x_scale = scales;
-    prepare_rows(context.stream, x, count, k, weights.k_padded(), weights.activation(many), prepared, scales, arrived,
-                 most_tiles_);
+    prepare_rows(context.stream, source, count, k, weights.k_padded(), weights.activation(many), prepared, scales,
+                 arrived, most_tiles_);
     if (dense_ != nullptr && count >= least_dense_rows_ && launch_dense(context, first, end, call)) return;
     BatchCall batch;
     batch.matrix = call;
+    batch.residual = residual;
     batch.copies = many ? 1 : weights.copies();
     batch.multiprocessors = device_info().multiprocessors;
     batch.scale_magic = weights.format.scale_magic();

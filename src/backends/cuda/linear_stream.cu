@@ -1,5 +1,5 @@
 // Products of experts' few rows: every weight travels once from memory to the registers of a tensor core's operand.
-// And what makes operands of activations, and products in float32.
+// And products in float32.
 //
 // A thread block takes 16 rows of the matrix. Its warps share out the columns, a few chunks of 64 at a time, and add up
 // in shared memory in a fixed order. A column of the product is computed alike whatever stands beside it, so a
@@ -89,7 +89,6 @@ __global__ void __launch_bounds__(kWarps * 32) stream_kernel(const __grid_consta
   for (int token = 0; token < work.count; token += call.tokens) {
     load(warp * kLoads);
     wait_for_inputs();
-    let_next_start();
     const int columns = min(call.tokens, work.count - token) * kCopies;
     int64_t x_at[kTiles];
 #pragma unroll
@@ -192,7 +191,6 @@ __global__ void __launch_bounds__(kWarps * 32) stream_kernel(const __grid_consta
       work.part->out[static_cast<int64_t>(work.first_pair + token + local) * work.part->n + n] = sum;
     }
   }
-  let_next_start();
 }
 
 template <Encoding kEncoding, Scaling kScaling>
@@ -210,81 +208,9 @@ void stream_format(cudaStream_t stream, const StreamCall& call) {
     launch(stream_kernel<kEncoding, kScaling, 8>, grid, kThreads, 0, stream, call);
 }
 
-// Four neighbours of a row; those from k on are zeros.
-__device__ inline float4 load_four(const float* from, int i, int k) {
-  if (k % 4 == 0) return i < k ? *reinterpret_cast<const float4*>(from + i) : float4{};
-  const auto at = [&](int j) { return j < k ? from[j] : 0.0f; };
-  return {at(i), at(i + 1), at(i + 2), at(i + 3)};
-}
-
-template <Source kSource>
-__device__ inline float gated(float gate, float up) {
-  if constexpr (kSource == Source::kSwiGlu) return silu(gate) * up;
-  if constexpr (kSource == Source::kGeGlu) return gelu(gate) * up;
-  return gelu_tanh(gate) * up;
-}
-
-template <Source kSource>
-__device__ inline float4 load_source(const RowSource& from, int64_t row, int i, int k) {
-  const float4 x = load_four(from.x + row * k, i, k);
-  if constexpr (kSource == Source::kPlain) return x;
-  const float4 up = load_four(from.up + row * k, i, k);
-  return {gated<kSource>(x.x, up.x), gated<kSource>(x.y, up.y), gated<kSource>(x.z, up.z), gated<kSource>(x.w, up.w)};
-}
-
-template <Source kSource>
-__device__ inline float row_scale(const RowSource& from, int row, int k, Activation kind) {
-  float largest = 0;
-  for (int i = threadIdx.x * 4; i < k; i += blockDim.x * 4) {
-    const float4 x = load_source<kSource>(from, row, i, k);
-    largest = fmaxf(fmaxf(largest, fmaxf(fabsf(x.x), fabsf(x.y))), fmaxf(fabsf(x.z), fabsf(x.w)));
-  }
-  largest = combine_block(largest, Largest());
-  if (largest == 0) return 1;
-  if (kind == Activation::kInt8) return largest / 127.0f;
-  if (largest >= 0x1p-6f && largest < 0x1p15f) return 1;
-  int exponent;
-  frexpf(largest, &exponent);
-  return ldexpf(1.0f, exponent - 10);
-}
-
-template <Source kSource>
-__global__ void prepare_kernel(RowSource from, int k, int k_padded, Activation kind, uint16_t* to, float* scales,
-                               int32_t* arrived, int tiles) {
-  wait_for_inputs();
-  let_next_start();
-  const int row = static_cast<int>(blockIdx.x);
-  if (row == 0) {
-    for (int i = threadIdx.x; i < tiles; i += blockDim.x) arrived[i] = 0;
-  }
-  const bool halves = kind == Activation::kF16 || kind == Activation::kInt8;
-  const float scale = halves ? row_scale<kSource>(from, row, k, kind) : 1.0f;
-  const int copies = kind == Activation::kBF16Pair ? 2 : 1;
-  uint16_t* out = to + static_cast<int64_t>(copies) * row * k_padded;
-#pragma unroll 4
-  for (int i = threadIdx.x * 4; i < k_padded; i += blockDim.x * 4) {
-    float4 v = load_source<kSource>(from, row, i, k);
-    uint2 high, low;
-    if (!halves) {
-      split_pair<true>(v.x, v.y, high.x, low.x);
-      split_pair<true>(v.z, v.w, high.y, low.y);
-    } else {
-      if (scale != 1) v = {v.x / scale, v.y / scale, v.z / scale, v.w / scale};
-      if (kind == Activation::kInt8) v = {nearbyintf(v.x), nearbyintf(v.y), nearbyintf(v.z), nearbyintf(v.w)};
-      high = {bits_of(__floats2half2_rn(v.x, v.y)), bits_of(__floats2half2_rn(v.z, v.w))};
-    }
-    // Of 64 columns the words of 8 stand in the order 0, 2, 4, 6, 1, 3, 5, 7.
-    const int at = (i & ~63) | (i & 8) << 2 | (i & 48) >> 1 | (i & 7);
-    *reinterpret_cast<uint2*>(out + at) = high;
-    if (copies == 2) *reinterpret_cast<uint2*>(out + k_padded + at) = low;
-  }
-  if (threadIdx.x == 0) scales[row] = scale;
-}
-
 // A warp a row of the matrix, four tokens at a time.
 __global__ void float_kernel(const __grid_constant__ StreamCall call, const float* x, int k) {
   wait_for_inputs();
-  let_next_start();
   const Work work = work_of(call);
   constexpr int kTokens = 4;
   const int lane = threadIdx.x % 32;
@@ -316,17 +242,6 @@ __global__ void float_kernel(const __grid_constant__ StreamCall call, const floa
 }
 
 }  // namespace
-
-void prepare_rows(cudaStream_t stream, const RowSource& x, int rows, int k, int k_padded, Activation kind, uint16_t* to,
-                  float* scale, int32_t* arrived, int tiles) {
-  const int threads = rows <= kMostBatchTokens && k > 1024 ? 1024 : 256;
-  const auto kernel = x.source == Source::kSwiGlu      ? prepare_kernel<Source::kSwiGlu>
-                      : x.source == Source::kGeGlu     ? prepare_kernel<Source::kGeGlu>
-                      : x.source == Source::kGeGluTanh ? prepare_kernel<Source::kGeGluTanh>
-                                                       : prepare_kernel<Source::kPlain>;
-  launch(kernel, dim3(static_cast<unsigned>(rows)), threads, 0, stream, x, k, k_padded, kind, to, scale, arrived,
-         tiles);
-}
 
 void stream_linear(cudaStream_t stream, int encoding, int scaling, const StreamCall& call) {
   with_format(encoding, scaling, [&](auto e, auto s) { stream_format<e.value, s.value>(stream, call); });

@@ -9,7 +9,6 @@ namespace {
 __global__ void multiply_a_kernel(const LowRankPart* adapters, const int32_t* row_adapter, const float* x, int k,
                                   int most_rank, float* hidden) {
   wait_for_inputs();
-  let_next_start();
   const int row = static_cast<int>(blockIdx.x);
   const int r = static_cast<int>(blockIdx.y * (blockDim.x / 32) + threadIdx.x / 32);
   if (row_adapter[row] < 0) return;
@@ -26,7 +25,6 @@ __global__ void multiply_a_kernel(const LowRankPart* adapters, const int32_t* ro
 __global__ void multiply_b_kernel(const LowRankPart* adapters, const int32_t* row_adapter, const float* hidden, int n,
                                   int most_rank, float* out) {
   wait_for_inputs();
-  let_next_start();
   const int row = static_cast<int>(blockIdx.x);
   const int j = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x);
   if (row_adapter[row] < 0 || j >= n) return;

@@ -8,7 +8,6 @@ namespace {
 // One block; a thread counts for an expert at a time. Experts that nobody chose are left out.
 __global__ void list_kernel(const float* routing, int rows, int experts, ExpertLists lists) {
   wait_for_inputs();
-  let_next_start();
   extern __shared__ int32_t counts[];  // [experts], then where each begins
   for (int e = threadIdx.x; e < experts; e += blockDim.x) {
     int count = 0;
@@ -45,7 +44,6 @@ __global__ void list_kernel(const float* routing, int rows, int experts, ExpertL
 __global__ void combine_kernel(const float* pairs, const float* routing, const int32_t* pair_of, int experts,
                                int columns, float* out) {
   wait_for_inputs();
-  let_next_start();
   const int64_t row = blockIdx.x;
   for (int i = threadIdx.x; i < columns; i += blockDim.x) {
     float sum = 0;

@@ -87,7 +87,7 @@ class MoeOp final : public CudaOp {
     if (weights.is_float()) return float_linear(context.stream, call, x, k);
     auto* prepared = reinterpret_cast<uint16_t*>(context.workspace + prepared_);
     auto* scales = reinterpret_cast<float*>(context.workspace + scales_);
-    prepare_rows(context.stream, {x}, rows, k, weights.k_padded(), weights.activation(), prepared, scales);
+    prepare_rows(context.stream, {.x = x}, rows, k, weights.k_padded(), weights.activation(), prepared, scales);
     call.x = prepared;
     call.x_scale = scales;
     weights.run(context.stream, call);

@@ -12,7 +12,6 @@ unsigned blocks_for(int64_t count) { return static_cast<unsigned>((count + kThre
 template <typename T>
 __global__ void embed_kernel(const int32_t* tokens, const T* table, int columns, int vocabulary, float* out) {
   wait_for_inputs();
-  let_next_start();
   const int token = min(max(tokens[blockIdx.x], 0), vocabulary - 1);
   const T* row = table + static_cast<int64_t>(token) * columns;
   for (int i = threadIdx.x; i < columns; i += blockDim.x)
@@ -23,26 +22,18 @@ __global__ void embed_kernel(const int32_t* tokens, const T* table, int columns,
 __global__ void rms_norm_kernel(const float* a, const float* b, const float* weight, int d, float epsilon,
                                 float* out_sum, float* out) {
   wait_for_inputs();
-  let_next_start();
   const int64_t first = static_cast<int64_t>(blockIdx.x) * d;
-  float squares = 0;
-  for (int i = threadIdx.x; i < d; i += blockDim.x) {
-    float x = a[first + i];
-    if (b != nullptr) {
-      x += b[first + i];
-      out_sum[first + i] = x;
-    }
-    squares += x * x;
+  if (b != nullptr) {  // each thread looks at its own sums again
+    for (int i = threadIdx.x; i < d; i += blockDim.x) out_sum[first + i] = a[first + i] + b[first + i];
   }
-  const float inverse = rsqrtf(combine_block(squares, Sum()) / static_cast<float>(d) + epsilon);
-  const float* x = b != nullptr ? out_sum : a;
-  for (int i = threadIdx.x; i < d; i += blockDim.x) out[first + i] = x[first + i] * inverse * weight[i];
+  const float* x = (b != nullptr ? out_sum : a) + first;
+  const float inverse = inverse_norm(x, d, epsilon);
+  for (int i = threadIdx.x; i < d; i += blockDim.x) out[first + i] = x[i] * inverse * weight[i];
 }
 
 __global__ void layer_norm_kernel(const float* x, const float* weight, const float* bias, int d, float epsilon,
                                   float* out) {
   wait_for_inputs();
-  let_next_start();
   const int64_t first = static_cast<int64_t>(blockIdx.x) * d;
   float sum = 0;
   for (int i = threadIdx.x; i < d; i += blockDim.x) sum += x[first + i];
@@ -59,7 +50,6 @@ __global__ void layer_norm_kernel(const float* x, const float* weight, const flo
 __global__ void rotary_table_kernel(const int32_t* positions, const int32_t* context, RotaryTable table, float* cosines,
                                     float* sines) {
   wait_for_inputs();
-  let_next_start();
   const int row = static_cast<int>(blockIdx.x);
   const bool is_long = table.long_freq != nullptr && context[row] > table.threshold;
   const float* freq = is_long ? table.long_freq : table.freq;
@@ -75,7 +65,6 @@ __global__ void rotary_table_kernel(const int32_t* positions, const int32_t* con
 __global__ void rotary_kernel(const float* x, const float* cosines, const float* sines, int columns, int head_dim,
                               int half, bool interleaved, float* out) {
   wait_for_inputs();
-  let_next_start();
   const int64_t row = blockIdx.x;
   for (int i = threadIdx.x; i < columns; i += blockDim.x) {
     const int in_head = i % head_dim;
@@ -94,7 +83,6 @@ __global__ void rotary_kernel(const float* x, const float* cosines, const float*
 
 __global__ void unary_kernel(Unary op, float parameter, const float* x, int64_t count, float* out) {
   wait_for_inputs();
-  let_next_start();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= count) return;
   const float value = x[i];
@@ -125,7 +113,6 @@ __global__ void unary_kernel(Unary op, float parameter, const float* x, int64_t 
 __global__ void binary_kernel(Binary op, const float* a, const float* b, bool broadcast, int64_t columns, int64_t count,
                               float* out) {
   wait_for_inputs();
-  let_next_start();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= count) return;
   const float x = a[i];
@@ -150,21 +137,18 @@ __global__ void binary_kernel(Binary op, const float* a, const float* b, bool br
 
 __global__ void gather_columns_kernel(const float* x, const int32_t* index, int columns, int count, float* out) {
   wait_for_inputs();
-  let_next_start();
   const int64_t row = blockIdx.x;
   for (int i = threadIdx.x; i < count; i += blockDim.x) out[row * count + i] = x[row * columns + index[i]];
 }
 
 __global__ void copy_columns_kernel(const float* x, int columns, float* out, int out_columns, int first) {
   wait_for_inputs();
-  let_next_start();
   const int64_t row = blockIdx.x;
   for (int i = threadIdx.x; i < columns; i += blockDim.x) out[row * out_columns + first + i] = x[row * columns + i];
 }
 
 __global__ void select_rows_kernel(const float* x, const int32_t* rows, int columns, float* out) {
   wait_for_inputs();
-  let_next_start();
   const int64_t from = rows[blockIdx.x];
   const int64_t to = blockIdx.x;
   for (int i = threadIdx.x; i < columns; i += blockDim.x) out[to * columns + i] = x[from * columns + i];
@@ -174,7 +158,6 @@ __global__ void select_rows_kernel(const float* x, const int32_t* rows, int colu
 __global__ void route_kernel(const float* logits, int experts, int top_k, bool softmax_before, bool normalize,
                              float* out) {
   wait_for_inputs();
-  let_next_start();
   extern __shared__ float values[];  // [experts]
   const int64_t first = static_cast<int64_t>(blockIdx.x) * experts;
   float largest = -INFINITY;
@@ -261,13 +244,14 @@ void embed_rows(cudaStream_t stream, const int32_t* tokens, const void* table, i
 
 void rms_norm_rows(cudaStream_t stream, const float* x, const float* weight, int runs, int d, float epsilon,
                    float* out) {
-  launch(rms_norm_kernel, dim3(static_cast<unsigned>(runs)), d <= 256 ? 64 : 256, 0, stream, x, nullptr, weight, d,
-         epsilon, nullptr, out);
+  launch(rms_norm_kernel, dim3(static_cast<unsigned>(runs)), norm_threads(d), 0, stream, x, nullptr, weight, d, epsilon,
+         nullptr, out);
 }
 
 void add_rms_norm_rows(cudaStream_t stream, const float* a, const float* b, const float* weight, int runs, int d,
                        float epsilon, float* out_sum, float* out) {
-  launch(rms_norm_kernel, dim3(static_cast<unsigned>(runs)), 256, 0, stream, a, b, weight, d, epsilon, out_sum, out);
+  launch(rms_norm_kernel, dim3(static_cast<unsigned>(runs)), norm_threads(d), 0, stream, a, b, weight, d, epsilon,
+         out_sum, out);
 }
 
 void layer_norm_rows(cudaStream_t stream, const float* x, const float* weight, const float* bias, int runs, int d,

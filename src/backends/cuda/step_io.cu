@@ -13,7 +13,6 @@ constexpr int kLogitsEach = 8;   // of a thread
 // Blocks share out the ranges, since each look at the host takes as long as a small kernel.
 __global__ void fetch_kernel(const uint4* host, const FetchRange* ranges, uint4* device) {
   wait_for_inputs();
-  let_next_start();
   const FetchRange range = ranges[blockIdx.y];
   for (unsigned i = range.begin + blockIdx.x * kThreads + threadIdx.x; i < range.end; i += kFetchBlocks * kThreads)
     device[i] = host[i];

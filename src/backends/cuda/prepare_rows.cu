@@ -1,0 +1,149 @@
+// What makes operands of a product's activations, with the norm or the gate that stands in front of it.
+#include "backends/cuda/device_code.cuh"
+#include "backends/cuda/kernels.h"
+#include "backends/cuda/mma.cuh"
+
+namespace edgewise::cuda {
+namespace {
+
+// Four neighbours of a row; those from k on are zeros.
+__device__ inline float4 load_four(const float* from, int i, int k) {
+  if (k % 4 == 0) return i < k ? *reinterpret_cast<const float4*>(from + i) : float4{};
+  const auto at = [&](int j) { return j < k ? from[j] : 0.0f; };
+  return {at(i), at(i + 1), at(i + 2), at(i + 3)};
+}
+
+template <Source kSource>
+__device__ inline float gate(float x, float up) {
+  // Products are rounded here, as they are where they go through memory.
+  if constexpr (kSource == Source::kSwiGlu) return __fmul_rn(silu(x), up);
+  if constexpr (kSource == Source::kGeGlu) return __fmul_rn(gelu(x), up);
+  return __fmul_rn(gelu_tanh(x), up);
+}
+
+// One row of a source, four columns at a time.
+template <Source kSource>
+struct Row {
+  const float* x;
+  const float* second;  // the norm's weights, or what is gated
+  int k;
+  float inverse = 1;  // of the root mean square
+
+  __device__ Row(const RowSource& source, int row, int columns)
+      : x(source.x + static_cast<int64_t>(row) * columns), second(source.norm), k(columns) {
+    if constexpr (kSource == Source::kNormed) inverse = inverse_norm(x, k, source.epsilon);
+    if constexpr (is_gated(kSource)) second = source.up + static_cast<int64_t>(row) * columns;
+  }
+  __device__ float4 at(int i) const {
+    float4 v = load_four(x, i, k);
+    if constexpr (kSource == Source::kPlain) return v;
+    const float4 w = load_four(second, i, k);
+    if constexpr (kSource == Source::kNormed)
+      return {__fmul_rn(v.x * inverse, w.x), __fmul_rn(v.y * inverse, w.y), __fmul_rn(v.z * inverse, w.z),
+              __fmul_rn(v.w * inverse, w.w)};
+    return {gate<kSource>(v.x, w.x), gate<kSource>(v.y, w.y), gate<kSource>(v.z, w.z), gate<kSource>(v.w, w.w)};
+  }
+};
+
+__device__ inline float largest_of(const float4& v) {
+  return fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w)));
+}
+
+// What divides a row whose largest number this is.
+__device__ inline float row_scale(float largest, Activation kind) {
+  if (largest == 0) return 1;
+  if (kind == Activation::kInt8) return largest / 127.0f;
+  if (largest >= 0x1p-6f && largest < 0x1p15f) return 1;
+  int exponent;
+  frexpf(largest, &exponent);
+  return ldexpf(1.0f, max(exponent - 10, -126));  // whose inverse is a number too
+}
+
+// A row's blocks share out its columns; where something must be known of all of them there is one block.
+template <Source kSource>
+__global__ void __launch_bounds__(1024) prepare_kernel(RowSource source, int k, int k_padded, Activation kind,
+                                                       uint16_t* to, float* scales, int32_t* arrived, int tiles) {
+  if constexpr (kSource == Source::kNormed) {
+    for (int i = threadIdx.x * 32; i < k; i += blockDim.x * 32) prefetch_line(source.norm + i);
+  }
+  wait_for_inputs();
+  const int number = static_cast<int>(blockIdx.x);
+  const int first = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x) * 4;
+  const int stride = static_cast<int>(gridDim.y * blockDim.x) * 4;
+  if (number == 0) {
+    for (int i = first / 4; i < tiles; i += stride / 4) arrived[i] = 0;
+  }
+  const Row<kSource> row(source, number, k);
+  constexpr int kHeld = 5;  // fours of columns that a thread keeps; of longer rows it makes the rest twice
+  float4 held[kHeld];
+#pragma unroll
+  for (int j = 0; j < kHeld; ++j) {
+    if (first + j * stride < k_padded) held[j] = row.at(first + j * stride);
+  }
+  const bool halves = kind == Activation::kF16 || kind == Activation::kInt8;
+  float scale = 1;
+  if (halves) {
+    float largest = 0;
+#pragma unroll
+    for (int j = 0; j < kHeld; ++j) {
+      if (first + j * stride < k_padded) largest = fmaxf(largest, largest_of(held[j]));
+    }
+    for (int i = first + kHeld * stride; i < k; i += stride) largest = fmaxf(largest, largest_of(row.at(i)));
+    scale = row_scale(combine_block(largest, Largest()), kind);
+  }
+  const float inverse = 1 / scale;  // exact for halves, whose scale is a power of two
+  const int copies = kind == Activation::kBF16Pair ? 2 : 1;
+  uint16_t* out = to + static_cast<int64_t>(copies) * number * k_padded;
+  const auto store = [&](int i, float4 v) {
+    uint2 high, low;
+    if (!halves) {
+      split_pair<true>(v.x, v.y, high.x, low.x);
+      split_pair<true>(v.z, v.w, high.y, low.y);
+    } else {
+      if (kind == Activation::kInt8)
+        v = {nearbyintf(v.x / scale), nearbyintf(v.y / scale), nearbyintf(v.z / scale), nearbyintf(v.w / scale)};
+      else
+        v = {v.x * inverse, v.y * inverse, v.z * inverse, v.w * inverse};
+      high = {bits_of(__floats2half2_rn(v.x, v.y)), bits_of(__floats2half2_rn(v.z, v.w))};
+    }
+    // Of 64 columns the words of 8 stand in the order 0, 2, 4, 6, 1, 3, 5, 7.
+    const int at = (i & ~63) | (i & 8) << 2 | (i & 48) >> 1 | (i & 7);
+    *reinterpret_cast<uint2*>(out + at) = high;
+    if (copies == 2) *reinterpret_cast<uint2*>(out + k_padded + at) = low;
+  };
+#pragma unroll
+  for (int j = 0; j < kHeld; ++j) {
+    if (first + j * stride < k_padded) store(first + j * stride, held[j]);
+  }
+#pragma unroll 4
+  for (int i = first + kHeld * stride; i < k_padded; i += stride) store(i, row.at(i));
+  if (threadIdx.x == 0 && blockIdx.y == 0) scales[number] = scale;
+}
+
+}  // namespace
+
+void prepare_rows(cudaStream_t stream, const RowSource& source, int rows, int k, int k_padded, Activation kind,
+                  uint16_t* to, float* scale, int32_t* arrived, int tiles) {
+  const bool few = rows <= kMostBatchTokens;
+  const int threads = source.source == Source::kNormed ? norm_threads(k) : few && k > 1024 ? 1024 : 256;
+  const bool alone = !few || source.source == Source::kNormed || kind == Activation::kF16 || kind == Activation::kInt8;
+  const int shares = alone ? 1 : (k_padded + threads * 4 - 1) / (threads * 4);
+  const auto go = [&](auto kernel) {
+    launch(kernel, dim3(static_cast<unsigned>(rows), static_cast<unsigned>(shares)), threads, 0, stream, source, k,
+           k_padded, kind, to, scale, arrived, tiles);
+  };
+  switch (source.source) {
+    case Source::kPlain:
+      return go(prepare_kernel<Source::kPlain>);
+    case Source::kNormed:
+      return go(prepare_kernel<Source::kNormed>);
+    case Source::kSwiGlu:
+      return go(prepare_kernel<Source::kSwiGlu>);
+    case Source::kGeGlu:
+      return go(prepare_kernel<Source::kGeGlu>);
+    case Source::kGeGluTanh:
+      return go(prepare_kernel<Source::kGeGluTanh>);
+  }
+}
+
+}  // namespace edgewise::cuda
