@@ -22,7 +22,6 @@ constexpr int kMostDim = 256;
 template <typename T>
 __global__ void append_kernel(KvLayer layer, const float* k, const float* v, const int32_t* slots, int rows) {
   wait_for_inputs();
-  let_next_start();
   const int unit = static_cast<int>(blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32);
   if (unit >= 2 * rows * layer.kv_heads) return;
   const bool is_value = unit >= rows * layer.kv_heads;
@@ -35,7 +34,6 @@ template <typename T>
 __global__ void prepare_heads_kernel(KvLayer layer, HeadPath q, HeadPath k, const float* v, const int32_t* slots,
                                      int rows, float* q_out) {
   wait_for_inputs();
-  let_next_start();
   __shared__ float heads[kThreads / 32][kMostDim];
   const int lane = threadIdx.x % 32;
   const int unit = static_cast<int>(blockIdx.x * (kThreads / 32) + threadIdx.x / 32);
@@ -87,7 +85,6 @@ __device__ inline bool sees(const AttendCall& call, const AttendTile& tile, int 
 template <typename T>
 __global__ void __launch_bounds__(kThreads) attend_kernel(KvLayer layer, AttendCall call) {
   wait_for_inputs();
-  let_next_start();
   if (static_cast<int>(blockIdx.x) >= *call.tile_count) return;
   const AttendTile tile = call.tiles[blockIdx.x];
   const int kv_head = static_cast<int>(blockIdx.y);
@@ -204,7 +201,6 @@ void append_typed(cudaStream_t stream, const KvLayer& layer, const float* k, con
 template <typename T>
 __global__ void copy_slots_kernel(KvLayer layer, const DeviceSlotCopy* copies, int count) {
   wait_for_inputs();
-  let_next_start();
   const int head = static_cast<int>(blockIdx.x);
   for (int c = 0; c < count; ++c) {
     const auto at = [&](int slot) {

@@ -149,7 +149,6 @@ template <typename T, int kBlocks>
 __global__ void __launch_bounds__(kWarps * 32) attend_mma_kernel(const KvLayer layer, const AttendCall call) {
   constexpr int kSteps = 2 * kBlocks;  // of 32 columns of a key
   wait_for_inputs();
-  let_next_start();
   const AttendTile tile = call.tiles[blockIdx.x];  // on its way while the count is
   if (static_cast<int>(blockIdx.x) >= *call.tile_count) return;
   const int kv_head = static_cast<int>(blockIdx.y);

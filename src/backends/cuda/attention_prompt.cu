@@ -141,7 +141,6 @@ __global__ void __launch_bounds__(kPromptWarps * 32, 2)
   const int lane = threadIdx.x % 32;
   const int warp_row = static_cast<int>(threadIdx.x / 32) * S::kRowTiles * 16;
   wait_for_inputs();
-  let_next_start();
   const PromptTile tile = tiles[blockIdx.y];
   const int count = tile.rows * group;
   if (dim < kDim) {
