@@ -252,7 +252,7 @@ TEST(PrefillBudget, KeepsStepsShort) {
   EXPECT_LE(budget.tokens(1), 16);
   for (int i = 0; i < 20; ++i) budget.note_step(2, 0, 0.010);
   for (int i = 0; i < 20; ++i) budget.note_step(2, 10, 0.012);
-  EXPECT_NEAR(budget.tokens(2), 20, 1);  // 0.4 x 10 ms at 0.2 ms a token
+  EXPECT_NEAR(budget.tokens(2), 10, 1);  // 0.2 x 10 ms at 0.2 ms a token
   for (int i = 0; i < 50; ++i) budget.note_step(2, 10, 0.110);
   EXPECT_EQ(budget.tokens(2), 2);
 }
