@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
+#include <chrono>
 #include <cstdlib>
 #include <thread>
 
@@ -19,7 +21,10 @@ int connect_to(int port) {
   address.sin_family = AF_INET;
   address.sin_port = htons(static_cast<uint16_t>(port));
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  if (connect(connection, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) std::abort();
+  while (connect(connection, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) {
+    if (errno != EADDRNOTAVAIL) std::abort();  // else thousands of connections a second have used up all ports
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  }
   return connection;
 }
 
