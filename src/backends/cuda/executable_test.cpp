@@ -120,18 +120,19 @@ TEST_F(CudaExecutableTest, ProgramWalksSeveralPages) {
 }
 
 // Down projections whose input no multiprocessor holds whole.
-void compare_wide(const Script& script, double tolerance) {
+void compare_wide(const Script& script, DType kv) {
   TestModel model;
   model.weight = DType::kBF16;
   model.hidden = 256;
   model.head_dim = 64;
   model.inner = 13000;
-  compare_decoder(model, DType::kBF16, tolerance, script);
+  compare_decoder(model, kv, 1e-2, script);
 }
 
-TEST_F(CudaExecutableTest, ProgramSlicesWideMatrices) { compare_wide(short_steps(), 1e-2); }
-// Probabilities of prompts are bf16 numbers too, and what they change makes activations round to their neighbours.
-TEST_F(CudaExecutableTest, ProgramSlicesBehindLongPrompts) { compare_wide(long_steps(), 1.5e-2); }
+TEST_F(CudaExecutableTest, ProgramSlicesWideMatrices) { compare_wide(short_steps(), DType::kBF16); }
+// With a cache of f16 a prompt's probabilities are halves: rounded to bf16 they make activations round to their
+// neighbours, which is not what this is about.
+TEST_F(CudaExecutableTest, ProgramSlicesBehindLongPrompts) { compare_wide(long_steps(), DType::kF16); }
 
 // Every node observed, then every step again as it runs in earnest. The longest step has `prompt` + 10 tokens.
 void compare_with_reference(const TestModel& model, DType kv, double tolerance, int prompt = 130) {
