@@ -74,27 +74,27 @@ struct RingPlace {
 class Ring {
  public:
   // `stages` [depth] in shared memory.
-  __device__ Ring(const std::byte* stages, const RingBarriers& barriers, int depth)
-      : stages_(stages), full_(shared_address(barriers.full)), empty_(shared_address(barriers.empty)), depth_(depth) {}
+  __device__ Ring(const StepCall& call, const std::byte* stages, const RingBarriers& barriers)
+      : call_(call), stages_(stages), full_(shared_address(barriers.full)), empty_(shared_address(barriers.empty)) {}
 
   // The stage that is next, once it is there.
   __device__ const std::byte* wait() const {
     wait_for(full_ + place_.slot * 8, place_.parity);
-    return stages_ + place_.slot * kStageBytes;
+    return stages_ + place_.slot * call_.stage_bytes;
   }
   // Done with it, by the whole warp.
   __device__ void release() {
     __syncwarp();
     if (threadIdx.x % 32 == 0)
       asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(empty_ + place_.slot * 8) : "memory");
-    place_.advance(depth_);
+    place_.advance(call_.ring_depth);
   }
 
  private:
+  const StepCall& call_;
   const std::byte* stages_;
   uint32_t full_;
   uint32_t empty_;
-  int depth_;
   RingPlace place_;
 };
 
@@ -104,7 +104,7 @@ class Feed {
   __device__ Feed(const StepCall& call, const StepLinear* linears, const StepShare* shares, const std::byte* rings,
                   const RingBarriers* barriers)
       : call_(call), linears_(linears), shares_(shares), warp_(static_cast<int>(threadIdx.x % 32)) {
-    ring_ = shared_address(rings) + warp_ * call.ring_depth * kStageBytes;
+    ring_ = shared_address(rings) + warp_ * call.ring_depth * call.stage_bytes;
     full_ = shared_address(barriers) + warp_ * static_cast<int>(sizeof(RingBarriers));
     empty_ = full_ + kMostRingDepth * 8;
     place_.parity = 1;  // as if all had just been emptied
@@ -168,7 +168,7 @@ class Feed {
   __device__ void ask() {
     const int chunks = min(min(stage_chunks_, chunk_end_ - chunk_), left_);
     const int bytes = chunks * chunk_bytes_;
-    const uint32_t to = ring_ + place_.slot * kStageBytes;
+    const uint32_t to = ring_ + place_.slot * call_.stage_bytes;
     const uint32_t barrier = full_ + place_.slot * 8;
     if (scaled_) ask_scales(chunks, to + bytes, barrier);
     expect(barrier, bytes);

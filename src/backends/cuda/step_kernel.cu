@@ -61,15 +61,16 @@ __global__ void __launch_bounds__(kBlockThreads, 1) step_kernel(const __grid_con
   __shared__ StepOp ops[3];  // the one under way for the slowest and the fastest warp, and the next
   __shared__ float squares[kStepWarps][kMostDecodeTokens];
   __shared__ float inverse[kMostDecodeTokens];
-  __shared__ StepTilesHere tiles[kMostStepTiles];
+  __shared__ StepHere here;
   __shared__ RingBarriers barriers[kStepWarps];
   const int warp = threadIdx.x / 32;
   auto* linears = reinterpret_cast<StepLinear*>(shared + call.linears_at);
   for (int i = 0; i < call.shape_count; ++i) fetch(call.shares + i * gridDim.x + blockIdx.x, shares + i, 1);
   fetch(call.linears, linears, call.linear_count);
+  fetch(reinterpret_cast<const uint32_t*>(call.slot_counts), reinterpret_cast<uint32_t*>(shared + call.slot_counts_at),
+        call.slot_count_bytes / 4);
   fetch(call.ops, ops, 1);
-#pragma unroll 1
-  for (int i = 0; i < kMostStepTiles; ++i) bring_tile(call, i, tiles[i]);
+  bring_here(call, here);
   const uint32_t first = *call.number * static_cast<uint32_t>(call.numbers);
   __syncthreads();
   if (warp == kStepWarps) {
@@ -78,15 +79,19 @@ __global__ void __launch_bounds__(kBlockThreads, 1) step_kernel(const __grid_con
     return feed.run();
   }
   __syncthreads();
-  Ring ring(shared + warp * call.ring_depth * kStageBytes, barriers[warp], call.ring_depth);
-  const Memory memory{shared + call.scratch_at, reinterpret_cast<float*>(shared + call.sums_at),
-                      reinterpret_cast<float*>(shared + call.kept_at), squares, inverse};
+  Ring ring(call, shared + warp * call.ring_depth * call.stage_bytes, barriers[warp]);
+  const Memory memory{shared + call.scratch_at,
+                      reinterpret_cast<float*>(shared + call.sums_at),
+                      reinterpret_cast<float*>(shared + call.kept_at),
+                      squares,
+                      inverse,
+                      reinterpret_cast<const uint8_t*>(shared + call.slot_counts_at)};
   for (int i = 0; i < call.op_count; ++i) {
     const StepOp& op = ops[i % 3];
     if (i + 1 < call.op_count) fetch_next(call.ops + i + 1, ops + (i + 1) % 3);
     const uint32_t number = first + static_cast<uint32_t>(i) + 1;
     if (op.is_attention) {
-      attend_step<T>(call, op, tiles[op.tiles], number, memory.scratch);
+      attend_step<T>(call, op, here, number, memory);
       wait_for_next();
     } else {
       run_linear(call, op, shares, memory, number, ring);

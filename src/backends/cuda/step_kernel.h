@@ -19,7 +19,7 @@ inline constexpr int kStepThreads = kStepWarps * 32;
 inline constexpr int kBlockThreads = kStepThreads + 32;
 // Bytes of a stage of a warp's ring; smaller ones would come no faster than the feeding warp can ask for them.
 inline constexpr int kStageWeights = 4096;
-inline constexpr int kStageBytes = kStageWeights + 512;  // with their scales
+inline constexpr int kMostStageBytes = kStageWeights + 512;  // with their scales
 inline constexpr int kMostStepHeadDim = 128;
 inline constexpr size_t kMostStepShared = 223 << 10;  // bytes a block asks for, beside
 inline constexpr size_t kStaticStepShared = 4 << 10;  // what it has anyway
@@ -71,7 +71,7 @@ struct BlockPart {
 // [slots][kMostDecodeTokens][columns] words: a float32 below, its number above.
 struct Packets {
   uint64_t* words = nullptr;
-  const uint8_t* slots = nullptr;  // [columns / 16] how many to add up; null: one
+  int32_t counts_at = -1;  // [columns / 16] slots to add up, in the table of all counts; -1: one of each
   int32_t columns = 0;
 };
 
@@ -139,8 +139,7 @@ struct alignas(128) AttendMemory {
 constexpr int page_row_bytes(int head_dim, int value_bytes) { return head_dim * value_bytes + 16; }
 constexpr size_t attend_memory_bytes(int queries, int head_dim, int value_bytes, int page_turns) {
   const size_t pages = static_cast<size_t>(page_turns * 2 * 64 * page_row_bytes(head_dim, value_bytes));
-  const int states = kTokenGroups * queries > kStepWarps ? kTokenGroups * queries : kStepWarps;
-  const size_t state_bytes = sizeof(float) * static_cast<size_t>(states * (kMostStepHeadDim + 2));
+  const size_t state_bytes = sizeof(float) * static_cast<size_t>(kTokenGroups * queries * (kMostStepHeadDim + 2));
   return sizeof(AttendMemory) + (state_bytes > pages ? state_bytes : pages);
 }
 
@@ -153,6 +152,8 @@ struct StepCall {
   const StepShare* shares = nullptr;  // [shapes][multiprocessors]
   int shape_count = 0;
   const BlockPart* block_parts = nullptr;
+  const uint8_t* slot_counts = nullptr;  // of all packets
+  int slot_count_bytes = 0;              // a multiple of 4
   int tokens = 0;
   int rows = 0;
   const int32_t* logits_rows = nullptr;
@@ -167,10 +168,12 @@ struct StepCall {
   int page_turns = 1;  // pages in shared memory: 2 where a tile has several
   // Shared memory, in bytes: the ring comes first.
   int ring_depth = 0;
+  int stage_bytes = 0;
   int scratch_at = 0;  // x, or what attention needs
   int sums_at = 0;
   int kept_at = 0;
   int linears_at = 0;
+  int slot_counts_at = 0;
   int shared_bytes = 0;
   int most_sums = 0;  // blocks of a warp
   int most_rows = 0;  // the larger of tokens and rows

@@ -29,6 +29,14 @@ __device__ inline void copy_words(std::byte* to, const std::byte* from) {
                : "memory");
 }
 
+// The thread's number, as if it could change: what follows from it is else computed ahead of all operators and kept in
+// registers that are wanted.
+__device__ inline int this_thread() {
+  int thread = static_cast<int>(threadIdx.x);
+  asm volatile("" : "+r"(thread));
+  return thread;
+}
+
 // Until all warps but the feeding one are there.
 __device__ inline void sync_block() { asm volatile("bar.sync 1, %0;" ::"n"(kStepThreads) : "memory"); }
 
@@ -40,17 +48,17 @@ __device__ inline void send(uint64_t* to, float value, uint32_t number) {
   asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(word) : "memory");
 }
 
-// Neighbours, an even number of them.
+// Pairs of neighbours, so many columns from one to the next.
 template <int kCount>
 struct Received {
   uint64_t words[kCount];
 
-  __device__ void look(const uint64_t* from) {
+  __device__ void look(const uint64_t* from, int apart) {
 #pragma unroll
     for (int i = 0; i < kCount; i += 2)
       asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
                    : "=l"(words[i]), "=l"(words[i + 1])
-                   : "l"(from + i)
+                   : "l"(from + i / 2 * apart)
                    : "memory");
   }
   __device__ bool complete(uint32_t number) const {
@@ -74,6 +82,10 @@ __device__ inline void add_to(float4& sum, const Quad& quad) {
 __device__ inline uint64_t* place_in(const Packets& packets, int slot, int token, int column) {
   return packets.words + static_cast<int64_t>(slot * kMostDecodeTokens + token) * packets.columns + column;
 }
+// How many slots have a part of a column. `counts`: of all packets.
+__device__ inline int slots_of(const Packets& packets, const uint8_t* counts, int column) {
+  return packets.counts_at < 0 ? 1 : counts[packets.counts_at + column / static_cast<int>(kBlockRows)];
+}
 
 class Patience {
  public:
@@ -85,9 +97,9 @@ class Patience {
   unsigned looks_ = 0;
 };
 
-// Four neighbouring columns each of kWidth places, summed over their first `slots`, in order; 0: nothing is wanted.
-// kSlots of all places travel together.
-template <int kWidth, int kSlots>
+// Four columns each of kWidth places, two and two kApart from each other, summed over their first `slots`, in order; 0:
+// nothing is wanted. kSlots of all places travel together.
+template <int kWidth, int kSlots, int kApart>
 __device__ inline void receive(const Packets& packets, int token, const int (&column)[kWidth],
                                const int (&slots)[kWidth], uint32_t number, float4 (&sum)[kWidth]) {
   int most = 0;
@@ -103,7 +115,7 @@ __device__ inline void receive(const Packets& packets, int token, const int (&co
       for (int i = 0; i < kWidth; ++i) {
 #pragma unroll
         for (int j = 0; j < kSlots; ++j) {
-          if (slot + j < slots[i]) quads[i][j].look(place_in(packets, slot + j, token, column[i]));
+          if (slot + j < slots[i]) quads[i][j].look(place_in(packets, slot + j, token, column[i]), kApart);
         }
       }
       complete = true;

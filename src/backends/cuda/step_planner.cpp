@@ -136,6 +136,7 @@ class StepPlanner {
     StepOp next;
     next.of_rows = x.of_rows;
     next.k = static_cast<int>(ops_[static_cast<size_t>(id)]->matrices()[0].format.k);
+    if (next.k % 8 != 0) return false;  // threads take columns by eight, two of them
     if (x.kind == Flow::kNormed) {
       next.norm = context_.norm_weights(x.norm);
       next.epsilon = static_cast<float>(node(x.norm).number("epsilon"));
@@ -287,6 +288,7 @@ class StepPlanner {
     }
     program_->result_ = node(static_cast<NodeId>(head_)).outputs[0];
     shapes_.fill(call);
+    call.stage_bytes = (shapes_.most_stage_bytes() + 127) / 128 * 128;
     list_linears(call);
     call.numbers = count | 1;
     program_->most_columns_ = shapes_.most_columns();

@@ -43,14 +43,16 @@ void StepProgram::lay_out(StepCall& call) const {
   const int kept = round(sizeof(float) * static_cast<size_t>(call.most_rows * call.kept_columns));
   const auto linear_ops = std::ranges::count_if(ops_, [](const StepOp& op) { return !op.is_attention; });
   const int linears = round(sizeof(StepLinear) * static_cast<size_t>(linear_ops));
-  const int stage = kStepWarps * kStageBytes;
-  call.ring_depth =
-      std::min(kMostRingDepth, (static_cast<int>(kMostStepShared) - scratch - sums - kept - linears) / stage);
+  const int counts = round(static_cast<size_t>(call.slot_count_bytes));
+  const int stage = kStepWarps * call.stage_bytes;
+  const int others = scratch + sums + kept + linears + counts;
+  call.ring_depth = std::min(kMostRingDepth, (static_cast<int>(kMostStepShared) - others) / stage);
   call.scratch_at = call.ring_depth * stage;
   call.sums_at = call.scratch_at + scratch;
   call.kept_at = call.sums_at + sums;
   call.linears_at = call.kept_at + kept;
-  call.shared_bytes = call.linears_at + linears;
+  call.slot_counts_at = call.linears_at + linears;
+  call.shared_bytes = call.slot_counts_at + counts;
 }
 
 // Also for the largest of its steps.

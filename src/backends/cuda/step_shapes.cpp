@@ -34,7 +34,7 @@ StepShape shape_of(std::span<const DeviceWeights> matrices, bool paired) {
   shape.scale_columns = static_cast<int32_t>(format.scale_columns());
   shape.scale_magic = format.scale_magic();
   shape.stage_chunks = kStageWeights / shape.chunk_bytes;
-  while (shape.stage_chunks > 1 && stage_bytes(format, shape.stage_chunks) > kStageBytes) --shape.stage_chunks;
+  while (shape.stage_chunks > 1 && stage_bytes(format, shape.stage_chunks) > kMostStageBytes) --shape.stage_chunks;
   std::ranges::fill(shape.first_block, INT_MAX);
   for (size_t i = 0; i < matrices.size(); ++i) {
     const WeightFormat& f = matrices[i].format;
@@ -62,8 +62,8 @@ int StepShapes::add(std::span<const DeviceWeights> matrices, const Use& use) {
         entry.use.whole_x == use.whole_x)
       return static_cast<int>(i);
   }
-  if (stage_bytes(matrices[0].format, shape.stage_chunks) > kStageBytes || entries_.size() == size_t{kMostShapes})
-    return -1;
+  const int bytes = stage_bytes(matrices[0].format, shape.stage_chunks);
+  if (bytes > kMostStageBytes || entries_.size() == size_t{kMostShapes}) return -1;
   if (use.paired && (shape.first_block[1] * 2 != shape.blocks || shape.rows[0] != shape.rows[1])) return -1;
   int slices = 1;
   const auto columns = [&] { return (shape.chunks + slices - 1) / slices * static_cast<int>(kChunkColumns); };
@@ -79,23 +79,27 @@ int StepShapes::add(std::span<const DeviceWeights> matrices, const Use& use) {
   entry.use = use;
   entry.plan = share_out(shape.blocks, shape.chunks, multiprocessors_, slices, whole);
   if (entry.plan.most_slots > kMostSlots || entry.plan.most_sums > kMostSums) return -1;
-  if (entry.plan.most_slots > 1) entry.slots = keep<uint8_t>(entry.plan.slots, "slots of packets");
+  if (entry.plan.most_slots > 1) {
+    entry.counts_at = static_cast<int>(slot_counts_.size());
+    slot_counts_.insert(slot_counts_.end(), entry.plan.slots.begin(), entry.plan.slots.end());
+  }
   const auto words = static_cast<size_t>(entry.plan.most_slots * kMostDecodeTokens * out_columns(shape));
   if (!use.is_head) entry.packets = {packets(words), packets(words)};
   most_columns_ = std::max(most_columns_, columns());
+  most_stage_bytes_ = std::max(most_stage_bytes_, bytes);
   entries_.push_back(std::move(entry));
   return static_cast<int>(entries_.size() - 1);
 }
 
 Packets StepShapes::next_packets(int number) {
   Entry& entry = entries_[static_cast<size_t>(number)];
-  return {entry.packets[static_cast<size_t>(entry.uses++ % 2)], entry.slots, out_columns(entry.shape)};
+  return {entry.packets[static_cast<size_t>(entry.uses++ % 2)], entry.counts_at, out_columns(entry.shape)};
 }
 
 Packets StepShapes::attention_packets(int columns) {
   uint64_t*& words = attention_[columns];
   if (words == nullptr) words = packets(static_cast<size_t>(kMostDecodeTokens * columns));
-  return {words, nullptr, columns};
+  return {words, -1, columns};
 }
 
 uint64_t* StepShapes::partial_packets(int slots, int64_t state) {
@@ -124,6 +128,9 @@ void StepShapes::fill(StepCall& call) {
   call.shape_count = static_cast<int>(entries_.size());
   call.shares = keep<StepShare>(shares, "shares of a step");
   call.block_parts = keep<BlockPart>(block_parts, "shares of a step");
+  slot_counts_.resize((slot_counts_.size() + 3) / 4 * 4);
+  call.slot_count_bytes = static_cast<int>(slot_counts_.size());
+  if (!slot_counts_.empty()) call.slot_counts = keep<uint8_t>(slot_counts_, "slots of packets");
 }
 
 }  // namespace edgewise::cuda

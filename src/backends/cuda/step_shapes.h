@@ -40,6 +40,8 @@ class StepShapes {
   }
   // Of x, that a multiprocessor keeps.
   int most_columns() const { return most_columns_; }
+  // Of a stage, with its scales.
+  int most_stage_bytes() const { return most_stage_bytes_; }
   std::vector<DeviceMemory> take_memory() { return std::move(memory_); }
 
  private:
@@ -47,7 +49,7 @@ class StepShapes {
     StepShape shape;
     Use use;
     SharePlan plan;
-    const uint8_t* slots = nullptr;
+    int counts_at = -1;
     std::array<uint64_t*, 2> packets = {};
     int uses = 0;
   };
@@ -55,6 +57,8 @@ class StepShapes {
 
   int multiprocessors_;
   int most_columns_ = 0;
+  int most_stage_bytes_ = 0;
+  std::vector<uint8_t> slot_counts_;
   std::vector<Entry> entries_;
   std::map<int, uint64_t*> attention_;
   std::map<int64_t, uint64_t*> partial_;

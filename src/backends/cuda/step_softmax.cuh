@@ -13,6 +13,8 @@ struct TileWork {
   AttendMemory& memory;
   const AttendTile& here;
   std::byte* pages;  // behind the memory
+  const uint8_t* slot_counts;
+  const int32_t* slots;  // of the step's rows, in the cache
   uint32_t number;
   int kv_head;
 
@@ -47,11 +49,11 @@ struct WarpSoftmax {
   float values[8][4] = {};
 
   __device__ void add_page(const TileWork& work, const AttendRule& rule, int page, const std::byte* rows_of_page) {
-    const int lane = threadIdx.x % 32;
+    const int lane = this_thread() % 32;
     const int g = lane / 4;
     const int t = lane % 4;
-    const int token = static_cast<int>(threadIdx.x / 32) % kTokenGroups * 16;
-    const int half = static_cast<int>(threadIdx.x / 32) / kTokenGroups;
+    const int token = static_cast<int>(this_thread() / 32) % kTokenGroups * 16;
+    const int half = static_cast<int>(this_thread() / 32) / kTokenGroups;
     const int dim = work.dim();
     const int stride = page_row_bytes(dim, sizeof(T));
     const int64_t head =
@@ -157,11 +159,11 @@ struct WarpSoftmax {
 
   // [group of tokens][query][kMostStepHeadDim + 2]
   __device__ void leave(float* states, int queries) {
-    const int lane = threadIdx.x % 32;
+    const int lane = this_thread() % 32;
     const int g = lane / 4;
     const int t = lane % 4;
-    const int group = static_cast<int>(threadIdx.x / 32) % kTokenGroups;
-    const int half = static_cast<int>(threadIdx.x / 32) / kTokenGroups;
+    const int group = static_cast<int>(this_thread() / 32) % kTokenGroups;
+    const int half = static_cast<int>(this_thread() / 32) / kTokenGroups;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       sum[r] += __shfl_xor_sync(~0u, sum[r], 1);

@@ -9,6 +9,8 @@ namespace edgewise::cuda {
 inline constexpr int kPad = 8;                   // halves; spreads operand loads over the banks
 inline constexpr float kNormedUnit = 1.0f / 64;  // keeps what is not yet divided by its root mean square in range
 inline constexpr int kSpan = kStepThreads * 4;   // columns between a thread's quads
+// Of a quad two columns and the two that many behind them: what neighbours load together are whole sectors of 32 bytes.
+inline constexpr int kApart = 4;
 inline constexpr int kRows = static_cast<int>(kBlockRows);
 inline constexpr int kChunk = static_cast<int>(kChunkColumns);
 
@@ -19,6 +21,7 @@ struct Memory {
   float* kept;         // [tokens][kept_columns]
   float (*squares)[kMostDecodeTokens];  // [kStepWarps]
   float* inverse;                       // [kMostDecodeTokens]
+  const uint8_t* slot_counts;
 };
 
 __device__ inline int stride_of(const StepShare& share) {
@@ -64,7 +67,7 @@ class Stage {
       const int row = op_.of_rows ? call_.logits_rows[token] : token;
       float squares = 0;
 #pragma unroll 1
-      for (int begin = static_cast<int>(threadIdx.x) * 4; begin < columns_; begin += kWidth * kSpan) {
+      for (int begin = first_of_thread(); begin < columns_; begin += kWidth * kSpan) {
         float4 norm[kWidth];
         float4 x[kWidth] = {};
         int slots[kWidth];
@@ -73,18 +76,16 @@ class Stage {
         for (int i = 0; i < kWidth; ++i) {
           column[i] = first_ + begin + i * kSpan;
           const bool there = begin + i * kSpan < columns_ && column[i] < op_.k;
-          norm[i] =
-              there && op_.norm != nullptr ? __ldg(reinterpret_cast<const float4*>(op_.norm + column[i])) : float4{};
-          slots[i] = !there ? 0 : op_.in.slots != nullptr ? __ldg(op_.in.slots + column[i] / kRows) : 1;
+          norm[i] = there && op_.norm != nullptr ? quad_at(op_.norm + column[i]) : float4{};
+          slots[i] = there ? slots_of(op_.in, memory_.slot_counts, column[i]) : 0;
         }
         if (op_.x != nullptr) {
 #pragma unroll
           for (int i = 0; i < kWidth; ++i) {
-            if (slots[i] != 0)
-              x[i] = *reinterpret_cast<const float4*>(op_.x + static_cast<int64_t>(row) * op_.k + column[i]);
+            if (slots[i] != 0) x[i] = quad_at(op_.x + static_cast<int64_t>(row) * op_.k + column[i]);
           }
         } else {
-          receive<kWidth, kSlots>(op_.in, row, column, slots, number, x);
+          receive<kWidth, kSlots, kApart>(op_.in, row, column, slots, number, x);
         }
 #pragma unroll
         for (int i = 0; i < kWidth; ++i) {
@@ -98,13 +99,26 @@ class Stage {
   }
 
  private:
+  __device__ static int first_of_thread() {
+    const int thread = this_thread();
+    return thread / 2 * 8 + thread % 2 * 2;
+  }
+  __device__ static float4 quad_at(const float* from) {
+    const float2 first = __ldg(reinterpret_cast<const float2*>(from));
+    const float2 second = __ldg(reinterpret_cast<const float2*>(from + kApart));
+    return {first.x, first.y, second.x, second.y};
+  }
+
   // Four columns of a token to the operand, and what the norm and the residual need of them.
   template <bool kBF16>
   __device__ void put(int token, int column, int local, float4 x, float4 norm, float& squares) {
     if (op_.keep >= 0) {
       const int in_kept = column - kept_from_;
-      if (in_kept >= 0 && in_kept < call_.kept_columns)
-        *reinterpret_cast<float4*>(memory_.kept + token * call_.kept_columns + in_kept) = x;
+      if (in_kept >= 0 && in_kept < call_.kept_columns) {
+        float* to = memory_.kept + token * call_.kept_columns + in_kept;
+        *reinterpret_cast<float2*>(to) = {x.x, x.y};
+        *reinterpret_cast<float2*>(to + kApart) = {x.z, x.w};
+      }
     }
     if (op_.norm != nullptr) {
       squares += x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
@@ -115,8 +129,10 @@ class Stage {
     split_pair<kBF16>(x.x, x.y, high.x, low.x);
     split_pair<kBF16>(x.z, x.w, high.y, low.y);
     auto* to = reinterpret_cast<uint16_t*>(memory_.scratch) + 2 * token * stride_ + local;
-    *reinterpret_cast<uint2*>(to) = high;
-    *reinterpret_cast<uint2*>(to + stride_) = low;
+    *reinterpret_cast<uint32_t*>(to) = high.x;
+    *reinterpret_cast<uint32_t*>(to + kApart) = high.y;
+    *reinterpret_cast<uint32_t*>(to + stride_) = low.x;
+    *reinterpret_cast<uint32_t*>(to + stride_ + kApart) = low.y;
     if constexpr (!kBF16) {
       if (sums_ != nullptr) add_up(token, local, sum_of_pair(high.x, low.x) + sum_of_pair(high.y, low.y));
     }
@@ -144,7 +160,7 @@ template <bool kBF16>
 __device__ inline void stage_x(const StepCall& call, const StepOp& op, const StepShare* shares, const Memory& memory,
                                uint32_t number) {
   Stage stage(call, op, shares, memory);
-  if (op.in.slots == nullptr)
+  if (op.in.counts_at < 0)
     stage.run<kBF16, 2, 1>(number);
   else
     stage.run<kBF16, 1, 4>(number);
