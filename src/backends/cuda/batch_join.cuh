@@ -131,7 +131,7 @@ __device__ inline void finish_tile(const BatchCall& call, const Shares& shares, 
 // A block's first tile and its last may be others' too. Who comes last to one adds up, in the order of columns.
 template <typename T>
 __device__ inline void join_blocks(const BatchCall& call, const Shares& shares, int first_tile, int last_tile,
-                                   const Place<T>& place, Sums<T>& sums) {
+                                   const Place<T>& place) {
   __shared__ bool is_last[2];
   const int tiles[2] = {first_tile, last_tile};
   __threadfence();
@@ -148,7 +148,7 @@ __device__ inline void join_blocks(const BatchCall& call, const Shares& shares, 
     if (!is_last[i]) continue;
     __threadfence();
     const auto tile = static_cast<unsigned>(tiles[i]);
-    for_kept<T>([&](int r, int c, int j) { sums[r][c][j] = 0; });
+    Sums<T> sums = {};
     constexpr int kKept = T::kKeptRows * T::kKeptColumns;
     constexpr int kTogether = kKept < 8 ? 8 / kKept : 1;  // loads on their way at once
     const unsigned last = shares.last_of(tile);

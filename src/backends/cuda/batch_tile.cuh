@@ -34,7 +34,7 @@ struct BatchTile {
   // Two warps have the same rows and columns. Of 16-bit chunks each takes half, of smaller ones every other one.
   static constexpr bool kHalves = kWords == 4;
   static constexpr int kDepth = kHalves ? 2 : 4;                                       // operands of a warp in a chunk
-  static constexpr int kChunks = kHalves ? 1 : kWords == 1 && kColumns <= 32 ? 4 : 2;  // of a step
+  static constexpr int kChunks = kHalves ? 1 : kWords == 1 && kColumns <= 16 ? 4 : 2;  // of a step
   static constexpr int kUnit = kWords == 1 ? 4 : kChunks;                              // chunks that stay together
   static constexpr int kRowTiles = kHalves && kColumns == 128 ? 4 : 2;                 // of a warp
   static constexpr int kColumnWarps = (kColumns == 64 && !kHalves) || kRowTiles == 4 ? 2 : 1;
@@ -58,6 +58,12 @@ struct BatchTile {
   static constexpr int kResident = kColumns <= 32 || (kColumns == 64 && kHalves) ? 2 : 1;
   static constexpr int stages(int architecture) {
     const int fit = (batch_shared_bytes(architecture) / kResident - 2048) / kBytes;
+    return fit < 2 ? 2 : fit < kMostStages ? fit : kMostStages;
+  }
+  // Where blocks are clusters: what others send to one, tokens of a tile's rows, stands behind the stages.
+  static constexpr int kInboxBytes = kBatchRows * kTokens * 4;
+  static constexpr int cluster_stages(int architecture) {
+    const int fit = (batch_shared_bytes(architecture) / kResident - 1024 - 64 - kInboxBytes) / kBytes;
     return fit < 2 ? 2 : fit < kMostStages ? fit : kMostStages;
   }
   static constexpr bool fits() { return 2 * kBytes + 2048 <= batch_shared_bytes(86); }
@@ -107,17 +113,34 @@ struct Shares {
 
 // A place in that order.
 struct Position {
-  int tile;
-  int chunk;
+  int tile = 0;
+  int chunk = 0;
+  __device__ Position(int first_tile, int first_chunk) : tile(first_tile), chunk(first_chunk) {}
   __device__ Position(const Shares& shares, unsigned unit, int chunks_of_unit)
-      : tile(static_cast<int>(unit / shares.units)), chunk(static_cast<int>(unit % shares.units) * chunks_of_unit) {}
+      : Position(static_cast<int>(unit / shares.units), static_cast<int>(unit % shares.units) * chunks_of_unit) {}
+};
+
+// What a block's tiles are where blocks share out all chunks evenly.
+struct EvenOrder {
+  int column_tiles;
+  int blocks;  // of 16 rows
+  int chunk_end;
+  static constexpr int chunk_begin = 0;
+
+  __device__ explicit EvenOrder(const BatchCall& call)
+      : column_tiles(call.column_tiles), blocks(call.matrix.blocks), chunk_end(call.matrix.chunks) {}
+  // Of 16 rows; the end may be beyond the tile's.
+  __device__ int block_begin(int tile) const { return tile / column_tiles * kRowBlocks; }
+  __device__ int block_end(int /*tile*/) const { return blocks; }
+  __device__ int column_tile(int tile) const { return tile % column_tiles; }
 };
 
 // Brings weights, scales and zeros of one step after another to shared memory: each warp those of 16 rows, or where
 // warps are 16 half of them.
-template <typename T>
+template <typename T, typename Order>
 struct WeightFeed {
   const BatchCall& call;
+  const Order& order;
   int tile;
   int chunk;
   const uint4* weights;  // of this lane, next
@@ -127,14 +150,15 @@ struct WeightFeed {
   int part = threadIdx.x / 32 / kRowBlocks;
   int lane = threadIdx.x % 32;
 
-  __device__ WeightFeed(const BatchCall& c, const Position& first) : call(c), tile(first.tile), chunk(first.chunk) {
+  __device__ WeightFeed(const BatchCall& c, const Order& o, const Position& first)
+      : call(c), order(o), tile(first.tile), chunk(first.chunk) {
     seek();
   }
   __device__ void seek() {
     const StreamCall& matrix = call.matrix;
-    const int block = tile / call.column_tiles * kRowBlocks + row_block;
+    const int block = order.block_begin(tile) + row_block;
     weights = nullptr;
-    if (block >= matrix.blocks) return;
+    if (block >= order.block_end(tile)) return;
     const StreamPart& part = part_of(matrix, block);
     const int64_t of_part = block - part.first_block;
     const int64_t scales_before = of_part * matrix.scale_columns;
@@ -152,8 +176,7 @@ struct WeightFeed {
 #pragma unroll
       for (int i = 0; i < kMine; ++i) {
         const int word = part * kMine + i;
-        if (T::kHalves || chunk + word / T::kWords < call.matrix.chunks)
-          copy_word(to + word * 512, weights + word * 32);
+        if (T::kHalves || chunk + word / T::kWords < order.chunk_end) copy_word(to + word * 512, weights + word * 32);
       }
       if constexpr (T::kScaleBytes > 0) {
         if (part == 0) load_scales<T::kScaleBytes / 16>(stage + T::kScalesAt, scales);
@@ -164,8 +187,8 @@ struct WeightFeed {
       weights += T::kChunks * T::kWords * 32;
     }
     chunk += T::kChunks;
-    if (chunk < call.matrix.chunks) return;
-    chunk = 0;
+    if (chunk < order.chunk_end) return;
+    chunk = order.chunk_begin;
     ++tile;
     seek();
   }
@@ -176,7 +199,7 @@ struct WeightFeed {
     constexpr int kWords = kLanes ? kWordsOfChunk / 4 : kWordsOfChunk;  // of a column
     static_assert(T::kChunks * kWordsOfChunk <= 32);
     const int at = chunk + lane / kWordsOfChunk;
-    if (lane >= T::kChunks * kWordsOfChunk || at >= call.matrix.chunks) return;
+    if (lane >= T::kChunks * kWordsOfChunk || at >= order.chunk_end) return;
     const unsigned index = kLanes ? at * 4 + lane % kWordsOfChunk / kWords : at;
     const int column = T::kScaled == Scaling::kRow
                            ? 0
@@ -187,10 +210,11 @@ struct WeightFeed {
 
 // The columns of x for one step after another. Halves of odd columns' chunks change places, so that operand loads meet
 // no bank twice.
-template <typename T>
+template <typename T, typename Order>
 struct ActivationFeed {
   static constexpr int kStride = T::kThreads / 8 / T::kChunks;  // columns that are loaded together
   const BatchCall& call;
+  const Order& order;
   int tile;
   int chunk;  // of this thread's words, next
   const uint16_t* x;
@@ -199,21 +223,21 @@ struct ActivationFeed {
   int c = threadIdx.x / 8 % T::kChunks;
   int column = threadIdx.x / 8 / T::kChunks;
 
-  __device__ ActivationFeed(const BatchCall& of, const Position& first) : call(of), tile(first.tile) {
+  __device__ ActivationFeed(const BatchCall& of, const Order& o, const Position& first)
+      : call(of), order(o), tile(first.tile) {
     seek(first.chunk);
   }
   __device__ void seek(int first_chunk) {
     const StreamCall& matrix = call.matrix;
-    const int first_column = tile % call.column_tiles * T::kColumns;
+    const int first_column = order.column_tile(tile) * T::kColumns;
     chunk = first_chunk + c;
     left = min(matrix.tokens * call.copies - first_column, T::kColumns) - column;
     x = matrix.x + (int64_t{first_column + column} * matrix.chunks + chunk) * kChunkColumns + word * 8;
   }
   __device__ void load(uint32_t stage) {
-    const int chunks = call.matrix.chunks;
-    if (chunk < chunks) {
+    if (chunk < order.chunk_end) {
       const uint32_t to = stage + T::kXAt + (c * T::kColumns + column) * kChunkBytes + (word ^ (column & 1) * 4) * 16;
-      const int stride = kStride * static_cast<int>(kChunkColumns) * chunks;
+      const int stride = kStride * static_cast<int>(kChunkColumns) * call.matrix.chunks;
 #pragma unroll
       for (int i = 0; i < (T::kColumns + kStride - 1) / kStride; ++i) {
         if (i * kStride < left) copy_word(to + i * kStride * kChunkBytes, x + i * stride);
@@ -221,9 +245,9 @@ struct ActivationFeed {
     }
     x += T::kChunks * kChunkColumns;
     chunk += T::kChunks;
-    if (chunk - c < chunks) return;
+    if (chunk - c < order.chunk_end) return;
     ++tile;
-    seek(0);
+    seek(order.chunk_begin);
   }
 };
 

@@ -88,6 +88,9 @@ struct BatchCall {
   StreamCall matrix;  // its lists are not used
   int copies = 1;     // rows of x a token, 2 for kBF16Pair
   int multiprocessors = 0;
+  // Blocks of a cluster that share out the columns of up to kMostBatchTokens tokens, as choose_batch_ranks() says; 0
+  // where the GPU knows no clusters.
+  int ranks = 0;
   unsigned scale_magic = 0;  // as in DecodeCall
   // [tokens, n], added to the product of the only part, or null.
   const float* residual = nullptr;
@@ -98,6 +101,10 @@ struct BatchCall {
 constexpr int batch_row_tiles(int blocks) { return (blocks * 16 + kBatchRows - 1) / kBatchRows; }
 // `encoding` and `scaling` are those of layout.h, but for f32.
 void batch_linear(cudaStream_t stream, int encoding, int scaling, const BatchCall& call);
+// linear_cluster.cu: its part of batch_linear() where blocks can be clusters.
+void cluster_linear(cudaStream_t stream, int encoding, int scaling, const BatchCall& call);
+// For matrices of `blocks` times 16 rows and `chunks` times 64 columns.
+int choose_batch_ranks(int blocks, int chunks, int multiprocessors);
 
 // ---- linear_dense.cu: around a library's product of many rows
 

@@ -95,6 +95,7 @@ struct Bench {
   uint16_t* unpacked = nullptr;
   std::byte* scratch = nullptr;
   int multiprocessors = 0;
+  bool clusters = false;
   size_t slice_bytes = size_t{128} << 20;
   std::unique_ptr<DenseProduct> bf16 = DenseProduct::make(true);
   std::unique_ptr<DenseProduct> f16 = DenseProduct::make(false);
@@ -116,6 +117,9 @@ struct Bench {
     allocate(unpacked, size_t{1200} << 20);
     allocate(scratch, DenseProduct::kScratchBytes);
     check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, 0));
+    int major = 0;
+    check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0));
+    clusters = major >= 9;
     allocate(partials, 2 * static_cast<size_t>(multiprocessors) * kBatchRows * kBatchColumns * 4);
     allocate(arrived, 65536 * 4);
     check(cudaDeviceSynchronize());
@@ -177,6 +181,7 @@ struct Bench {
     call.residual = residual;
     call.copies = format.activation == Activation::kBF16Pair && tokens <= kMostBatchTokens ? 2 : 1;
     call.multiprocessors = multiprocessors;
+    if (clusters) call.ranks = choose_batch_ranks(matrix.blocks, matrix.chunks, multiprocessors);
     call.scale_magic = (1 << 20) / (format.scaling == Scaling::kChunks ? 2 : 1) + 1;
     call.partials = partials;
     call.arrived = arrived;
