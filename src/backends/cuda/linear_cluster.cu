@@ -38,24 +38,6 @@ struct ClusterLaunch {
   int clusters[4] = {};  // of 1, 2, 4 and 8 blocks, that the GPU holds at once
 };
 
-cudaLaunchConfig_t launch_config(int blocks, int ranks, int threads, size_t shared, cudaStream_t stream,
-                                 cudaLaunchAttribute (&attributes)[2]) {
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = shared;
-  config.stream = stream;
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim.x = static_cast<unsigned>(ranks);
-  attributes[1].val.clusterDim.y = 1;
-  attributes[1].val.clusterDim.z = 1;
-  config.attrs = attributes;
-  config.numAttrs = 2;
-  return config;
-}
-
 // Where a kernel cannot have its shared memory its launch fails, in every step, and the step says so.
 template <typename T>
 ClusterLaunch prepare_launch(void (*kernel)(BatchCall), int multiprocessors) {
@@ -66,9 +48,15 @@ ClusterLaunch prepare_launch(void (*kernel)(BatchCall), int multiprocessors) {
   cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(found.shared));
   for (int i = 0; i < 4; ++i) {
     const int ranks = 1 << i;
-    cudaLaunchAttribute attributes[2];
-    const cudaLaunchConfig_t config = launch_config(T::kResident * multiprocessors / ranks * ranks, ranks, T::kThreads,
-                                                    found.shared, nullptr, attributes);
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(static_cast<unsigned>(T::kResident * multiprocessors / ranks * ranks));
+    config.blockDim = dim3(T::kThreads);
+    config.dynamicSmemBytes = found.shared;
+    cudaLaunchAttribute attribute;
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim = {static_cast<unsigned>(ranks), 1, 1};
+    config.attrs = &attribute;
+    config.numAttrs = 1;
     if (cudaOccupancyMaxActiveClusters(&found.clusters[i], kernel, &config) != cudaSuccess || found.clusters[i] <= 0)
       found.clusters[i] = std::max(T::kResident * multiprocessors / ranks, 1);
   }
@@ -83,10 +71,8 @@ void launch_cluster(cudaStream_t stream, BatchCall call) {
   const int of_ranks = call.ranks == 8 ? 3 : call.ranks / 2;
   const int clusters = std::min(prepared.clusters[of_ranks], call.matrix.blocks);
   call.column_tiles = 1;
-  cudaLaunchAttribute attributes[2];
-  const cudaLaunchConfig_t config =
-      launch_config(clusters * call.ranks, call.ranks, T::kThreads, prepared.shared, stream, attributes);
-  cudaLaunchKernelEx(&config, kernel, call);
+  launch_clusters(kernel, dim3(static_cast<unsigned>(clusters * call.ranks)), dim3(static_cast<unsigned>(call.ranks)),
+                  T::kThreads, prepared.shared, stream, call);
 }
 
 template <int kValue>

@@ -1,4 +1,8 @@
 // What makes operands of a product's activations, with the norm or the gate that stands in front of it.
+#include <cooperative_groups.h>
+
+#include <type_traits>
+
 #include "backends/cuda/device_code.cuh"
 #include "backends/cuda/kernels.h"
 #include "backends/cuda/mma.cuh"
@@ -59,10 +63,28 @@ __device__ inline float row_scale(float largest, Activation kind) {
   return ldexpf(1.0f, max(exponent - 10, -126));  // whose inverse is a number too
 }
 
-// A row's blocks share out its columns; where something must be known of all of them there is one block.
-template <Source kSource>
-__global__ void __launch_bounds__(1024) prepare_kernel(RowSource source, int k, int k_padded, Activation kind,
-                                                       uint16_t* to, float* scales, int32_t* arrived, int tiles) {
+// The largest number of a row whose blocks are a cluster.
+__device__ inline float combine_cluster(float largest) {
+#if __CUDA_ARCH__ >= 900
+  namespace cg = cooperative_groups;
+  __shared__ float of_block;
+  const cg::cluster_group cluster = cg::this_cluster();
+  if (cluster.num_blocks() == 1) return largest;
+  if (threadIdx.x == 0) of_block = largest;
+  cluster.sync();
+  for (unsigned i = 0; i < cluster.num_blocks(); ++i) largest = fmaxf(largest, *cluster.map_shared_rank(&of_block, i));
+  cluster.sync();
+#endif
+  return largest;
+}
+
+// A row's blocks share out its columns; where something must be known of all of them there is one block, or a cluster.
+// kHeld: fours of columns that a thread keeps; of longer rows it makes the rest twice, but for 1, which is all it has:
+// such a block finds room beside one of a product.
+template <Source kSource, int kHeld>
+__global__ void __launch_bounds__(1024, kHeld == 1 ? 2 : 1)
+    prepare_kernel(RowSource source, int k, int k_padded, Activation kind, uint16_t* to, float* scales,
+                   int32_t* arrived, int tiles) {
   if constexpr (kSource == Source::kNormed) {
     for (int i = threadIdx.x * 32; i < k; i += blockDim.x * 32) prefetch_line(source.norm + i);
   }
@@ -74,7 +96,6 @@ __global__ void __launch_bounds__(1024) prepare_kernel(RowSource source, int k, 
     for (int i = first / 4; i < tiles; i += stride / 4) arrived[i] = 0;
   }
   const Row<kSource> row(source, number, k);
-  constexpr int kHeld = 5;  // fours of columns that a thread keeps; of longer rows it makes the rest twice
   float4 held[kHeld];
 #pragma unroll
   for (int j = 0; j < kHeld; ++j) {
@@ -88,8 +109,10 @@ __global__ void __launch_bounds__(1024) prepare_kernel(RowSource source, int k, 
     for (int j = 0; j < kHeld; ++j) {
       if (first + j * stride < k_padded) largest = fmaxf(largest, largest_of(held[j]));
     }
-    for (int i = first + kHeld * stride; i < k; i += stride) largest = fmaxf(largest, largest_of(row.at(i)));
-    scale = row_scale(combine_block(largest, Largest()), kind);
+    if constexpr (kHeld > 1) {
+      for (int i = first + kHeld * stride; i < k; i += stride) largest = fmaxf(largest, largest_of(row.at(i)));
+    }
+    scale = row_scale(combine_cluster(combine_block(largest, Largest())), kind);
   }
   const float inverse = 1 / scale;  // exact for halves, whose scale is a power of two
   const int copies = kind == Activation::kBF16Pair ? 2 : 1;
@@ -115,9 +138,19 @@ __global__ void __launch_bounds__(1024) prepare_kernel(RowSource source, int k, 
   for (int j = 0; j < kHeld; ++j) {
     if (first + j * stride < k_padded) store(first + j * stride, held[j]);
   }
+  if constexpr (kHeld > 1) {
 #pragma unroll 4
-  for (int i = first + kHeld * stride; i < k_padded; i += stride) store(i, row.at(i));
+    for (int i = first + kHeld * stride; i < k_padded; i += stride) store(i, row.at(i));
+  }
   if (threadIdx.x == 0 && blockIdx.y == 0) scales[number] = scale;
+}
+
+constexpr int kMostRowBlocks = 8;  // of a cluster
+
+bool knows_clusters() {
+  cudaFuncAttributes attributes = {};
+  const auto kernel = prepare_kernel<Source::kSwiGlu, 1>;
+  return cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess && attributes.binaryVersion >= 90;
 }
 
 }  // namespace
@@ -125,24 +158,32 @@ __global__ void __launch_bounds__(1024) prepare_kernel(RowSource source, int k, 
 void prepare_rows(cudaStream_t stream, const RowSource& source, int rows, int k, int k_padded, Activation kind,
                   uint16_t* to, float* scale, int32_t* arrived, int tiles) {
   const bool few = rows <= kMostBatchTokens;
-  const int threads = source.source == Source::kNormed ? norm_threads(k) : few && k > 1024 ? 1024 : 256;
-  const bool alone = !few || source.source == Source::kNormed || kind == Activation::kF16 || kind == Activation::kInt8;
-  const int shares = alone ? 1 : (k_padded + threads * 4 - 1) / (threads * 4);
-  const auto go = [&](auto kernel) {
-    launch(kernel, dim3(static_cast<unsigned>(rows), static_cast<unsigned>(shares)), threads, 0, stream, source, k,
-           k_padded, kind, to, scale, arrived, tiles);
+  const bool normed = source.source == Source::kNormed;
+  const bool halves = kind == Activation::kF16 || kind == Activation::kInt8;
+  // Long gated rows take a block long, and blocks of few threads find room beside a product's.
+  static const bool clusters = knows_clusters();
+  const bool shared = few && is_gated(source.source) && halves && k > 4096 && clusters;
+  const int threads = normed ? norm_threads(k) : shared ? 256 : few && k > 1024 ? 1024 : 256;
+  const int wanted = (k_padded + threads * 4 - 1) / (threads * 4);
+  const int shares = shared ? kMostRowBlocks : !few || normed || halves ? 1 : wanted;
+  const auto go = [&](auto of_source) {
+    constexpr Source kSource = decltype(of_source)::value;
+    const auto kernel = wanted <= shares ? prepare_kernel<kSource, 1> : prepare_kernel<kSource, 5>;
+    launch_clusters(kernel, dim3(static_cast<unsigned>(rows), static_cast<unsigned>(shares)),
+                    dim3(1, static_cast<unsigned>(shared ? shares : 1)), threads, 0, stream, source, k, k_padded, kind,
+                    to, scale, arrived, tiles);
   };
   switch (source.source) {
     case Source::kPlain:
-      return go(prepare_kernel<Source::kPlain>);
+      return go(std::integral_constant<Source, Source::kPlain>());
     case Source::kNormed:
-      return go(prepare_kernel<Source::kNormed>);
+      return go(std::integral_constant<Source, Source::kNormed>());
     case Source::kSwiGlu:
-      return go(prepare_kernel<Source::kSwiGlu>);
+      return go(std::integral_constant<Source, Source::kSwiGlu>());
     case Source::kGeGlu:
-      return go(prepare_kernel<Source::kGeGlu>);
+      return go(std::integral_constant<Source, Source::kGeGlu>());
     case Source::kGeGluTanh:
-      return go(prepare_kernel<Source::kGeGluTanh>);
+      return go(std::integral_constant<Source, Source::kGeGluTanh>());
   }
 }
 
