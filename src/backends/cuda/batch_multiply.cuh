@@ -87,10 +87,10 @@ __device__ inline void multiply_chunk(const char* stage, int c, const Place<T>& 
 
 // A block's way through `count` steps from `begin` on, each of which is in shared memory when it is its turn; other
 // stages are on their way then. Calls finish(tile, memory, sums) behind each tile's last step, and where the steps end;
-// nobody reads the stage at `memory` any more when all threads are there.
-template <typename T, int kStages, typename Order, typename Finish>
+// nobody reads the stage at `memory` any more when all threads are there. pass(chunk) is called in every step.
+template <typename T, int kStages, typename Order, typename Pass, typename Finish>
 __device__ inline void multiply_steps(const BatchCall& call, const Order& order, const Position& begin, int count,
-                                      char* stages, const Place<T>& place, Finish finish) {
+                                      char* stages, const Place<T>& place, Pass pass, Finish finish) {
   constexpr int kAhead = kStages - 1;
   constexpr int kEnd = kStages * T::kBytes;
   const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(stages));
@@ -113,6 +113,7 @@ __device__ inline void multiply_steps(const BatchCall& call, const Order& order,
       activations.load(address + next);
     }
     end_stage();
+    pass(chunk);
 #pragma unroll
     for (int j = 0; j < (T::kChunks + 1) / 2; ++j) {
       const int c = T::kHalves ? 0 : 2 * j + place.half;

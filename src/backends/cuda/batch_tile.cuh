@@ -21,7 +21,8 @@ constexpr int batch_shared_bytes(int architecture) {
   return architecture < 90 || architecture >= 120 ? 100 << 10 : 228 << 10;
 }
 
-template <Encoding kEncoding, Scaling kScaling, int kColumnsOfTile, int kCopiesOfToken>
+// kClustered: blocks are clusters, which keep an inbox beside the stages.
+template <Encoding kEncoding, Scaling kScaling, int kColumnsOfTile, int kCopiesOfToken, bool kClustered = false>
 struct BatchTile {
   static constexpr Encoding kOf = kEncoding;
   static constexpr Scaling kScaled = kScaling;
@@ -33,10 +34,11 @@ struct BatchTile {
   static constexpr int kWords = Piece::kWords;
   // Two warps have the same rows and columns. Of 16-bit chunks each takes half, of smaller ones every other one.
   static constexpr bool kHalves = kWords == 4;
-  static constexpr int kDepth = kHalves ? 2 : 4;                                       // operands of a warp in a chunk
-  static constexpr int kChunks = kHalves ? 1 : kWords == 1 && kColumns <= 16 ? 4 : 2;  // of a step
-  static constexpr int kUnit = kWords == 1 ? 4 : kChunks;                              // chunks that stay together
-  static constexpr int kRowTiles = kHalves && kColumns == 128 ? 4 : 2;                 // of a warp
+  static constexpr int kDepth = kHalves ? 2 : 4;            // operands of a warp in a chunk
+  static constexpr int kMostOfFour = kClustered ? 16 : 32;  // columns of tiles with steps of four chunks
+  static constexpr int kChunks = kHalves ? 1 : kWords == 1 && kColumns <= kMostOfFour ? 4 : 2;  // of a step
+  static constexpr int kUnit = kWords == 1 ? 4 : kChunks;               // chunks that stay together
+  static constexpr int kRowTiles = kHalves && kColumns == 128 ? 4 : 2;  // of a warp
   static constexpr int kColumnWarps = (kColumns == 64 && !kHalves) || kRowTiles == 4 ? 2 : 1;
   static constexpr int kWarps = kRowBlocks / kRowTiles * kColumnWarps * 2;
   static constexpr int kThreads = kWarps * 32;
@@ -56,14 +58,11 @@ struct BatchTile {
   static constexpr int kBytes = kZerosAt + kRowBlocks * kChunks * kZeroBytes;
   // Blocks on a multiprocessor, as registers allow.
   static constexpr int kResident = kColumns <= 32 || (kColumns == 64 && kHalves) ? 2 : 1;
+  // What others of a cluster send: tokens of a tile's rows.
+  static constexpr int kInboxBytes = kClustered ? kBatchRows * kTokens * 4 : 0;
+  static constexpr int kOtherBytes = kClustered ? kInboxBytes + 1024 + 64 : 2048;  // shared memory besides the stages
   static constexpr int stages(int architecture) {
-    const int fit = (batch_shared_bytes(architecture) / kResident - 2048) / kBytes;
-    return fit < 2 ? 2 : fit < kMostStages ? fit : kMostStages;
-  }
-  // Where blocks are clusters: what others send to one, tokens of a tile's rows, stands behind the stages.
-  static constexpr int kInboxBytes = kBatchRows * kTokens * 4;
-  static constexpr int cluster_stages(int architecture) {
-    const int fit = (batch_shared_bytes(architecture) / kResident - 1024 - 64 - kInboxBytes) / kBytes;
+    const int fit = (batch_shared_bytes(architecture) / kResident - kOtherBytes) / kBytes;
     return fit < 2 ? 2 : fit < kMostStages ? fit : kMostStages;
   }
   static constexpr bool fits() { return 2 * kBytes + 2048 <= batch_shared_bytes(86); }

@@ -138,38 +138,44 @@ struct Result {
   __device__ void store(float sum) const { *to = sum * (factor * scale) + bias + residual; }
 };
 
-// Sends this block's sums of a tile, and finishes those that are its own.
+// Sends this block's sums of a tile to those who finish them.
 template <typename T>
-__device__ inline void join_cluster(const BatchCall& call, const ClusterOrder& order, Inbox<T>& inbox, int tile,
-                                    char* memory, const Place<T>& place, Sums<T>& sums) {
+__device__ inline void send_tile(const BatchCall& call, const ClusterOrder& order, const Inbox<T>& inbox, int tile,
+                                 char* memory, const Place<T>& place, Sums<T>& sums) {
   join_halves<T>(memory, place, sums);
-  const int tokens = call.matrix.tokens;
-  const int first_block = order.block_begin(tile);
-  const int blocks = order.block_end(tile) - first_block;
+  const int blocks = order.block_end(tile) - order.block_begin(tile);
   wait_cluster();
   for_kept<T>([&](int r, int i, int j) {
     const int block = place.first_row + (T::kSplitRows ? place.half * T::kKeptRows : 0) + r;
     const int column = (place.first_column + (T::kSplitRows ? 0 : place.half * T::kKeptColumns) + i) * 8 + 2 * place.t;
     const int token = (column + j % 2) / T::kCopies;
-    if (block < blocks && token < tokens)
+    if (block < blocks && token < call.matrix.tokens)
       inbox.send(order.rank, token, block * 16 + place.g + j / 2 * 8, sums[r][i][j]);
   });
-  // What multiplies sums and is added to them is fetched before all sums are there.
+}
+
+// Finishes this block's rows of a tile, once all have sent theirs.
+template <typename T>
+__device__ inline void receive_tile(const BatchCall& call, const ClusterOrder& order, Inbox<T>& inbox, int tile) {
+  const int tokens = call.matrix.tokens;
+  const int first_block = order.block_begin(tile);
   const int first_row = order.rank << (inbox.shift() + 4);
-  const int rows = min(blocks * 16 - first_row, 16 << inbox.shift());  // may be negative
-  const int count = tokens << (inbox.shift() + 4);
-  constexpr int kTogether = 4;
-  for (int first = static_cast<int>(threadIdx.x); first - static_cast<int>(threadIdx.x) < count;
-       first += kTogether * T::kThreads) {
+  const int own_rows = 16 << inbox.shift();
+  const int rows = min((order.block_end(tile) - first_block) * 16 - first_row, own_rows);  // may be negative
+  constexpr int kTogether = T::kTokens <= 8 ? 2 : 1;
+  const auto thread = static_cast<int>(threadIdx.x);
+#pragma unroll 1
+  for (int begin = 0; begin < tokens * own_rows; begin += kTogether * T::kThreads) {
     Result results[kTogether];
-    const auto row_of = [&](int i) { return (first + i * T::kThreads) & ((16 << inbox.shift()) - 1); };
-    const auto token_of = [&](int i) { return (first + i * T::kThreads) >> (inbox.shift() + 4); };
+    const auto row_of = [&](int i) { return (begin + thread + i * T::kThreads) & (own_rows - 1); };
+    const auto token_of = [&](int i) { return (begin + thread + i * T::kThreads) >> (inbox.shift() + 4); };
+    // What multiplies sums and is added to them is fetched before the sums are there.
 #pragma unroll
     for (int i = 0; i < kTogether; ++i) {
       if (token_of(i) < tokens && row_of(i) < rows)
         results[i].find(call, first_block, first_row + row_of(i), token_of(i));
     }
-    if (first == static_cast<int>(threadIdx.x)) inbox.wait(max(rows, 0) * tokens * order.ranks * 4);
+    if (begin == 0) inbox.wait(max(rows, 0) * tokens * order.ranks * 4);
 #pragma unroll
     for (int i = 0; i < kTogether; ++i) {
       if (results[i].to == nullptr) continue;

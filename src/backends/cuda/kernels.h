@@ -103,7 +103,7 @@ constexpr int batch_row_tiles(int blocks) { return (blocks * 16 + kBatchRows - 1
 void batch_linear(cudaStream_t stream, int encoding, int scaling, const BatchCall& call);
 // linear_cluster.cu: its part of batch_linear() where blocks can be clusters.
 void cluster_linear(cudaStream_t stream, int encoding, int scaling, const BatchCall& call);
-// For matrices of `blocks` times 16 rows and `chunks` times 64 columns.
+// For matrices of `blocks` times 16 rows and `chunks` times 64 columns; 0: no clusters.
 int choose_batch_ranks(int blocks, int chunks, int multiprocessors);
 
 // ---- linear_dense.cu: around a library's product of many rows

@@ -32,11 +32,12 @@ __global__ void __launch_bounds__((BatchTile<kEncoding, kScaling, kColumns, kCop
   const int count = (end.tile - begin.tile) * steps + (end.chunk - begin.chunk) / T::kChunks;
   const Place<T> place;
   int last_tile = begin.tile;
-  multiply_steps<T, T::stages(__CUDA_ARCH__ / 10)>(call, order, begin, count, stages, place,
-                                                   [&](int tile, char* memory, Sums<T>& sums) {
-                                                     finish_tile<T>(call, shares, tile, memory, place, sums);
-                                                     last_tile = tile;
-                                                   });
+  multiply_steps<T, T::stages(__CUDA_ARCH__ / 10)>(
+      call, order, begin, count, stages, place, [](int) {},
+      [&](int tile, char* memory, Sums<T>& sums) {
+        finish_tile<T>(call, shares, tile, memory, place, sums);
+        last_tile = tile;
+      });
   join_blocks<T>(call, shares, begin.tile, last_tile, place);
 #endif
 }

@@ -14,23 +14,37 @@ namespace edgewise::cuda {
 namespace {
 
 template <Encoding kEncoding, Scaling kScaling, int kColumns, int kCopies>
-__global__ void __launch_bounds__((BatchTile<kEncoding, kScaling, kColumns, kCopies>::kThreads),
-                                  (BatchTile<kEncoding, kScaling, kColumns, kCopies>::kResident))
+__global__ void __launch_bounds__((BatchTile<kEncoding, kScaling, kColumns, kCopies, true>::kThreads),
+                                  (BatchTile<kEncoding, kScaling, kColumns, kCopies, true>::kResident))
     cluster_kernel(const __grid_constant__ BatchCall call) {
 #if __CUDA_ARCH__ >= 900
-  using T = BatchTile<kEncoding, kScaling, kColumns, kCopies>;
-  constexpr int kStages = T::cluster_stages(__CUDA_ARCH__ / 10);
+  using T = BatchTile<kEncoding, kScaling, kColumns, kCopies, true>;
+  constexpr int kStages = T::stages(__CUDA_ARCH__ / 10);
   extern __shared__ __align__(128) char stages[];
   __shared__ uint64_t barrier;
   const ClusterOrder order(call);
   Inbox<T> inbox(stages + kStages * T::kBytes, &barrier, order.ranks);
   const int steps = (order.chunk_end - order.chunk_begin + T::kChunks - 1) / T::kChunks;
   const Place<T> place;
+  // A tile's sums travel while the next one is multiplied.
+  const int middle = (order.chunk_begin + order.chunk_end) / 2;
+  int sent = -1;
   multiply_steps<T, kStages>(
       call, order, Position(0, order.chunk_begin), order.tiles * steps, stages, place,
-      [&](int tile, char* memory, Sums<T>& sums) { join_cluster<T>(call, order, inbox, tile, memory, place, sums); });
+      [&](int chunk) {
+        if (sent < 0 || chunk + T::kChunks <= middle) return;
+        receive_tile<T>(call, order, inbox, sent);
+        sent = -1;
+      },
+      [&](int tile, char* memory, Sums<T>& sums) {
+        send_tile<T>(call, order, inbox, tile, memory, place, sums);
+        sent = tile;
+      });
+  receive_tile<T>(call, order, inbox, sent);
 #endif
 }
+
+constexpr int64_t kMostClusterChunks = 80000;  // of 16 rows
 
 // What a kernel needs to be launched.
 struct ClusterLaunch {
@@ -44,8 +58,9 @@ ClusterLaunch prepare_launch(void (*kernel)(BatchCall), int multiprocessors) {
   ClusterLaunch found;
   cudaFuncAttributes function = {};
   if (cudaFuncGetAttributes(&function, kernel) != cudaSuccess) return {.shared = INT_MAX, .clusters = {1, 1, 1, 1}};
-  found.shared = static_cast<size_t>(T::cluster_stages(function.binaryVersion) * T::kBytes + T::kInboxBytes);
+  found.shared = static_cast<size_t>(T::stages(function.binaryVersion) * T::kBytes + T::kInboxBytes);
   cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(found.shared));
+  cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
   for (int i = 0; i < 4; ++i) {
     const int ranks = 1 << i;
     cudaLaunchConfig_t config = {};
@@ -65,7 +80,7 @@ ClusterLaunch prepare_launch(void (*kernel)(BatchCall), int multiprocessors) {
 
 template <Encoding kEncoding, Scaling kScaling, int kColumns, int kCopies>
 void launch_cluster(cudaStream_t stream, BatchCall call) {
-  using T = BatchTile<kEncoding, kScaling, kColumns, kCopies>;
+  using T = BatchTile<kEncoding, kScaling, kColumns, kCopies, true>;
   const auto kernel = cluster_kernel<kEncoding, kScaling, kColumns, kCopies>;
   static const ClusterLaunch prepared = prepare_launch<T>(kernel, call.multiprocessors);
   const int of_ranks = call.ranks == 8 ? 3 : call.ranks / 2;
@@ -80,8 +95,10 @@ using Number = std::integral_constant<int, kValue>;
 
 }  // namespace
 
-// What a block does, in chunks of 16 rows: its weights, its columns of x, which come once a tile, and joins.
 int choose_batch_ranks(int blocks, int chunks, int multiprocessors) {
+  // Of large matrices joins are a small part, and clusters do not share them out as evenly as single blocks do.
+  if (static_cast<int64_t>(blocks) * chunks > kMostClusterChunks) return 0;
+  // What a block does, in chunks of 16 rows: its weights, its columns of x, which come once a tile, and joins.
   constexpr int kColumnsCost = 2;
   constexpr int kJoinCost = 8;
   const auto divided = [](int a, int b) { return (a + b - 1) / b; };

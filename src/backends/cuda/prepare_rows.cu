@@ -147,6 +147,17 @@ __global__ void __launch_bounds__(1024, kHeld == 1 ? 2 : 1)
 
 constexpr int kMostRowBlocks = 8;  // of a cluster
 
+// A multiprocessor that has set aside little shared memory takes no block of a product until it is idle and sets aside
+// more: some came so late that the others had done their part.
+template <Source kSource>
+bool prefer_shared() {
+  const auto set = [](auto kernel) {
+    return cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                cudaSharedmemCarveoutMaxShared) == cudaSuccess;
+  };
+  return set(prepare_kernel<kSource, 1>) && set(prepare_kernel<kSource, 5>);
+}
+
 bool knows_clusters() {
   cudaFuncAttributes attributes = {};
   const auto kernel = prepare_kernel<Source::kSwiGlu, 1>;
@@ -169,6 +180,7 @@ void prepare_rows(cudaStream_t stream, const RowSource& source, int rows, int k,
   const auto go = [&](auto of_source) {
     constexpr Source kSource = decltype(of_source)::value;
     const auto kernel = wanted <= shares ? prepare_kernel<kSource, 1> : prepare_kernel<kSource, 5>;
+    [[maybe_unused]] static const bool preferred = prefer_shared<kSource>();
     launch_clusters(kernel, dim3(static_cast<unsigned>(rows), static_cast<unsigned>(shares)),
                     dim3(1, static_cast<unsigned>(shared ? shares : 1)), threads, 0, stream, source, k, k_padded, kind,
                     to, scale, arrived, tiles);
