@@ -104,7 +104,7 @@ void batch_linear(cudaStream_t stream, int encoding, int scaling, const BatchCal
 // linear_cluster.cu: its part of batch_linear() where blocks can be clusters.
 void cluster_linear(cudaStream_t stream, int encoding, int scaling, const BatchCall& call);
 // For matrices of `blocks` times 16 rows and `chunks` times 64 columns; 0: no clusters.
-int choose_batch_ranks(int blocks, int chunks, int multiprocessors);
+int choose_batch_ranks(int blocks, int chunks, int64_t chunk_bytes, int multiprocessors);
 
 // ---- linear_dense.cu: around a library's product of many rows
 

@@ -1,10 +1,11 @@
 // Products of 5 tokens and more on tensor cores: weights and activations come through shared memory, several steps
 // ahead (the idea of MARLIN, arXiv 2408.11743: packed weights travel as they are and become operands in registers).
 //
-// A tile of the product is 128 rows of the matrix and up to 128 columns; a step is a few chunks of it. With few columns
-// one or two blocks of threads a multiprocessor share out all tiles' chunks evenly; what several blocks have of one
-// tile is added up by the last of them, in the order of the columns. So how sums are taken depends on the matrix alone,
-// and a token's result does not depend on its company.
+// A tile of the product is 128 rows of the matrix and up to 128 columns; a step is a few chunks of it. Up to 64 tokens
+// linear_cluster.cu takes all but large matrices where it can. Here, with few columns, one or two blocks of threads a
+// multiprocessor share out all tiles' chunks evenly; what several blocks have of one tile is added up by the last of
+// them, in the order of the columns. So how sums are taken depends on the matrix alone, and a token's result does not
+// depend on its company.
 #include <climits>
 
 #include "backends/cuda/batch_join.cuh"

@@ -126,6 +126,7 @@ struct Bench {
     check(cudaStreamCreate(&stream));
   }
 
+  static double code_bytes_of(const Format& format) { return format.bytes_a_weight < 1 ? 0.5 : format.bytes_a_weight; }
   static size_t bytes_of(const Format& format, int n, int k) {
     return (static_cast<size_t>(static_cast<double>(n) * k * format.bytes_a_weight) + 65536) / 256 * 256;
   }
@@ -139,7 +140,7 @@ struct Bench {
     StreamCall call;
     StreamPart& part = call.parts[0];
     const char* at = pool + offset;
-    const double code_bytes = format.bytes_a_weight < 1 ? 0.5 : format.bytes_a_weight;
+    const double code_bytes = code_bytes_of(format);
     part.weights = reinterpret_cast<const uint4*>(at);
     part.scales = at + static_cast<size_t>(static_cast<double>(n) * k * code_bytes);
     part.factors = reinterpret_cast<const float*>(pool + kPool - (size_t{1} << 28));
@@ -181,7 +182,9 @@ struct Bench {
     call.residual = residual;
     call.copies = format.activation == Activation::kBF16Pair && tokens <= kMostBatchTokens ? 2 : 1;
     call.multiprocessors = multiprocessors;
-    if (clusters) call.ranks = choose_batch_ranks(matrix.blocks, matrix.chunks, multiprocessors);
+    if (clusters)
+      call.ranks = choose_batch_ranks(matrix.blocks, matrix.chunks, static_cast<int64_t>(1024 * code_bytes_of(format)),
+                                      multiprocessors);
     call.scale_magic = (1 << 20) / (format.scaling == Scaling::kChunks ? 2 : 1) + 1;
     call.partials = partials;
     call.arrived = arrived;

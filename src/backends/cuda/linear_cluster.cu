@@ -44,7 +44,9 @@ __global__ void __launch_bounds__((BatchTile<kEncoding, kScaling, kColumns, kCop
 #endif
 }
 
+// Of larger matrices joins are a small part, and clusters do not share them out as evenly as single blocks do.
 constexpr int64_t kMostClusterChunks = 80000;  // of 16 rows
+constexpr int64_t kMostClusterBytes = int64_t{100} << 20;
 
 // What a kernel needs to be launched.
 struct ClusterLaunch {
@@ -95,9 +97,9 @@ using Number = std::integral_constant<int, kValue>;
 
 }  // namespace
 
-int choose_batch_ranks(int blocks, int chunks, int multiprocessors) {
-  // Of large matrices joins are a small part, and clusters do not share them out as evenly as single blocks do.
-  if (static_cast<int64_t>(blocks) * chunks > kMostClusterChunks) return 0;
+int choose_batch_ranks(int blocks, int chunks, int64_t chunk_bytes, int multiprocessors) {
+  const int64_t all = static_cast<int64_t>(blocks) * chunks;
+  if (all > kMostClusterChunks || all * chunk_bytes > kMostClusterBytes) return 0;
   // What a block does, in chunks of 16 rows: its weights, its columns of x, which come once a tile, and joins.
   constexpr int kColumnsCost = 2;
   constexpr int kJoinCost = 8;

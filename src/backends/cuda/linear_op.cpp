@@ -165,7 +165,7 @@ class LinearOp final : public CudaOp {
     batch.copies = many ? 1 : weights.copies();
     batch.multiprocessors = device_info().multiprocessors;
     if (device_info().capability >= 90)
-      batch.ranks = choose_batch_ranks(call.blocks, call.chunks, batch.multiprocessors);
+      batch.ranks = choose_batch_ranks(call.blocks, call.chunks, weights.format.chunk_bytes(), batch.multiprocessors);
     batch.scale_magic = weights.format.scale_magic();
     batch.partials = reinterpret_cast<float*>(context.workspace + space_.partials);
     batch.arrived = arrived;

@@ -152,8 +152,12 @@ TEST_F(CudaLinearTest, MatchesReference) {
 TEST_F(CudaLinearTest, CompanyChangesNoBit) {
   std::mt19937 random(12);
   for (const Matrix& m : {Matrix{DType::kBF16}, {DType::kF8E4M3, 10000}, {DType::kI4, 128}, {DType::kU4, 16, true}}) {
-    const int64_t wide = m.weight == DType::kI4 ? 90000 : m.weight == DType::kBF16 ? 30000 : 9000;
-    for (const auto& [n, k] : {std::pair<int64_t, int64_t>{700, 2000}, {40, 300}, {1500, 4200}, {wide, 640}}) {
+    const bool is_large = m.weight == DType::kI4 || m.weight == DType::kBF16;
+    for (const auto& [n, k] : {std::pair<int64_t, int64_t>{700, 2000},
+                               {40, 300},
+                               {1500, 4200},
+                               {30000, 640},
+                               {is_large ? 90000 : 9000, 640}}) {
       const Graph graph = packed(make_graph(m, n, k, random), CudaBackend());
       LoadOptions options;
       options.max_tokens = 64;
