@@ -78,11 +78,19 @@ __device__ inline float combine_cluster(float largest) {
   return largest;
 }
 
+// Blocks of 1024 threads that a multiprocessor has threads for (CUDA C++ Programming Guide, "Technical Specifications
+// per Compute Capability").
+#if __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 870 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1100
+constexpr int kMostBlocks = 1;
+#else
+constexpr int kMostBlocks = 2;
+#endif
+
 // A row's blocks share out its columns; where something must be known of all of them there is one block, or a cluster.
 // kHeld: fours of columns that a thread keeps; of longer rows it makes the rest twice, but for 1, which is all it has:
 // such a block finds room beside one of a product.
 template <Source kSource, int kHeld>
-__global__ void __launch_bounds__(1024, kHeld == 1 ? 2 : 1)
+__global__ void __launch_bounds__(1024, kHeld == 1 ? kMostBlocks : 1)
     prepare_kernel(RowSource source, int k, int k_padded, Activation kind, uint16_t* to, float* scales,
                    int32_t* arrived, int tiles) {
   if constexpr (kSource == Source::kNormed) {
