@@ -19,7 +19,7 @@ report() { if [ "$2" = 0 ]; then echo "ok    $1"; else echo "FAIL  $1"; failed=1
 # One behind the other's fault, to see that the next process has a sound GPU.
 for tests in cuda_fault_test cuda_runtime_test backends_cuda_test; do
   "$programs/$tests" >"$work/log" 2>&1; status=$?
-  grep -E "FAILED|PASSED|Failure|actual|Expected" "$work/log" | head -40
+  grep -E "FAILED|PASSED|Failure|exception|actual|Expected" "$work/log" | head -40
   report $tests $status
 done
 if [ -n "$sanitize" ]; then

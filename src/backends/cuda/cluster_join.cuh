@@ -53,7 +53,7 @@ class Inbox {
   __device__ Inbox(char* memory, uint64_t* barrier, int ranks)
       : memory_(memory),
         barrier_(static_cast<uint32_t>(__cvta_generic_to_shared(barrier))),
-        shift_(ranks == 8 ? 0 : 3 - ranks / 2) {
+        shift_(2 - ranks / 4) {
 #if __CUDA_ARCH__ >= 900
     if (threadIdx.x == 0) {
       asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier_) : "memory");

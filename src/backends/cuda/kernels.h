@@ -88,8 +88,8 @@ struct BatchCall {
   StreamCall matrix;  // its lists are not used
   int copies = 1;     // rows of x a token, 2 for kBF16Pair
   int multiprocessors = 0;
-  // Blocks of a cluster that share out the columns of up to kMostBatchTokens tokens, as choose_batch_ranks() says; 0
-  // where the GPU knows no clusters.
+  // Blocks of a cluster that share out the columns of up to kMostBatchTokens tokens, 2, 4 or 8 as choose_batch_ranks()
+  // says; 0: there are no clusters.
   int ranks = 0;
   unsigned scale_magic = 0;  // as in DecodeCall
   // [tokens, n], added to the product of the only part, or null.

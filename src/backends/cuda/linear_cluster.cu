@@ -51,7 +51,7 @@ constexpr int64_t kMostClusterBytes = int64_t{100} << 20;
 // What a kernel needs to be launched.
 struct ClusterLaunch {
   size_t shared = 0;
-  int clusters[4] = {};  // of 1, 2, 4 and 8 blocks, that the GPU holds at once
+  int clusters[3] = {};  // of 2, 4 and 8 blocks, that the GPU holds at once
 };
 
 // Where a kernel cannot have its shared memory its launch fails, in every step, and the step says so.
@@ -59,12 +59,12 @@ template <typename T>
 ClusterLaunch prepare_launch(void (*kernel)(BatchCall), int multiprocessors) {
   ClusterLaunch found;
   cudaFuncAttributes function = {};
-  if (cudaFuncGetAttributes(&function, kernel) != cudaSuccess) return {.shared = INT_MAX, .clusters = {1, 1, 1, 1}};
+  if (cudaFuncGetAttributes(&function, kernel) != cudaSuccess) return {.shared = INT_MAX, .clusters = {1, 1, 1}};
   found.shared = static_cast<size_t>(T::stages(function.binaryVersion) * T::kBytes + T::kInboxBytes);
   cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(found.shared));
   cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
-  for (int i = 0; i < 4; ++i) {
-    const int ranks = 1 << i;
+  for (int i = 0; i < 3; ++i) {
+    const int ranks = 2 << i;
     cudaLaunchConfig_t config = {};
     config.gridDim = dim3(static_cast<unsigned>(T::kResident * multiprocessors / ranks * ranks));
     config.blockDim = dim3(T::kThreads);
@@ -85,8 +85,7 @@ void launch_cluster(cudaStream_t stream, BatchCall call) {
   using T = BatchTile<kEncoding, kScaling, kColumns, kCopies, true>;
   const auto kernel = cluster_kernel<kEncoding, kScaling, kColumns, kCopies>;
   static const ClusterLaunch prepared = prepare_launch<T>(kernel, call.multiprocessors);
-  const int of_ranks = call.ranks == 8 ? 3 : call.ranks / 2;
-  const int clusters = std::min(prepared.clusters[of_ranks], call.matrix.blocks);
+  const int clusters = std::min(prepared.clusters[call.ranks / 4], call.matrix.blocks);
   call.column_tiles = 1;
   launch_clusters(kernel, dim3(static_cast<unsigned>(clusters * call.ranks)), dim3(static_cast<unsigned>(call.ranks)),
                   T::kThreads, prepared.shared, stream, call);
@@ -113,7 +112,7 @@ int choose_batch_ranks(int blocks, int chunks, int64_t chunk_bytes, int multipro
     if (cost < least) best = ranks;
     least = std::min(least, cost);
   }
-  return best;
+  return best > 1 ? best : 0;  // a block alone sends nothing to itself
 }
 
 void cluster_linear(cudaStream_t stream, int encoding, int scaling, const BatchCall& call) {

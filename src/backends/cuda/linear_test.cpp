@@ -157,6 +157,7 @@ TEST_F(CudaLinearTest, CompanyChangesNoBit) {
                                {40, 300},
                                {1500, 4200},
                                {30000, 640},
+                               {13000, 256},
                                {is_large ? 90000 : 9000, 640}}) {
       const Graph graph = packed(make_graph(m, n, k, random), CudaBackend());
       LoadOptions options;
