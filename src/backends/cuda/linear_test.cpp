@@ -3,10 +3,12 @@
 #include <gtest/gtest.h>
 
 #include <random>
+#include <set>
 
 #include "backends/cuda/backend.h"
 #include "backends/cuda/device.h"
 #include "backends/cuda/executable.h"
+#include "backends/cuda/kernels.h"
 #include "backends/reference/executable.h"
 #include "backends/test_model.h"
 #include "base/error.h"
@@ -157,7 +159,7 @@ TEST_F(CudaLinearTest, CompanyChangesNoBit) {
                                {40, 300},
                                {1500, 4200},
                                {30000, 640},
-                               {13000, 256},
+                               {26000, 256},
                                {is_large ? 90000 : 9000, 640}}) {
       const Graph graph = packed(make_graph(m, n, k, random), CudaBackend());
       LoadOptions options;
@@ -177,6 +179,27 @@ TEST_F(CudaLinearTest, CompanyChangesNoBit) {
       for (const int64_t tokens : {5, 8, 9, 16, 20, 32, 33, 50}) EXPECT_EQ(of_first(tokens), expected) << tokens;
     }
   }
+}
+
+// Without a GPU: who shares out a matrix are several, each with columns, or nobody.
+TEST(BatchRanks, AreNoneOrSeveral) {
+  constexpr int kMultiprocessors = 132;
+  std::mt19937 random(5);
+  std::set<int> found;
+  for (int i = 0; i < 2000; ++i) {
+    const auto chunks = static_cast<int>(random() % 300) + 1;
+    const auto blocks = static_cast<int>(random() % (random() % 2 == 0 ? 100 : 3000)) + 1;
+    const int ranks = choose_batch_ranks(blocks, chunks, 512, kMultiprocessors);
+    ASSERT_TRUE(ranks == 0 || ranks == 2 || ranks == 4 || ranks == 8) << ranks;
+    ASSERT_LE(ranks, chunks);
+    found.insert(ranks);
+  }
+  EXPECT_EQ(found.size(), 4u);
+  EXPECT_EQ(choose_batch_ranks(1626, 4, 2048, kMultiprocessors), 0);   // a block each would do best
+  EXPECT_EQ(choose_batch_ranks(2368, 56, 1024, kMultiprocessors), 0);  // large: gate and up of Qwen2.5-7B
+  EXPECT_EQ(choose_batch_ranks(224, 296, 2048, kMultiprocessors), 0);  // large in bytes: its down in 16 bits
+  EXPECT_GT(choose_batch_ranks(224, 296, 1024, kMultiprocessors), 0);  // and in 8
+  EXPECT_GT(choose_batch_ranks(224, 56, 2048, kMultiprocessors), 0);
 }
 
 }  // namespace
