@@ -88,8 +88,8 @@ __global__ void __launch_bounds__(kThreads, 4) decode_kernel(const __grid_consta
   extern __shared__ __align__(16) uint16_t x_shared[];  // [2 * tokens][stride]
   __shared__ float sums[2][kWarps][kColumns][kBlockRows + 1];
   __shared__ float square_sums[2][kWarps][kTokens];
-  __shared__ float block_sums[kColumns][kBlockRows];
-  __shared__ float block_squares[kTokens];
+  [[maybe_unused]] __shared__ float block_sums[kColumns][kBlockRows];
+  [[maybe_unused]] __shared__ float block_squares[kTokens];
 
   const StreamCall& matrix = call.matrix;
   const int warp = threadIdx.x / 32;
