@@ -3,6 +3,7 @@
 // nobody needs a fence).
 #pragma once
 
+#include "backends/cuda/barrier.cuh"
 #include "backends/cuda/batch_join.cuh"
 
 namespace edgewise::cuda {
@@ -51,9 +52,7 @@ class Inbox {
  public:
   // Others may send as soon as a wait_cluster() has followed.
   __device__ Inbox(char* memory, uint64_t* barrier, int ranks)
-      : memory_(memory),
-        barrier_(static_cast<uint32_t>(__cvta_generic_to_shared(barrier))),
-        shift_(2 - ranks / 4) {
+      : memory_(memory), barrier_(static_cast<uint32_t>(__cvta_generic_to_shared(barrier))), shift_(2 - ranks / 4) {
 #if __CUDA_ARCH__ >= 900
     if (threadIdx.x == 0) {
       asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier_) : "memory");
@@ -84,13 +83,7 @@ class Inbox {
 #if __CUDA_ARCH__ >= 900
     if (threadIdx.x == 0)
       asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier_), "r"(bytes) : "memory");
-    uint32_t there = 0;
-    while (there == 0) {
-      asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
-                   : "=r"(there)
-                   : "r"(barrier_), "r"(turn_)
-                   : "memory");
-    }
+    wait_for(barrier_, turn_);
     turn_ ^= 1;
 #endif
   }

@@ -2,6 +2,7 @@
 // theirs.
 #pragma once
 
+#include "backends/cuda/barrier.cuh"
 #include "backends/cuda/step_kernel.h"
 
 namespace edgewise::cuda {
@@ -37,17 +38,6 @@ __device__ inline StageScales scales_of(const StepShape& shape, int chunk, int c
 __device__ inline int scale_bytes(const StepShape& shape) {
   return shape.scaling == Scaling::kRow ? 0
                                         : static_cast<int>(kBlockRows) * (shape.scaling == Scaling::kChunks ? 4 : 2);
-}
-
-// Until what was expected of a barrier in shared memory has come.
-__device__ inline void wait_for(uint32_t barrier, uint32_t parity) {
-  uint32_t done = 0;
-  while (done == 0) {
-    asm volatile("{\n .reg .pred p;\n mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n selp.u32 %0, 1, 0, p;\n}"
-                 : "=r"(done)
-                 : "r"(barrier), "r"(parity)
-                 : "memory");
-  }
 }
 
 // The barriers of a ring's stages: `full` when what was asked for has come, `empty` when the warp is done with it.
