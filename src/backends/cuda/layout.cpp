@@ -57,7 +57,7 @@ float WeightFormat::half_unit(std::span<const std::byte> packed) const {
   }
   const float code = encoding == Encoding::kInt8   ? 256
                      : encoding == Encoding::kInt4 ? 16
-                     : encoding == Encoding::kF8   ? 448 / kF8Factor
+                     : encoding == Encoding::kF8   ? 448
                                                    : 6 / kF4Factor;
   int exponent = 0;
   std::frexp(largest * largest_scale * code, &exponent);
@@ -65,7 +65,7 @@ float WeightFormat::half_unit(std::span<const std::byte> packed) const {
 }
 
 std::string WeightFormat::text() const {
-  std::string text = fmt::format("t16-{}:{}", kEncodingNames[static_cast<size_t>(encoding)],
+  std::string text = fmt::format("mma-{}:{}", kEncodingNames[static_cast<size_t>(encoding)],
                                  kScalingNames[static_cast<size_t>(scaling)]);
   if (zeros) text += ":zeros";
   if (token_scales) text += ":token";

@@ -22,9 +22,8 @@ class ThreadPool;
 
 namespace edgewise::cuda {
 
-// Kernels put the bits of small floats into halves where they stand, which divides by a power of two. Scales of lanes
+// Kernels put the bits of 4-bit floats into halves where they stand, which divides by a power of two. Scales of lanes
 // take part of it back, so that products stay normal numbers.
-inline constexpr float kF8Factor = 256;
 inline constexpr float kF4Factor = 16384;
 
 inline bool is_integer(Encoding encoding) { return encoding == Encoding::kInt8 || encoding == Encoding::kInt4; }

@@ -33,8 +33,10 @@ double element(const WeightFormat& f, const std::byte* packed, int64_t row, int6
     std::memcpy(&bits, chunk + (tile * 32 + lane) * 16 + reg * 4 + half * 2, 2);
     value = f.encoding == Encoding::kF16 ? f16_to_float(bits) : bf16_to_float(bits);
   } else if (f.encoding == Encoding::kF8 || f.encoding == Encoding::kInt8) {
-    const uint8_t bits = byte((tile / 2 * 32 + lane) * 16 + tile % 2 * 8 + reg / 2 * 4 + half * 2 + reg % 2);
-    value = f.encoding == Encoding::kF8 ? f8e4m3_to_float(bits) / 256.0 : bits - 128.0;
+    const bool is_f8 = f.encoding == Encoding::kF8;
+    const int64_t in_word = is_f8 ? reg / 2 * 2 + half : half * 2 + reg / 2;
+    const uint8_t bits = byte((tile / 2 * 32 + lane) * 16 + tile % 2 * 8 + reg % 2 * 4 + in_word);
+    value = is_f8 ? double{f8e4m3_to_float(bits)} : bits - 128.0;
     if (f.zeros) value += 128;
   } else {
     const int64_t nibble = reg + 4 * half;
@@ -145,9 +147,9 @@ output %y
 }
 
 TEST(CudaLayout, TextSaysAll) {
-  for (const char* text : {"t16-f32:row", "t16-int4:chunks:zeros", "t16-f4e2m1:lanes", "t16-int8:row:token"})
+  for (const char* text : {"mma-f32:row", "mma-int4:chunks:zeros", "mma-f4e2m1:lanes", "mma-int8:row:token"})
     EXPECT_EQ(WeightFormat::parse(text, 3, 70, 70).text(), text);
-  EXPECT_THROW(WeightFormat::parse("p16-int8", 3, 70, 70), Error);
+  EXPECT_THROW(WeightFormat::parse("t16-int8:row", 3, 70, 70), Error);
   EXPECT_THROW(WeightFormat::parse("", 3, 70, 70), Error);
 }
 

@@ -26,6 +26,14 @@ __device__ inline void multiply_tile(float (&d)[4], const uint32_t (&a)[4], uint
   }
 }
 
+// The same with integers, 16 x 8 from 16 x 32 and 32 x 8: lane (g, t) holds of A rows g and g + 8 and columns 4t to
+// 4t + 3 and those 16 behind them, a byte each, of B those rows of column g.
+__device__ inline void multiply_integer_tile(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+               : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
 __device__ inline uint32_t bits_of(__half2 h) { return *reinterpret_cast<uint32_t*>(&h); }
 __device__ inline uint32_t bits_of(__nv_bfloat162 h) { return *reinterpret_cast<uint32_t*>(&h); }
 __device__ inline __half2 half2_of(uint32_t bits) { return *reinterpret_cast<__half2*>(&bits); }

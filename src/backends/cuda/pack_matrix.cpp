@@ -11,9 +11,7 @@
 namespace edgewise::cuda {
 namespace {
 
-float encoding_factor(Encoding encoding) {
-  return encoding == Encoding::kF8 ? kF8Factor : encoding == Encoding::kF4 ? kF4Factor : 1.0f;
-}
+float encoding_factor(Encoding encoding) { return encoding == Encoding::kF4 ? kF4Factor : 1.0f; }
 
 // Integers are stored unsigned: what is added to a stored value of this type.
 uint32_t unsigned_offset(DType dtype) { return dtype == DType::kI8 ? 128 : dtype == DType::kI4 ? 8 : 0; }
@@ -70,29 +68,36 @@ constexpr Place place_of(int row, int column) {
   return {row % 8 * 4 + column / 16, column % 16 / 4, in_tile / 2 * 2 + row / 8, in_tile % 2};
 }
 
-// Where in a chunk's bytes, or nibbles for 4 bits, an element stands.
-constexpr int16_t offset_of(int bits, const Place& p) {
-  if (bits == 16) return static_cast<int16_t>((p.tile * 32 + p.lane) * 16 + p.reg * 4 + p.half * 2);
-  // Bytes of a word: first halves of two registers, then their second ones; nibbles: of four registers.
-  if (bits == 8)
-    return static_cast<int16_t>((p.tile / 2 * 32 + p.lane) * 16 + p.tile % 2 * 8 + p.reg / 2 * 4 + p.half * 2 +
-                                p.reg % 2);
-  return static_cast<int16_t>(2 * (p.lane * 16 + p.tile * 4) + p.reg + 4 * p.half);
+constexpr int bits_of(Encoding encoding) {
+  if (encoding == Encoding::kF16 || encoding == Encoding::kBF16) return 16;
+  return encoding == Encoding::kF8 || encoding == Encoding::kInt8 ? 8 : 4;
 }
 
-template <int kBits>
+// Where in a chunk's bytes, or nibbles for 4 bits, an element stands.
+constexpr int16_t offset_of(Encoding encoding, const Place& p) {
+  const int bits = bits_of(encoding);
+  if (bits == 16) return static_cast<int16_t>((p.tile * 32 + p.lane) * 16 + p.reg * 4 + p.half * 2);
+  if (bits == 4) return static_cast<int16_t>(2 * (p.lane * 16 + p.tile * 4) + p.reg + 4 * p.half);
+  // A word has four columns of a row. Integers: the first halves of two registers, then the second ones, as nibbles
+  // become when those of a row are masked; floats one register after the other, as they are converted.
+  const int in_word = encoding == Encoding::kF8 ? p.reg / 2 * 2 + p.half : p.half * 2 + p.reg / 2;
+  return static_cast<int16_t>((p.tile / 2 * 32 + p.lane) * 16 + p.tile % 2 * 8 + p.reg % 2 * 4 + in_word);
+}
+
+template <Encoding kEncoding>
 constexpr auto kOffsets = [] {
   std::array<std::array<int16_t, kChunkColumns>, kBlockRows> offsets{};
   for (int row = 0; row < kBlockRows; ++row) {
     for (int column = 0; column < kChunkColumns; ++column)
-      offsets[static_cast<size_t>(row)][static_cast<size_t>(column)] = offset_of(kBits, place_of(row, column));
+      offsets[static_cast<size_t>(row)][static_cast<size_t>(column)] = offset_of(kEncoding, place_of(row, column));
   }
   return offsets;
 }();
 
-template <int kBits>
+template <Encoding kEncoding>
 void put(std::byte* chunk, int row, std::span<const uint16_t> codes) {
-  const auto& offsets = kOffsets<kBits>[static_cast<size_t>(row)];
+  constexpr int kBits = bits_of(kEncoding);
+  const auto& offsets = kOffsets<kEncoding>[static_cast<size_t>(row)];
   for (size_t i = 0; i < codes.size(); ++i) {
     const int at = offsets[i];
     if constexpr (kBits == 16)
@@ -121,8 +126,9 @@ void pack_floats(const WeightFormat& format, const SourceMatrix& source, std::by
 }
 
 // One block of rows, a whole chunk at a time.
-template <int kBits>
+template <Encoding kEncoding>
 void pack_block(const WeightFormat& format, const Reader& weights, uint32_t offset, int64_t block, std::byte* out) {
+  constexpr int kBits = bits_of(kEncoding);
   constexpr uint32_t kMask = (1u << kBits) - 1u;
   std::array<uint16_t, kChunkColumns> codes;
   const int64_t first = block * kBlockRows;
@@ -133,7 +139,7 @@ void pack_block(const WeightFormat& format, const Reader& weights, uint32_t offs
     for (int row = 0; row < rows; ++row) {
       weights.read_codes<kBits>(first + row, k, some);
       for (uint16_t& code : some) code = static_cast<uint16_t>((code + offset) & kMask);
-      put<kBits>(chunk, row, some);
+      put<kEncoding>(chunk, row, some);
     }
   }
 }
@@ -141,13 +147,15 @@ void pack_block(const WeightFormat& format, const Reader& weights, uint32_t offs
 void pack_weights(const WeightFormat& format, const SourceMatrix& source, ThreadPool& pool, std::byte* out) {
   const Reader weights(source.weight, source, format.n, format.k);
   const uint32_t offset = is_integer(format.encoding) ? unsigned_offset(source.weight.dtype()) : 0;
-  const int bits = bit_width(source.weight.dtype());
+  const int bits = bits_of(format.encoding);
+  const bool is_f8 = format.encoding == Encoding::kF8;
   pool.run([&](int worker) {
     const Range blocks = share_of(format.row_blocks(), worker, pool.size());
     for (int64_t block = blocks.begin; block < blocks.end; ++block) {
-      if (bits == 16) pack_block<16>(format, weights, offset, block, out);
-      if (bits == 8) pack_block<8>(format, weights, offset, block, out);
-      if (bits == 4) pack_block<4>(format, weights, offset, block, out);
+      if (bits == 16) pack_block<Encoding::kF16>(format, weights, offset, block, out);
+      if (bits == 8 && is_f8) pack_block<Encoding::kF8>(format, weights, offset, block, out);
+      if (bits == 8 && !is_f8) pack_block<Encoding::kInt8>(format, weights, offset, block, out);
+      if (bits == 4) pack_block<Encoding::kInt4>(format, weights, offset, block, out);
     }
   });
 }

@@ -65,26 +65,27 @@ class Ring {
  public:
   // `stages` [depth] in shared memory.
   __device__ Ring(const StepCall& call, const std::byte* stages, const RingBarriers& barriers)
-      : call_(call), stages_(stages), full_(shared_address(barriers.full)), empty_(shared_address(barriers.empty)) {}
+      : call_(call), stages_(stages), barriers_(shared_address(&barriers)) {}
 
   // The stage that is next, once it is there.
   __device__ const std::byte* wait() const {
-    wait_for(full_ + place_.slot * 8, place_.parity);
+    wait_for(barriers_ + place_.slot * 8, place_.parity);
     return stages_ + place_.slot * call_.stage_bytes;
   }
   // Done with it, by the whole warp.
   __device__ void release() {
     __syncwarp();
     if (threadIdx.x % 32 == 0)
-      asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(empty_ + place_.slot * 8) : "memory");
+      asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barriers_ + kEmpty + place_.slot * 8) : "memory");
     place_.advance(call_.ring_depth);
   }
 
  private:
+  static constexpr int kEmpty = static_cast<int>(offsetof(RingBarriers, empty));
+
   const StepCall& call_;
   const std::byte* stages_;
-  uint32_t full_;
-  uint32_t empty_;
+  uint32_t barriers_;
   RingPlace place_;
 };
 

@@ -23,7 +23,6 @@ __device__ inline void wait_for_next() {
 [[maybe_unused]] __device__ __forceinline__ void run_linear(const StepCall& call, const StepOp& op,
                                                             const StepShare* shares, const Memory& memory,
                                                             uint32_t number, Ring& ring) {
-  const StepShape& shape = call.shapes[op.shape];
   const StepShare& share = shares[op.shape];
   const bool keeps = op.keep >= 0 && shares[op.keep].blocks > 0;
   if (share.blocks == 0 && !keeps) return wait_for_next();
@@ -31,10 +30,7 @@ __device__ inline void wait_for_next() {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(op.next_norm + threadIdx.x * 32));
   Output output(call, op, share, memory);
   if (op.keep >= 0) sync_block();  // what was kept before is no longer wanted
-  if (shape.encoding == Encoding::kBF16)
-    stage_x<true>(call, op, shares, memory, number - 1);
-  else
-    stage_x<false>(call, op, shares, memory, number - 1);
+  stage_x(call, op, shares, memory, number - 1);
   sync_block();
   if (op.norm != nullptr && static_cast<int>(threadIdx.x) >= kStepThreads - kMostDecodeTokens)
     invert_squares(op, memory, kStepThreads - 1 - static_cast<int>(threadIdx.x));

@@ -35,6 +35,7 @@ struct StepShape {
   Scaling scaling = Scaling::kRow;
   bool zeros = false;
   bool paired = false;
+  bool even_scales = false;  // a scale covers pairs of chunks, from the first two on
   int32_t blocks = 0;
   int32_t chunks = 0;  // of a block
   int32_t chunk_bytes = 0;
@@ -106,6 +107,27 @@ struct alignas(16) StepOp {
   HeadPath k_path;
   uint64_t* partial = nullptr;  // [splits][kMostDecodeTokens][q_heads][head_dim + 2] packets
 };
+
+// How x becomes an operand: two columns a token of 16-bit floats, or, where weights are integers, its digits.
+enum class Operand { kBF16, kF16, kDigits };
+constexpr Operand operand_of(const StepShape& shape) {
+  const bool integer = shape.encoding == Encoding::kInt8 || shape.encoding == Encoding::kInt4;
+  if (integer && shape.scaling != Scaling::kLanes) return Operand::kDigits;
+  return shape.encoding == Encoding::kBF16 ? Operand::kBF16 : Operand::kF16;
+}
+
+// Columns that share a unit as digits: a warp's, which are two chunks.
+inline constexpr int kDigitBlock = 128;
+inline constexpr int kDigits = 3;
+constexpr int digit_blocks(int columns) { return (columns + kDigitBlock - 1) / kDigitBlock; }
+// Bytes of a digit of a row; half a block more spreads operand loads over the banks.
+constexpr int digit_stride(int columns) { return digit_blocks(columns) * kDigitBlock + kDigitBlock / 2; }
+// Shared memory of x, digits with units and sums of chunks, or 16-bit operands.
+constexpr size_t x_bytes(int columns, int rows) {
+  const int digits = kDigits * digit_stride(columns) + digit_blocks(columns) * 3 * static_cast<int>(sizeof(float));
+  const int halves = 2 * (columns + 8) * static_cast<int>(sizeof(uint16_t));
+  return static_cast<size_t>(rows * (digits > halves ? digits : halves));
+}
 
 // Where a Linear's weights lie.
 struct StepLinear {

@@ -33,10 +33,7 @@ void StepProgram::place(std::span<float* const> values) {
 void StepProgram::lay_out(StepCall& call) const {
   call.most_rows = std::max(call.tokens, call.rows);
   const auto round = [](size_t bytes) { return static_cast<int>((bytes + 127) / 128 * 128); };
-  const auto columns = static_cast<size_t>(most_columns_ + 8);
-  // As operand columns, and the sums of chunks.
-  const size_t x =
-      static_cast<size_t>(call.most_rows) * (columns * 2 * sizeof(uint16_t) + columns / kChunkColumns * sizeof(float));
+  const size_t x = x_bytes(most_columns_, call.most_rows);
   const int queries = std::min(16, most_group_ * call.most_rows);
   const int scratch = round(std::max(x, attend_memory_bytes(queries, most_head_dim_, value_bytes_, call.page_turns)));
   const int sums = round(sizeof(float) * static_cast<size_t>(kStepWarps * call.most_sums * call.most_rows * 16));

@@ -33,6 +33,7 @@ StepShape shape_of(std::span<const DeviceWeights> matrices, bool paired) {
   shape.chunk_bytes = static_cast<int32_t>(format.chunk_bytes());
   shape.scale_columns = static_cast<int32_t>(format.scale_columns());
   shape.scale_magic = format.scale_magic();
+  shape.even_scales = format.block % (2 * kChunkColumns) == 0;
   shape.stage_chunks = kStageWeights / shape.chunk_bytes;
   while (shape.stage_chunks > 1 && stage_bytes(format, shape.stage_chunks) > kMostStageBytes) --shape.stage_chunks;
   std::ranges::fill(shape.first_block, INT_MAX);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "backends/cuda/mma.cuh"
+#include "backends/cuda/step_digits.cuh"
 #include "backends/cuda/step_packets.cuh"
 
 namespace edgewise::cuda {
@@ -11,14 +12,12 @@ inline constexpr float kNormedUnit = 1.0f / 64;  // keeps what is not yet divide
 inline constexpr int kSpan = kStepThreads * 4;   // columns between a thread's quads
 // Of a quad two columns and the two that many behind them: what neighbours load together are whole sectors of 32 bytes.
 inline constexpr int kApart = 4;
-inline constexpr int kRows = static_cast<int>(kBlockRows);
-inline constexpr int kChunk = static_cast<int>(kChunkColumns);
 
 // What the threads of a block share while the step runs.
 struct Memory {
-  std::byte* scratch;  // x as operand columns [2 * tokens][stride], then the sums of its chunks [tokens][chunks]
-  float* sums;         // [kStepWarps][most_sums][most_rows][16]
-  float* kept;         // [tokens][kept_columns]
+  std::byte* scratch;                   // x as operand columns [2 * tokens][stride], or as digits
+  float* sums;                          // [kStepWarps][most_sums][most_rows][16]
+  float* kept;                          // [tokens][kept_columns]
   float (*squares)[kMostDecodeTokens];  // [kStepWarps]
   float* inverse;                       // [kMostDecodeTokens]
   const uint8_t* slot_counts;
@@ -27,22 +26,8 @@ struct Memory {
 __device__ inline int stride_of(const StepShare& share) {
   return (share.chunk_end - share.chunk_begin) * kChunk + kPad;
 }
-__device__ inline float* chunk_sums(const Memory& memory, int tokens, int stride) {
-  return reinterpret_cast<float*>(memory.scratch + 2 * tokens * stride * static_cast<int>(sizeof(uint16_t)));
-}
-// Integers multiply with what they stand in, which is too much by a multiple of a chunk's sum.
-__device__ inline bool needs_chunk_sums(const StepShape& shape) {
-  return (shape.encoding == Encoding::kInt8 || shape.encoding == Encoding::kInt4) && shape.scaling != Scaling::kLanes;
-}
 
 __device__ inline float4 times(float4 a, float4 b) { return {a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w}; }
-
-// Two numbers as their operands have them.
-__device__ inline float sum_of_pair(uint32_t high, uint32_t low) {
-  const float2 h = __half22float2(half2_of(high));
-  const float2 l = __half22float2(half2_of(low));
-  return h.x + h.y + (l.x + l.y) * (1.0f / kLowFactor<false>);
-}
 
 // This block's columns of x, from all that have a part in them, to shared memory.
 class Stage {
@@ -56,18 +41,20 @@ class Stage {
         stride_(columns_ + kPad),
         tokens_(op.of_rows ? call.rows : call.tokens),
         kept_from_(op.keep >= 0 ? shares[op.keep].first[0] * kRows : 0),
-        sums_(needs_chunk_sums(call.shapes[op.shape]) ? chunk_sums(memory, tokens_, stride_) : nullptr) {}
+        digits_(memory.scratch, tokens_, columns_, call.shapes[op.shape].zeros) {}
 
   // A thread takes kWidth quads of columns at a time.
-  template <bool kBF16, int kWidth, int kSlots>
+  template <Operand kOperand, int kWidth, int kSlots>
   __device__ void run(uint32_t number) {
+    // Digits want whole warps.
+    const int end = kOperand == Operand::kDigits ? digits_.blocks() * kDigitBlock : columns_;
     // Rolled loops: a step's time is that of fetching its instructions where they are many.
 #pragma unroll 1
     for (int token = 0; token < tokens_; ++token) {
       const int row = op_.of_rows ? call_.logits_rows[token] : token;
       float squares = 0;
 #pragma unroll 1
-      for (int begin = first_of_thread(); begin < columns_; begin += kWidth * kSpan) {
+      for (int begin = first_of_thread(); begin < end; begin += kWidth * kSpan) {
         float4 norm[kWidth];
         float4 x[kWidth] = {};
         int slots[kWidth];
@@ -89,7 +76,7 @@ class Stage {
         }
 #pragma unroll
         for (int i = 0; i < kWidth; ++i) {
-          if (begin + i * kSpan < columns_) put<kBF16>(token, column[i], begin + i * kSpan, x[i], norm[i], squares);
+          if (begin + i * kSpan < end) put<kOperand>(token, column[i], begin + i * kSpan, x[i], norm[i], squares);
         }
       }
       if (op_.norm == nullptr) continue;
@@ -110,7 +97,7 @@ class Stage {
   }
 
   // Four columns of a token to the operand, and what the norm and the residual need of them.
-  template <bool kBF16>
+  template <Operand kOperand>
   __device__ void put(int token, int column, int local, float4 x, float4 norm, float& squares) {
     if (op_.keep >= 0) {
       const int in_kept = column - kept_from_;
@@ -125,6 +112,8 @@ class Stage {
       x = times(x, norm);
       x = {x.x * kNormedUnit, x.y * kNormedUnit, x.z * kNormedUnit, x.w * kNormedUnit};
     }
+    if constexpr (kOperand == Operand::kDigits) return digits_.put(token, local, x);
+    constexpr bool kBF16 = kOperand == Operand::kBF16;
     uint2 high, low;
     split_pair<kBF16>(x.x, x.y, high.x, low.x);
     split_pair<kBF16>(x.z, x.w, high.y, low.y);
@@ -133,16 +122,6 @@ class Stage {
     *reinterpret_cast<uint32_t*>(to + kApart) = high.y;
     *reinterpret_cast<uint32_t*>(to + stride_) = low.x;
     *reinterpret_cast<uint32_t*>(to + stride_ + kApart) = low.y;
-    if constexpr (!kBF16) {
-      if (sums_ != nullptr) add_up(token, local, sum_of_pair(high.x, low.x) + sum_of_pair(high.y, low.y));
-    }
-  }
-  // Half a warp has a chunk, and is here as a whole.
-  __device__ void add_up(int token, int local, float sum) {
-    const unsigned half = 0xffffu << (threadIdx.x & 16);
-#pragma unroll
-    for (int offset = 8; offset > 0; offset /= 2) sum += __shfl_xor_sync(half, sum, offset);
-    if (threadIdx.x % 16 == 0) sums_[token * (columns_ / kChunk) + local / kChunk] = sum;
   }
 
   const StepCall& call_;
@@ -153,17 +132,29 @@ class Stage {
   int stride_;
   int tokens_;
   int kept_from_;
-  float* sums_;
+  Digits digits_;
 };
 
-template <bool kBF16>
-__device__ inline void stage_x(const StepCall& call, const StepOp& op, const StepShare* shares, const Memory& memory,
-                               uint32_t number) {
+template <Operand kOperand>
+__device__ inline void stage_as(const StepCall& call, const StepOp& op, const StepShare* shares, const Memory& memory,
+                                uint32_t number) {
   Stage stage(call, op, shares, memory);
   if (op.in.counts_at < 0)
-    stage.run<kBF16, 2, 1>(number);
+    stage.run<kOperand, 2, 1>(number);
   else
-    stage.run<kBF16, 1, 4>(number);
+    stage.run<kOperand, 1, 4>(number);
+}
+
+__device__ inline void stage_x(const StepCall& call, const StepOp& op, const StepShare* shares, const Memory& memory,
+                               uint32_t number) {
+  switch (operand_of(call.shapes[op.shape])) {
+    case Operand::kBF16:
+      return stage_as<Operand::kBF16>(call, op, shares, memory, number);
+    case Operand::kF16:
+      return stage_as<Operand::kF16>(call, op, shares, memory, number);
+    case Operand::kDigits:
+      return stage_as<Operand::kDigits>(call, op, shares, memory, number);
+  }
 }
 
 }  // namespace edgewise::cuda

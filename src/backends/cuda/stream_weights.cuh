@@ -24,8 +24,21 @@ struct LaneRows {
   __half2 scale[2];
 };
 
+// Two e4m3 as halves.
+__device__ inline uint32_t halves_of_f8(uint32_t word, bool upper) {
+#if __CUDA_ARCH__ >= 890
+  uint32_t halves;
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(static_cast<uint16_t>(upper ? word >> 16 : word)));
+  return halves;
+#else
+  // Where they stand in the upper bytes of halves, shifted behind the longer exponent, they are a 256th.
+  const uint32_t high = __byte_perm(word, 0, upper ? 0x3424 : 0x1404);
+  return bits_of(__hmul2(half2_of(and_or(high, 0x80008000u, (high & 0x7f007f00u) >> 1)), __float2half2_rn(256.0f)));
+#endif
+}
+
 // Tile `i` of a chunk as an operand. Integers become halves by standing in the mantissa of 1024; see layout.h for the
-// small floats.
+// 4-bit floats.
 template <Encoding kEncoding>
 __device__ inline void operand(const Chunk<kEncoding>& chunk, int i, const LaneRows& rows, uint32_t (&a)[4]) {
   if constexpr (Chunk<kEncoding>::kWords == 4) {
@@ -38,13 +51,11 @@ __device__ inline void operand(const Chunk<kEncoding>& chunk, int i, const LaneR
     const uint32_t pair[2] = {i % 2 == 0 ? word.x : word.z, i % 2 == 0 ? word.y : word.w};
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
-      const uint32_t bytes = pair[r / 2];
       if constexpr (kEncoding == Encoding::kInt8) {
-        const uint32_t biased = __byte_perm(bytes, 0x64646464u, r % 2 == 0 ? 0x4240 : 0x4341);
+        const uint32_t biased = __byte_perm(pair[r % 2], 0x64646464u, r < 2 ? 0x4240 : 0x4341);
         a[r] = bits_of(__hsub2(half2_of(biased), rows.zero[r % 2]));
       } else {
-        const uint32_t high = r % 2 == 0 ? bytes << 8 : bytes;
-        a[r] = and_or(high, 0x80008000u, (high & 0x7f007f00u) >> 1);
+        a[r] = halves_of_f8(pair[r % 2], r >= 2);
       }
     }
   } else {
@@ -69,30 +80,26 @@ __device__ inline void operand(const Chunk<kEncoding>& chunk, int i, const LaneR
   }
 }
 
-// Integers as an operand that is too large by raw_offset(): they stand in the mantissa of 1024, or of 64 where they are
-// four bits up. Who multiplies with it takes that many times the sum of the other operand away from the product.
+// Tiles 2j and 2j + 1 of a chunk of integers as the first operand of mma.m16n8k32, in units of kIntegerUnit, less
+// kMiddle. `signs`: 0x80808080 in a register, so that one instruction has two masks.
 template <Encoding kEncoding>
-__device__ inline void raw_operand(const Chunk<kEncoding>& chunk, int i, uint32_t (&a)[4]) {
+__device__ inline void integer_operand(const Chunk<kEncoding>& chunk, int j, uint32_t signs, uint32_t (&a)[4]) {
   if constexpr (kEncoding == Encoding::kInt8) {
-    const uint4& word = chunk.words[i / 2];
-    const uint32_t pair[2] = {i % 2 == 0 ? word.x : word.z, i % 2 == 0 ? word.y : word.w};
-#pragma unroll
-    for (int r = 0; r < 4; ++r) a[r] = __byte_perm(pair[r / 2], 0x64646464u, r % 2 == 0 ? 0x4240 : 0x4341);
+    const uint4& word = chunk.words[j];
+    a[0] = word.x ^ signs;
+    a[1] = word.y ^ signs;
+    a[2] = word.z ^ signs;
+    a[3] = word.w ^ signs;
   } else {
     const uint4& all = chunk.words[0];
-    const uint32_t word = i == 0 ? all.x : i == 1 ? all.y : i == 2 ? all.z : all.w;
-    const uint32_t next = word >> 8;
-    a[0] = and_or(word, 0x000f000fu, 0x64006400u);
-    a[1] = and_or(word, 0x00f000f0u, 0x54005400u);
-    a[2] = and_or(next, 0x000f000fu, 0x64006400u);
-    a[3] = and_or(next, 0x00f000f0u, 0x54005400u);
+    const uint32_t pair[2] = {j == 0 ? all.x : all.z, j == 0 ? all.y : all.w};
+#pragma unroll
+    for (int r = 0; r < 4; ++r) a[r] = ((r % 2 == 0 ? pair[r / 2] << 4 : pair[r / 2]) ^ signs) & 0xf0f0f0f0u;
   }
 }
-// Of rows g, and of rows g + 8; without their zero point.
+// Four bits stand in the upper half of a byte.
 template <Encoding kEncoding>
-__device__ constexpr float raw_offset(int of_row) {
-  return kEncoding == Encoding::kInt4 && of_row == 1 ? 64.0f : 1024.0f;
-}
+inline constexpr float kIntegerUnit = kEncoding == Encoding::kInt4 ? 1.0f / 16 : 1.0f;
 // The zero point of those that have none stored.
 template <Encoding kEncoding>
 inline constexpr float kMiddle = kEncoding == Encoding::kInt4 ? 8.0f : 128.0f;
