@@ -161,8 +161,7 @@ class Feed {
     const int bytes = chunks * chunk_bytes_;
     const uint32_t to = ring_ + place_.slot * call_.stage_bytes;
     const uint32_t barrier = full_ + place_.slot * 8;
-    if (scaled_) ask_scales(chunks, to + bytes, barrier);
-    expect(barrier, bytes);
+    expect(barrier, bytes + (scaled_ ? ask_scales(chunks, to + bytes, barrier) : 0));
     copy(to, from_, bytes, barrier);
     place_.advance(call_.ring_depth);
     from_ += bytes;
@@ -177,22 +176,22 @@ class Feed {
     }
   }
 
-  // Scales and zero points come in words of 16 bytes, which all lanes ask for at once.
-  __device__ void ask_scales(int chunks, uint32_t to, uint32_t barrier) {
+  // Of so many bytes.
+  __device__ int ask_scales(int chunks, uint32_t to, uint32_t barrier) {
     const StepLinear& linear = linears_[linear_];
     const StepShape& shape = call_.shapes[linear.shape];
     const StageScales scales = scales_of(shape, chunk_, chunks);
     const std::byte* weights = linear.parts[block_place_.part];
     const int column = block_place_.block * shape.scale_columns + scales.first;
+    int all = 0;
     const auto ask = [&](uint32_t at, int of_column) {
       const std::byte* from = weights + static_cast<int64_t>(at) * 256 + static_cast<int64_t>(column) * of_column;
-#pragma unroll 2
-      for (int i = 0; i < scales.count * of_column; i += 16, to += 16)
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from + i) : "memory");
+      copy(to + all, from, scales.count * of_column, barrier);
+      all += scales.count * of_column;
     };
     if (shape.scaling != Scaling::kRow) ask(shape.scales_at[block_place_.part], scale_bytes(shape));
     if (shape.zeros) ask(shape.zeros_at[block_place_.part], static_cast<int>(kBlockRows) * 2);
-    asm volatile("cp.async.mbarrier.arrive.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+    return all;
   }
 
   __device__ void expect(uint32_t barrier, int bytes) {

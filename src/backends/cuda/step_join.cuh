@@ -32,8 +32,8 @@ __device__ inline void join_splits(const StepOp& op, const SplitGroup& group, in
     const int split = first + lane / 4;
     const bool looks = first == 0 && lane < group.splits;
     const bool has = split < group.splits && column < dim;
-    Received<2> rest;
-    Quad quad;
+    Received<2> rest = {};
+    Quad quad = {};
     Patience patience;
     bool complete = false;
     while (!complete) {

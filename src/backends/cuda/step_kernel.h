@@ -74,6 +74,7 @@ struct Packets {
   uint64_t* words = nullptr;
   int32_t counts_at = -1;  // [columns / 16] slots to add up, in the table of all counts; -1: one of each
   int32_t columns = 0;
+  int32_t most_slots = 1;
 };
 
 struct alignas(16) StepOp {

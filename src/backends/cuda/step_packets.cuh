@@ -107,7 +107,9 @@ __device__ inline void receive(const Packets& packets, int token, const int (&co
   for (int i = 0; i < kWidth; ++i) most = max(most, slots[i]);
 #pragma unroll 1
   for (int slot = 0; slot < most; slot += kSlots) {
-    Quad quads[kWidth][kSlots];
+    // Zeros end what was there before: registers that are only filled under a condition would be taken for the whole
+    // step, a hundred of them.
+    Quad quads[kWidth][kSlots] = {};
     Patience patience;
     bool complete = false;
     while (!complete) {

@@ -94,13 +94,14 @@ int StepShapes::add(std::span<const DeviceWeights> matrices, const Use& use) {
 
 Packets StepShapes::next_packets(int number) {
   Entry& entry = entries_[static_cast<size_t>(number)];
-  return {entry.packets[static_cast<size_t>(entry.uses++ % 2)], entry.counts_at, out_columns(entry.shape)};
+  return {entry.packets[static_cast<size_t>(entry.uses++ % 2)], entry.counts_at, out_columns(entry.shape),
+          entry.plan.most_slots};
 }
 
 Packets StepShapes::attention_packets(int columns) {
   uint64_t*& words = attention_[columns];
   if (words == nullptr) words = packets(static_cast<size_t>(kMostDecodeTokens * columns));
-  return {words, -1, columns};
+  return {words, -1, columns, 1};
 }
 
 uint64_t* StepShapes::partial_packets(int slots, int64_t state) {

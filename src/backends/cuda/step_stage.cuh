@@ -139,8 +139,10 @@ template <Operand kOperand>
 __device__ inline void stage_as(const StepCall& call, const StepOp& op, const StepShare* shares, const Memory& memory,
                                 uint32_t number) {
   Stage stage(call, op, shares, memory);
-  if (op.in.counts_at < 0)
+  if (op.in.most_slots <= 1)
     stage.run<kOperand, 2, 1>(number);
+  else if (op.in.most_slots == 2)
+    stage.run<kOperand, 2, 2>(number);
   else
     stage.run<kOperand, 1, 4>(number);
 }
