@@ -59,14 +59,10 @@ __device__ inline void unpack_eight<int8_t>(uint2 word, uint32_t (&to)[4]) {
 }
 template <>
 __device__ inline void unpack_eight<__nv_fp8_e4m3>(uint2 word, uint32_t (&to)[4]) {
-  const __half2 factor = __float2half2_rn(256.0f);  // the exponents' biases differ by 8
-  const auto expand = [&](uint32_t bytes) {         // each at the top of its half
-    return bits_of(__hmul2(half2_of(and_or(bytes, 0x80008000u, (bytes & 0x7f007f00u) >> 1)), factor));
-  };
-  to[0] = expand(__byte_perm(word.x, 0, 0x1404));
-  to[1] = expand(__byte_perm(word.x, 0, 0x3424));
-  to[2] = expand(__byte_perm(word.y, 0, 0x1404));
-  to[3] = expand(__byte_perm(word.y, 0, 0x3424));
+  to[0] = halves_of_f8(word.x, false);
+  to[1] = halves_of_f8(word.x, true);
+  to[2] = halves_of_f8(word.y, false);
+  to[3] = halves_of_f8(word.y, true);
 }
 // What a row sees.
 struct RowView {
@@ -145,6 +141,10 @@ __device__ inline void raise_largest(float (&now)[2], float (&largest)[2], float
   for (int r = 0; r < 2; ++r) {
     now[r] = fmaxf(now[r], __shfl_xor_sync(~0u, now[r], 1));
     now[r] = fmaxf(now[r], __shfl_xor_sync(~0u, now[r], 2));
+  }
+  if (__all_sync(~0u, now[0] <= largest[0] && now[1] <= largest[1])) return;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
     const float shrink = now[r] == -INFINITY ? 1.0f : exp(largest[r] - now[r]);
     largest[r] = now[r];
     sum[r] *= shrink;
@@ -157,27 +157,32 @@ __device__ inline void raise_largest(float (&now)[2], float (&largest)[2], float
 }
 
 // A query's states of all warps as one, by one warp: `value(column, x)` for each column, `rest(largest, sum)` by every
-// lane.
+// lane. `warps`: how many have one, kWarps at most.
 template <int kBlocks, int kWarps, typename Rest, typename Value>
-__device__ inline void join_warps(const float* states, int queries, int query, int dim, Rest rest, Value value) {
+__device__ inline void join_warps(const float* states, int queries, int query, int dim, Rest rest, Value value,
+                                  int warps = kWarps) {
   const int stride = kBlocks * 64 + 2;
   const auto state = [&](int warp) { return states + (warp * queries + query) * stride; };
   float most = -INFINITY;
 #pragma unroll
-  for (int w = 0; w < kWarps; ++w) most = fmaxf(most, state(w)[kBlocks * 64]);
+  for (int w = 0; w < kWarps; ++w) {
+    if (w < warps) most = fmaxf(most, state(w)[kBlocks * 64]);
+  }
   float factors[kWarps];
   float all = 0;
 #pragma unroll
   for (int w = 0; w < kWarps; ++w) {
-    factors[w] = most == -INFINITY ? 0.0f : __expf(state(w)[kBlocks * 64] - most);
-    all += state(w)[kBlocks * 64 + 1] * factors[w];
+    factors[w] = w >= warps || most == -INFINITY ? 0.0f : __expf(state(w)[kBlocks * 64] - most);
+    if (w < warps) all += state(w)[kBlocks * 64 + 1] * factors[w];
   }
   rest(most, all);
 #pragma unroll 1
   for (int column = threadIdx.x % 32; column < dim; column += 32) {
     float x = 0;
 #pragma unroll
-    for (int w = 0; w < kWarps; ++w) x += state(w)[column] * factors[w];
+    for (int w = 0; w < kWarps; ++w) {
+      if (w < warps) x += state(w)[column] * factors[w];
+    }
     value(column, x);
   }
 }

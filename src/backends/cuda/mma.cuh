@@ -45,6 +45,19 @@ __device__ inline uint32_t and_or(uint32_t a, uint32_t b, uint32_t c) {
   return result;
 }
 
+// Two neighbours of four e4m3 as halves.
+__device__ inline uint32_t halves_of_f8(uint32_t word, bool upper) {
+#if __CUDA_ARCH__ >= 890
+  uint32_t halves;
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(static_cast<uint16_t>(upper ? word >> 16 : word)));
+  return halves;
+#else
+  // Where they stand in the upper bytes of halves, shifted behind the longer exponent, they are a 256th.
+  const uint32_t high = __byte_perm(word, 0, upper ? 0x3424 : 0x1404);
+  return bits_of(__hmul2(half2_of(and_or(high, 0x80008000u, (high & 0x7f007f00u) >> 1)), __float2half2_rn(256.0f)));
+#endif
+}
+
 // Two neighbours of float32 as pairs of 16-bit numbers, high + low / kLowFactor: 16 bits of mantissa for bf16 and 22
 // for f16, whose low part is scaled up so that small values lose nothing.
 template <bool kBF16>

@@ -10,21 +10,20 @@
 
 namespace edgewise::cuda {
 
-// A head's keys and values of a page on their way to shared memory, by all threads, as one group of cp.async.
+// A warp's 16 tokens of a page, keys or values, on their way to shared memory.
 template <typename T>
-__device__ inline void ask_page(const KvLayer& layer, int page, int head, std::byte* rows_of_page) {
+__device__ inline void ask_rows(const KvLayer& layer, bool is_value, int page, int head, const SoftmaxPlace& at,
+                                std::byte* rows_of_page) {
   const int words = layer.head_dim * static_cast<int>(sizeof(T)) / 16;  // of a row
   const Divisor of_row(words);
   const int stride = page_row_bytes(layer.head_dim, sizeof(T));
-  const int64_t first = (static_cast<int64_t>(page) * layer.kv_heads + head) * kPageSlots * words * 16;
-  const std::byte* keys = static_cast<const std::byte*>(layer.keys) + first;
-  const std::byte* values = static_cast<const std::byte*>(layer.values) + first;
-#pragma unroll 1
-  for (int i = this_thread(); i < kPageSlots * words; i += kStepThreads) {
-    std::byte* to = rows_of_page + of_row.quotient(i) * stride + of_row.rest(i) * 16;
-    copy_words(to, keys + i * 16);
-    copy_words(to + kPageSlots * stride, values + i * 16);
-  }
+  const int token = at.token();
+  const int64_t first = (static_cast<int64_t>(page) * layer.kv_heads + head) * kPageSlots + token;
+  const std::byte* from = static_cast<const std::byte*>(is_value ? layer.values : layer.keys) + first * words * 16;
+  std::byte* to = rows_of_page + ((is_value ? kPageSlots : 0) + token) * stride;
+#pragma unroll 4
+  for (int i = at.lane; i < 16 * words; i += 32)
+    copy_words(to + of_row.quotient(i) * stride + of_row.rest(i) * 16, from + i * 16);
 }
 __device__ inline void end_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Until only the last kCount groups may be under way.
@@ -109,20 +108,20 @@ __device__ inline void walk_heads(const TileWork& work) {
   }
 }
 
-// This step's keys and values to their place in a page that was loaded before they were made.
+// This step's keys or values to their place among a warp's tokens of a page, which came before they were made.
 template <typename T>
-__device__ inline void patch_page(const TileWork& work, int page, std::byte* rows_of_page) {
+__device__ inline void patch_rows(const TileWork& work, bool is_value, int page, const SoftmaxPlace& at,
+                                  std::byte* rows_of_page) {
   const int words = work.dim() * static_cast<int>(sizeof(T)) / 4;
   const int stride = page_row_bytes(work.dim(), sizeof(T));
+#pragma unroll 1
   for (int row = 0; row < work.new_rows(); ++row) {
     const int slot = work.tile().kv_length + work.first_new() + row - page * kPageSlots;
-    if (slot < 0 || slot >= kPageSlots) continue;
-    for (int i = this_thread(); i < 2 * words; i += kStepThreads) {
-      const bool is_value = i >= words;
-      const int word = is_value ? i - words : i;
-      reinterpret_cast<uint32_t*>(rows_of_page + ((is_value ? kPageSlots : 0) + slot) * stride)[word] =
-          reinterpret_cast<const uint32_t*>(work.fresh<T>(is_value, row))[word];
-    }
+    if (slot < at.token() || slot >= at.token() + 16) continue;
+    auto* to = reinterpret_cast<uint32_t*>(rows_of_page + ((is_value ? kPageSlots : 0) + slot) * stride);
+    const auto* from = reinterpret_cast<const uint32_t*>(work.fresh<T>(is_value, row));
+#pragma unroll 1
+    for (int i = at.lane; i < words; i += 32) to[i] = from[i];
   }
 }
 
@@ -145,20 +144,12 @@ __device__ inline void send_heads(const TileWork& work) {
       send(partial + dim, most, work.number);
       send(partial + dim + 1, sum, work.number);
     };
-    join_warps<kMostStepHeadDim / 64, kTokenGroups>(
-        work.states(), work.queries(), query, dim, rest, [&](int column, float value) {
-          send(tile.splits > 1 ? partial + column : out + column, tile.splits > 1 ? value : value / all, work.number);
-        });
+    const auto value = [&](int column, float x) {
+      send(tile.splits > 1 ? partial + column : out + column, tile.splits > 1 ? x : x / all, work.number);
+    };
+    join_warps<kMostStepHeadDim / 64, kMostPageTurns * kTokenGroups>(work.states(), work.queries(), query, dim, rest,
+                                                                     value, work.call.page_turns * kTokenGroups);
   }
-}
-
-// The first page that any row looks at.
-__device__ inline int first_page(const TileWork& work, const AttendRule& rule) {
-  RowView rows[2];
-  int oldest = look_at_rows(rule, work.tile(), this_thread() % 32 / 4, rows);
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) oldest = min(oldest, __shfl_xor_sync(~0u, oldest, offset));
-  return max(work.tile().page_begin, max(oldest, 0) / kPageSlots);
 }
 
 template <typename T>
@@ -167,48 +158,60 @@ __device__ inline void attend_tile(const TileWork& work) {
   const AttendRule rule{work.op.softcap, work.op.window, work.group(),   work.call.positions,
                         work.call.masks, &tile,          work.call.pages};
   bring_near(work);
-  const int first = first_page(work, rule);
-  const int page_bytes = 2 * kPageSlots * page_row_bytes(work.dim(), sizeof(T));
+  // Four warps share out a page's tokens, and so many such groups take pages in turns.
   const int turns = work.call.page_turns;
-  const auto place = [&](int page) { return work.pages + (turns > 1 ? (page - first) % 2 : 0) * page_bytes; };
-  const auto ask = [&](int page) {
-    if (page < tile.page_end)
-      ask_page<T>(work.op.layer, page_of(&tile, work.call.pages, page), work.kv_head, place(page));
+  const SoftmaxPlace at(this_thread());
+  const int turn = at.turn();
+  WarpSoftmax<T> softmax{at};
+  int oldest = look_at_rows(rule, tile, at.lane / 4, softmax.rows);
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) oldest = min(oldest, __shfl_xor_sync(~0u, oldest, offset));
+  // The first page that any row looks at, and of this warp.
+  const int first = max(tile.page_begin, max(oldest, 0) / kPageSlots) + turn;
+  const int end = turn < turns ? tile.page_end : 0;
+  std::byte* const rows = work.pages + turn * 2 * kPageSlots * page_row_bytes(work.dim(), sizeof(T));
+  const auto stored = [&](int page) { return page < end ? page_of(&tile, work.call.pages, page) : -1; };
+  const auto ask = [&](bool is_value, int page) {
+    if (page >= 0) ask_rows<T>(work.op.layer, is_value, page, work.kv_head, at, rows);
     end_group();
   };
-  // Once a page has come this step's part of it is put in.
-  const auto complete = [&](int page) {
-    if (turns > 1)
-      wait_groups<1>();
-    else
-      wait_groups<0>();
-    sync_block();
-    patch_page<T>(work, page, place(page));
-  };
-  ask(first);
-  if (turns > 1) ask(first + 1);
-  receive_heads(work);
-  if (turns > 1)
-    wait_groups<2>();
-  else
+  // What was asked for has come, but for the last group.
+  const auto complete = [&](bool is_value, int page) {
     wait_groups<1>();
+    __syncwarp();
+    patch_rows<T>(work, is_value, page, at, rows);
+    __syncwarp();
+  };
+  int now = stored(first);
+  ask(false, now);
+  ask(true, now);
+  int next = stored(first + turns);
+  receive_heads(work);
+  wait_groups<2>();
   sync_block();
   walk_heads<T>(work);
-  complete(first);
+  sync_block();
   stage_queries<Cache<T>::kBF16, AttendMemory::kSteps>(
       work.memory.q[0], work.memory.q[1], work.queries(), work.dim(), work.op.scale, kStepThreads,
       [&](int query, int column) { return *reinterpret_cast<const float2*>(&work.memory.queries[query][column]); });
-  const bool attends = this_thread() < kSoftmaxWarps * 32;
-  WarpSoftmax<T> softmax;
+  sync_block();
 #pragma unroll 1
-  for (int page = first; page < tile.page_end; ++page) {
-    sync_block();
-    if (attends) softmax.add_page(work, rule, page, place(page));
-    sync_block();
-    ask(page + turns);
-    if (page + 1 < tile.page_end) complete(page + 1);
+  for (int page = first; page < end; page += turns) {
+    const int after_next = stored(page + 2 * turns);  // long before it is wanted
+    complete(false, page);
+    softmax.weigh(work, rule, page, now, rows, [&] {
+      __syncwarp();
+      ask(false, next);
+    });
+    complete(true, page);
+    softmax.add_values(work, rows);
+    __syncwarp();
+    ask(true, next);
+    now = next;
+    next = after_next;
   }
-  if (attends) softmax.leave(work.states(), work.queries());
+  sync_block();  // states lie where pages were
+  if (turn < turns) softmax.leave(work.states(), work.queries());
   sync_block();
   send_heads(work);
   sync_block();

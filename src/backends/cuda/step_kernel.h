@@ -143,6 +143,7 @@ struct StepTiles {
 
 inline constexpr int kMostQueries = 16;
 inline constexpr int kTokenGroups = 4;  // warps that share out a page's tokens
+inline constexpr int kMostPageTurns = 2;
 
 // Shared memory of attention. Behind it come the pages, or when they are done with, the states of warps.
 struct alignas(128) AttendMemory {
@@ -162,7 +163,8 @@ struct alignas(128) AttendMemory {
 constexpr int page_row_bytes(int head_dim, int value_bytes) { return head_dim * value_bytes + 16; }
 constexpr size_t attend_memory_bytes(int queries, int head_dim, int value_bytes, int page_turns) {
   const size_t pages = static_cast<size_t>(page_turns * 2 * 64 * page_row_bytes(head_dim, value_bytes));
-  const size_t state_bytes = sizeof(float) * static_cast<size_t>(kTokenGroups * queries * (kMostStepHeadDim + 2));
+  const size_t state_bytes =
+      sizeof(float) * static_cast<size_t>(page_turns * kTokenGroups * queries * (kMostStepHeadDim + 2));
   return sizeof(AttendMemory) + (state_bytes > pages ? state_bytes : pages);
 }
 
@@ -188,7 +190,7 @@ struct StepCall {
   StepTiles tiles[kMostStepTiles];
   int kv_heads[kMostStepTiles] = {};  // of operators with them
   KvType kv_type = KvType::kBF16;
-  int page_turns = 1;  // pages in shared memory: 2 where a tile has several
+  int page_turns = 1;  // pages in shared memory at once: kMostPageTurns where a tile has several
   // Shared memory, in bytes: the ring comes first.
   int ring_depth = 0;
   int stage_bytes = 0;

@@ -57,7 +57,7 @@ bool StepProgram::fits() const {
   constexpr int kLeastDepth = 2;
   StepCall call = call_;
   call.tokens = call.rows = kMostDecodeTokens;
-  call.page_turns = 2;
+  call.page_turns = kMostPageTurns;
   lay_out(call);
   return call.ring_depth >= kLeastDepth;
 }
@@ -80,7 +80,7 @@ void StepProgram::launch(const StepContext& context, size_t end) const noexcept 
   call.number = context.number;
   for (size_t i = 0; i < std::min(context.shapes, size_t{kMostStepTiles}); ++i)
     call.tiles[i] = {context.tiles[i].tiles, context.tiles[i].count};
-  call.page_turns = context.several_pages ? 2 : 1;
+  call.page_turns = context.several_pages ? kMostPageTurns : 1;
   lay_out(call);
   run_step(context.stream, call, device_info().multiprocessors);
 }

@@ -37,47 +37,66 @@ struct TileWork {
 
 __device__ inline float soft_tanh(float x) { return 1.0f - 2.0f / (1.0f + __expf(2.0f * x)); }
 
-inline constexpr int kSoftmaxWarps = 2 * kTokenGroups;
+// What a warp takes of a tile's pages: 16 tokens of each, and with others of the same turn whole pages.
+struct SoftmaxPlace {
+  int lane;
+  int warp;
 
-// A warp's softmax: 16 tokens of each page, and half of the columns of their values.
+  __device__ explicit SoftmaxPlace(int thread) : lane(thread % 32), warp(thread / 32) {}
+  __device__ int turn() const { return warp / kTokenGroups; }
+  // The first of its tokens in a page.
+  __device__ int token() const { return warp % kTokenGroups * 16; }
+};
+
+// A warp's softmax: 16 tokens of each of its pages.
 template <typename T>
 struct WarpSoftmax {
   static constexpr bool kBF16 = Cache<T>::kBF16;
   static constexpr bool kScaled = Cache<T>::kScaled;
+  static constexpr int kHalves = kMostStepHeadDim / 64;
+  const SoftmaxPlace& at;
+  RowView rows[2];  // of queries g and g + 8
   float largest[2] = {-INFINITY, -INFINITY};
   float sum[2] = {};
-  float values[8][4] = {};
+  float values[kHalves * 8][4] = {};
+  uint32_t high[4];  // a page's weights of tokens as operands
+  uint32_t low[4];
 
-  __device__ void add_page(const TileWork& work, const AttendRule& rule, int page, const std::byte* rows_of_page) {
-    const int lane = this_thread() % 32;
-    const int g = lane / 4;
-    const int t = lane % 4;
-    const int token = static_cast<int>(this_thread() / 32) % kTokenGroups * 16;
-    const int half = static_cast<int>(this_thread() / 32) / kTokenGroups;
-    const int dim = work.dim();
-    const int stride = page_row_bytes(dim, sizeof(T));
-    const int64_t head =
-        (static_cast<int64_t>(page_of(rule.tile, rule.pages, page)) * work.op.layer.kv_heads + work.kv_head) *
-        kPageSlots;
+  __device__ static void load(const TileWork& work, const std::byte* rows, int row, int column, uint32_t (&to)[4]) {
     using Word = typename Eight<T>::Word;
-    const auto load = [&](int row, int column, uint32_t(&to)[4]) {
-      const auto* from = reinterpret_cast<const Word*>(rows_of_page + row * stride + column * sizeof(T));
-      unpack_eight<T>(column < dim ? *from : Word{}, to);
-    };
+    const auto* from =
+        reinterpret_cast<const Word*>(rows + row * page_row_bytes(work.dim(), sizeof(T)) + column * sizeof(T));
+    unpack_eight<T>(column < work.dim() ? *from : Word{}, to);
+  }
+  // Of a page's head, in slots.
+  __device__ int64_t scales_at(const TileWork& work, int64_t stored) const {
+    return (stored * work.op.layer.kv_heads + work.kv_head) * kPageSlots + at.token() + at.lane % 4 * 4;
+  }
+
+  // The weights of a page, which is number `stored` of the cache's, whose keys are in shared memory, from
+  // `rows_of_page` on. `after_keys`: called when they are no longer wanted.
+  template <typename AfterKeys>
+  __device__ void weigh(const TileWork& work, const AttendRule& rule, int page, int stored,
+                        const std::byte* rows_of_page, AfterKeys after_keys) {
+    const int g = at.lane / 4;
+    const int t = at.lane % 4;
+    const int dim = work.dim();
     // Column c of the two tiles of scores is token c / 2 * 4 + c % 2, and that + 2: where the other product wants it.
     float scores[2][4] = {};
     float low_scores[2][4] = {};
-#pragma unroll 1
-    for (int step = 0; step < (dim + 31) / 32; ++step) {
+#pragma unroll
+    for (int step = 0; step < AttendMemory::kSteps; ++step) {
+      if (step * 32 >= dim) break;
       uint32_t key[2][4];
 #pragma unroll
-      for (int i = 0; i < 2; ++i) load(token + g / 2 * 4 + g % 2 + i * 2, step * 32 + t * 8, key[i]);
+      for (int i = 0; i < 2; ++i)
+        load(work, rows_of_page, at.token() + g / 2 * 4 + g % 2 + i * 2, step * 32 + t * 8, key[i]);
 #pragma unroll
       for (int part = 0; part < 2; ++part) {
-        const uint4 high = work.memory.q[0][step * 2 + part][lane];
-        const uint4 low = work.memory.q[1][step * 2 + part][lane];
-        const uint32_t a[4] = {high.x, high.y, high.z, high.w};
-        const uint32_t b[4] = {low.x, low.y, low.z, low.w};
+        const uint4 q_high = work.memory.q[0][step * 2 + part][at.lane];
+        const uint4 q_low = work.memory.q[1][step * 2 + part][at.lane];
+        const uint32_t a[4] = {q_high.x, q_high.y, q_high.z, q_high.w};
+        const uint32_t b[4] = {q_low.x, q_low.y, q_low.z, q_low.w};
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           multiply_tile<kBF16>(scores[i], a, key[i][2 * part], key[i][2 * part + 1]);
@@ -85,22 +104,50 @@ struct WarpSoftmax {
         }
       }
     }
-    float now[2] = {largest[0], largest[1]};
+    after_keys();
+    float scale[2][4];  // of keys and values, where they have any
+    if constexpr (kScaled) {
+      const int64_t first = scales_at(work, stored);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        scale[0][i] = __ldcg(work.op.layer.key_scales + first + i);
+        scale[1][i] = __ldcg(work.op.layer.value_scales + first + i);
+      }
+    }
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       const int of_two = i / 4;
-      const int slot = token + t * 4 + of_two * 2 + i % 2;
       float score = scores[of_two][i % 4] + low_scores[of_two][i % 4] * (1.0f / kLowFactor<kBF16>);
-      if constexpr (kScaled) score *= __ldcg(work.op.layer.key_scales + head + slot);
+      if constexpr (kScaled) score *= scale[0][of_two * 2 + i % 2];
       scores[of_two][i % 4] = score;
     }
+    mask(rule, page * kPageSlots + at.token() + t * 4, scores);
+    float now[2] = {largest[0], largest[1]};
+#pragma unroll
+    for (int i = 0; i < 8; ++i) now[i % 4 / 2] = fmaxf(now[i % 4 / 2], scores[i / 4][i % 4]);
+    raise_largest(now, largest, sum, values, [](float x) { return __expf(x); });
+    // What is high, and what is low. Halves give an absolute 2^-25, which is enough for weights of 1 at most; times the
+    // scale of an 8-bit value it stays below that value's own rounding.
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+      float pair[2];
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const float score = scores[r / 2][r % 2 * 2 + j];
+        pair[j] = score == -INFINITY ? 0.0f : __expf(score - largest[r % 2]);
+        sum[r % 2] += pair[j];
+        if constexpr (kScaled) pair[j] *= scale[1][r / 2 * 2 + j];
+      }
+      split_weights(pair, high[r], low[r]);
+    }
+  }
+
+  // The soft cap, and what rows do not see. `first_slot`: of the lane's four.
+  __device__ void mask(const AttendRule& rule, int first_slot, float (&scores)[2][4]) const {
     if (rule.softcap > 0) {
 #pragma unroll
       for (int i = 0; i < 8; ++i) scores[i / 4][i % 4] = rule.softcap * soft_tanh(scores[i / 4][i % 4] / rule.softcap);
     }
-    RowView rows[2];
-    look_at_rows(rule, *rule.tile, g, rows);
-    const int first_slot = page * kPageSlots + token + t * 4;
     if (rule.tile->tree_begin != INT_MAX) {
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
@@ -114,35 +161,28 @@ struct WarpSoftmax {
         if (slot > rows[i % 4 / 2].position || slot < rows[i % 4 / 2].oldest) scores[i / 4][i % 4] = -INFINITY;
       }
     }
+  }
+
+  // The weighted values of the same page, once they are in shared memory.
+  __device__ void add_values(const TileWork& work, const std::byte* rows_of_page) {
+    const int g = at.lane / 4;
+    const int t = at.lane % 4;
 #pragma unroll
-    for (int i = 0; i < 8; ++i) now[i % 4 / 2] = fmaxf(now[i % 4 / 2], scores[i / 4][i % 4]);
-    raise_largest(now, largest, sum, values, [](float x) { return __expf(x); });
-    // Weights of tokens as operands: what is high, and what is low. Halves give an absolute 2^-25, which is enough for
-    // weights of 1 at most; times the scale of an 8-bit value it stays below that value's own rounding.
-    uint32_t high[4], low[4];
+    for (int half = 0; half < kHalves; ++half) {
+      if (half * 64 >= work.dim()) break;
+      uint32_t v[4][4];  // four tokens of eight neighbouring columns
 #pragma unroll
-    for (int r = 0; r < 4; ++r) {
-      float pair[2];
+      for (int j = 0; j < 4; ++j)
+        load(work, rows_of_page, kPageSlots + at.token() + t * 4 + j, half * 64 + g * 8, v[j]);
+        // Joined two by two. Column g of tile i is column g * 8 + i.
 #pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        const float score = scores[r / 2][r % 2 * 2 + j];
-        pair[j] = score == -INFINITY ? 0.0f : __expf(score - largest[r % 2]);
-        sum[r % 2] += pair[j];
-        if constexpr (kScaled) pair[j] *= __ldcg(work.op.layer.value_scales + head + token + t * 4 + r / 2 * 2 + j);
+      for (int i = 0; i < 8; ++i) {
+        const uint32_t select = i % 2 == 0 ? 0x5410 : 0x7632;
+        const uint32_t b0 = __byte_perm(v[0][i / 2], v[1][i / 2], select);
+        const uint32_t b1 = __byte_perm(v[2][i / 2], v[3][i / 2], select);
+        multiply_tile<kBF16>(values[half * 8 + i], high, b0, b1);
+        multiply_tile<kBF16>(values[half * 8 + i], low, b0, b1);
       }
-      split_weights(pair, high[r], low[r]);
-    }
-    uint32_t v[4][4];  // four tokens of eight neighbouring columns
-#pragma unroll
-    for (int j = 0; j < 4; ++j) load(kPageSlots + token + t * 4 + j, half * 64 + g * 8, v[j]);
-      // Joined two by two. Column g of tile i is column g * 8 + i.
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const uint32_t select = i % 2 == 0 ? 0x5410 : 0x7632;
-      const uint32_t b0 = __byte_perm(v[0][i / 2], v[1][i / 2], select);
-      const uint32_t b1 = __byte_perm(v[2][i / 2], v[3][i / 2], select);
-      multiply_tile<kBF16>(values[i], high, b0, b1);
-      multiply_tile<kBF16>(values[i], low, b0, b1);
     }
   }
 
@@ -157,27 +197,24 @@ struct WarpSoftmax {
     }
   }
 
-  // [group of tokens][query][kMostStepHeadDim + 2]
+  // [warp][query][kMostStepHeadDim + 2]
   __device__ void leave(float* states, int queries) {
-    const int lane = this_thread() % 32;
-    const int g = lane / 4;
-    const int t = lane % 4;
-    const int group = static_cast<int>(this_thread() / 32) % kTokenGroups;
-    const int half = static_cast<int>(this_thread() / 32) / kTokenGroups;
+    const int g = at.lane / 4;
+    const int t = at.lane % 4;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       sum[r] += __shfl_xor_sync(~0u, sum[r], 1);
       sum[r] += __shfl_xor_sync(~0u, sum[r], 2);
       if (g + 8 * r >= queries) continue;
-      float* state = states + (group * queries + g + 8 * r) * (kMostStepHeadDim + 2);
-      if (t == 0 && half == 0) {
+      float* state = states + (at.warp * queries + g + 8 * r) * (kMostStepHeadDim + 2);
+      if (t == 0) {
         state[kMostStepHeadDim] = largest[r];
         state[kMostStepHeadDim + 1] = sum[r];
       }
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {  // columns 2t and 2t + 1 of tile i
-        state[half * 64 + 2 * t * 8 + i] = values[i][2 * r];
-        state[half * 64 + (2 * t + 1) * 8 + i] = values[i][2 * r + 1];
+      for (int i = 0; i < kHalves * 8; ++i) {  // columns 2t and 2t + 1 of tile i
+        state[i / 8 * 64 + 2 * t * 8 + i % 8] = values[i][2 * r];
+        state[i / 8 * 64 + (2 * t + 1) * 8 + i % 8] = values[i][2 * r + 1];
       }
     }
   }

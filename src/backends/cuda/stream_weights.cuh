@@ -24,19 +24,6 @@ struct LaneRows {
   __half2 scale[2];
 };
 
-// Two e4m3 as halves.
-__device__ inline uint32_t halves_of_f8(uint32_t word, bool upper) {
-#if __CUDA_ARCH__ >= 890
-  uint32_t halves;
-  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(static_cast<uint16_t>(upper ? word >> 16 : word)));
-  return halves;
-#else
-  // Where they stand in the upper bytes of halves, shifted behind the longer exponent, they are a 256th.
-  const uint32_t high = __byte_perm(word, 0, upper ? 0x3424 : 0x1404);
-  return bits_of(__hmul2(half2_of(and_or(high, 0x80008000u, (high & 0x7f007f00u) >> 1)), __float2half2_rn(256.0f)));
-#endif
-}
-
 // Tile `i` of a chunk as an operand. Integers become halves by standing in the mantissa of 1024; see layout.h for the
 // 4-bit floats.
 template <Encoding kEncoding>
