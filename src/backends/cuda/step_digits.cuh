@@ -6,7 +6,6 @@
 // of the second operand of mma.m16n8k32, four columns a token.
 #pragma once
 
-#include "backends/cuda/step_feed.cuh"
 #include "backends/cuda/step_packets.cuh"
 #include "backends/cuda/stream_weights.cuh"
 
