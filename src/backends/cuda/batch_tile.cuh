@@ -8,6 +8,9 @@
 
 namespace edgewise::cuda {
 
+template <int kValue>
+using Number = std::integral_constant<int, kValue>;
+
 inline constexpr int kRowBlocks = 8;    // of 16 rows, in a tile
 inline constexpr int kMostShares = 8;   // blocks that have a part of one tile
 inline constexpr int kLeastShare = 16;  // chunks of tiles that make a second block a multiprocessor worth its while

@@ -43,9 +43,6 @@ __global__ void __launch_bounds__((BatchTile<kEncoding, kScaling, kColumns, kCop
 #endif
 }
 
-template <int kValue>
-using Number = std::integral_constant<int, kValue>;
-
 // How much shared memory a kernel takes. Where it cannot have it its launch fails, in every step, and the step says so.
 template <typename T>
 int stage_bytes(void (*kernel)(BatchCall)) {
@@ -82,21 +79,22 @@ void batch_linear(cudaStream_t stream, int encoding, int scaling, const BatchCal
     const int columns = call.matrix.tokens * call.copies;
     constexpr Encoding kEncoding = decltype(e)::value;
     constexpr Scaling kScaling = decltype(s)::value;
-    constexpr bool kWide = BatchTile<kEncoding, kScaling, 128, 1>::fits();
+    constexpr int kMost = BatchTile<kEncoding, kScaling, 128, 1>::fits() ? 128 : 64;
     const auto go = [&](auto of_tile, auto copies) {
       launch_batch<kEncoding, kScaling, of_tile.value, copies.value>(stream, call);
     };
     const auto choose = [&](auto copies) {
-      if (copies.value == 1 && columns <= 8)
-        go(Number < copies.value == 1 ? 8 : 16 > (), copies);
+      constexpr int kLeast = copies.value == 1 ? 8 : 16;
+      if (columns <= kLeast)
+        go(Number<kLeast>(), copies);
       else if (columns <= 16)
         go(Number<16>(), copies);
       else if (columns <= 32)
         go(Number<32>(), copies);
-      else if (columns <= 64 || !kWide)
+      else if (columns <= 64)
         go(Number<64>(), copies);
       else
-        go(Number < kWide ? 128 : 64 > (), copies);
+        go(Number<kMost>(), copies);
     };
     if constexpr (kEncoding != Encoding::kBF16)
       choose(Number<1>());

@@ -91,9 +91,6 @@ void launch_cluster(cudaStream_t stream, BatchCall call) {
                   T::kThreads, prepared.shared, stream, call);
 }
 
-template <int kValue>
-using Number = std::integral_constant<int, kValue>;
-
 }  // namespace
 
 int choose_batch_ranks(int blocks, int chunks, int64_t chunk_bytes, int multiprocessors) {

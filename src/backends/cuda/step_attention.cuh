@@ -1,5 +1,6 @@
 // Attention within the kernel of a step: a block takes a tile and key head from packets to packets, and makes the cache
-// grow on its way. Pages come through shared memory, the first of them while the queries are still being made.
+// grow on its way. Pages come through shared memory, the first of them while the queries are still being made; each
+// warp brings and walks its own 16 tokens of a page and waits for no other.
 #pragma once
 
 #include "backends/cuda/step_here.cuh"

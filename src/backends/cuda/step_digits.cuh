@@ -112,8 +112,8 @@ class DigitProduct {
     return kScaled ? min(static_cast<int>(static_cast<unsigned>(chunk) * scale_magic_ >> 20), last_column_) : 0;
   }
 
-  // Chunks `local` to local + kCount of the slice, within a block of digits and a scale, whose weights begin at
-  // `weights`. `behind`: their column of scales, and the zero points'.
+  // kCount chunks from number `local` of the slice on, within a block of digits and a scale. `weights`, `scales` and
+  // `zeros`: theirs, in a stage.
   template <int kCount>
   __device__ void add(const std::byte* weights, int local, const std::byte* scales, const std::byte* zeros) {
     int sum[kPairs][4] = {};
