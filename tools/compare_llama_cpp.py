@@ -17,7 +17,7 @@ import sys
 import gguf
 import numpy
 
-# Of llama.cpp's formats, whose blocks of 32 weights share a scale of 16 bits: the one that compares to ours.
+# llama.cpp's format that is nearest to ours; its blocks of 32 weights share a scale of 16 bits.
 FORMATS = {"bf16": None, "int8": "Q8_0", "int4": "Q4_0"}
 LAYER_NAMES = {"input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
                "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate",
@@ -56,6 +56,8 @@ def write_gguf(checkpoint, path):
     header.pop("__metadata__", None)
     data = numpy.memmap(weights, mode="r", offset=8 + size)
     for name, entry in header.items():
+        if entry["dtype"] != "BF16":
+            sys.exit(f"{weights}: {name} is {entry['dtype']}, expected BF16; give the checkpoint before it was quantized")
         begin, end = entry["data_offsets"]
         bits = data[begin:end].view(numpy.uint16).reshape(entry["shape"])
         if len(entry["shape"]) == 1:  # norms are float32 there
@@ -66,6 +68,14 @@ def write_gguf(checkpoint, path):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def make(path, work):
+    """A file that is there only when it is whole."""
+    if not path.exists():
+        part = path.with_name(f"part-{path.name}")
+        work(part)
+        part.rename(path)
 
 
 def run(*command):
@@ -87,15 +97,15 @@ def main():
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     plain = args.work / "bf16.gguf"
-    if not plain.exists():
-        write_gguf(args.checkpoint, plain)
-    engines = dict(e.split("=", 1) for e in args.engine)
+    make(plain, lambda part: write_gguf(args.checkpoint, part))
+    engines = dict(e.partition("=")[::2] for e in args.engine)
+    if unknown := [e for e in args.engine if e.partition("=")[0] not in FORMATS]:
+        parser.error(f"--engine {unknown[0]}: expected FORMAT=FOLDER, with one of {', '.join(FORMATS)}")
     rates = {(kind, side): [] for kind in engines for side in ("ours", "llama.cpp")}
     for kind in engines:
-        theirs = args.work / f"{kind}.gguf"
-        if not theirs.exists():
-            run(args.llama_cpp / "llama-quantize", "--output-tensor-type", "bf16", "--token-embedding-type", "bf16", plain, theirs,
-                FORMATS[kind], args.threads)
+        make(args.work / f"{kind}.gguf",
+             lambda part: run(args.llama_cpp / "llama-quantize", "--output-tensor-type", "bf16", "--token-embedding-type", "bf16", plain,
+                              part, FORMATS[kind], args.threads))
     for _ in range(args.rounds):
         for kind, engine in engines.items():
             out = args.work / "bench"

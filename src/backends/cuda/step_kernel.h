@@ -120,13 +120,14 @@ constexpr Operand operand_of(const StepShape& shape) {
 // Columns that share a unit as digits: a warp's, which are two chunks.
 inline constexpr int kDigitBlock = 128;
 inline constexpr int kDigits = 3;
+inline constexpr int kPad = 8;  // halves behind a column of a 16-bit operand; spreads operand loads over the banks
 constexpr int digit_blocks(int columns) { return (columns + kDigitBlock - 1) / kDigitBlock; }
 // Bytes of a digit of a row; half a block more spreads operand loads over the banks.
 constexpr int digit_stride(int columns) { return digit_blocks(columns) * kDigitBlock + kDigitBlock / 2; }
 // Shared memory of x, digits with units and sums of chunks, or 16-bit operands.
 constexpr size_t x_bytes(int columns, int rows) {
   const int digits = kDigits * digit_stride(columns) + digit_blocks(columns) * 3 * static_cast<int>(sizeof(float));
-  const int halves = 2 * (columns + 8) * static_cast<int>(sizeof(uint16_t));
+  const int halves = 2 * (columns + kPad) * static_cast<int>(sizeof(uint16_t));
   return static_cast<size_t>(rows * (digits > halves ? digits : halves));
 }
 

@@ -108,7 +108,7 @@ __device__ inline void receive(const Packets& packets, int token, const int (&co
 #pragma unroll 1
   for (int slot = 0; slot < most; slot += kSlots) {
     // Zeros end what was there before: registers that are only filled under a condition would be taken for the whole
-    // step, a hundred of them.
+    // step.
     Quad quads[kWidth][kSlots] = {};
     Patience patience;
     bool complete = false;

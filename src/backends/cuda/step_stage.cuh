@@ -7,7 +7,6 @@
 
 namespace edgewise::cuda {
 
-inline constexpr int kPad = 8;                   // halves; spreads operand loads over the banks
 inline constexpr float kNormedUnit = 1.0f / 64;  // keeps what is not yet divided by its root mean square in range
 inline constexpr int kSpan = kStepThreads * 4;   // columns between a thread's quads
 // Of a quad two columns and the two that many behind them: what neighbours load together are whole sectors of 32 bytes.
