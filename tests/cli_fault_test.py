@@ -3,14 +3,17 @@
 Uses the embedded model cut to one layer. Prints "N passed, N failed". Usage: cli_fault_test.py build/edgewise
 """
 import contextlib
+import fcntl
 import json
 import os
 import random
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 
 import numpy as np
@@ -20,6 +23,11 @@ from cli_support import CHECKPOINTS, MODEL, SLOWNESS, read_safetensors, run_part
 from cut_model import CutModelTest
 
 SEEDS = 12
+
+
+def unread(pipe):
+    """Bytes that wait in a pipe."""
+    return struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4))[0]
 
 
 class FaultTest(CutModelTest):
@@ -193,6 +201,16 @@ class FaultTest(CutModelTest):
             self.checks.that(process.returncode == 130 and "interrupted" in said,
                              f"quantize with signal {number}: exit {process.returncode}: {said.strip()}")
             self.checks.that(not list(folder.iterdir()), "an interrupted quantize leaves nothing")
+            process = subprocess.Popen([str(self.program.path), "tokenize", str(MODEL)], stdin=subprocess.PIPE,
+                                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            process.stdin.write("half a sent")
+            process.stdin.flush()
+            while unread(process.stdin) > 0 and process.poll() is None:
+                time.sleep(0.01)
+            process.send_signal(number)
+            ids, said = process.communicate(timeout=120 * SLOWNESS)
+            self.checks.that(process.returncode == 130 and ids == "", f"half a text with signal {number}: exit "
+                                                                      f"{process.returncode}: {ids}{said.strip()}")
 
 
 if __name__ == "__main__":

@@ -56,6 +56,8 @@ void Progress::advance(int64_t by, const std::string& detail) {
 void install_interrupt_handler() {
   struct sigaction action {};
   action.sa_handler = on_interrupt;
+  // What is being written goes on: a stream that a signal breaks off says nothing any more.
+  action.sa_flags = SA_RESTART;
   sigemptyset(&action.sa_mask);
   ::sigaction(SIGINT, &action, nullptr);
   ::sigaction(SIGTERM, &action, nullptr);

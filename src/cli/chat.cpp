@@ -156,14 +156,14 @@ int chat(Session& session, Conversation& conversation, const std::filesystem::pa
   if (conversation.messages() > 0 && !quiet) fmt::print(stderr, "[{} messages so far]\n", conversation.messages());
   LineEditor editor("> ");
   Chat chat(session, conversation, session_file);
-  while (!interrupted()) {
+  check_interrupted();
+  while (true) {
     const auto line = editor.read();
     if (!line) {
       fmt::print(stderr, "\n");
       break;
     }
     if (!chat.answer(*line)) break;
-    clear_interrupt();
   }
   if (!session_file.empty()) conversation.save(session_file);
   return interrupted() ? 130 : 0;

@@ -103,6 +103,7 @@ LineEditor::LineEditor(std::string prompt) : prompt_(std::move(prompt)), pastes_
 std::optional<std::string> LineEditor::read() {
   el_resize(editor_.get());
   el_set(editor_.get(), EL_PREP_TERM, 1);  // keys count from here on, before the prompt is drawn
+  clear_interrupt();                       // a Ctrl-C that came as a signal was meant for what ran before
   if (pastes_marked_) std::fputs("\033[?2004h", stderr);
   int length = 0;
   const char* text = el_gets(editor_.get(), &length);

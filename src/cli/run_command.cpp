@@ -1,8 +1,5 @@
 #include <unistd.h>
 
-#include <iostream>
-#include <iterator>
-
 #include "base/error.h"
 #include "base/mapped_file.h"
 #include "base/progress.h"
@@ -11,6 +8,7 @@
 #include "cli/command.h"
 #include "cli/draft_flags.h"
 #include "cli/pipeline.h"
+#include "cli/standard_input.h"
 
 namespace edgewise {
 namespace {
@@ -104,7 +102,7 @@ int run(const RunFlags& flags) {
     Conversation conversation = converse(session, flags);
     return chat(session, conversation, flags.session, flags.quiet);
   }
-  std::string text((std::istreambuf_iterator<char>(std::cin)), std::istreambuf_iterator<char>());
+  std::string text = read_standard_input();
   while (!text.empty() && text.back() == '\n') text.pop_back();
   if (text.empty()) usage_error("the prompt on standard input is empty");
   return answer_once(session, flags, text);

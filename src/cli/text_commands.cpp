@@ -1,10 +1,10 @@
 // tokenize and template: the text side by itself, and against golden files.
-#include <iostream>
-#include <iterator>
+#include <sstream>
 
 #include "base/error.h"
 #include "base/mapped_file.h"
 #include "cli/command.h"
+#include "cli/standard_input.h"
 #include "formats/json.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
@@ -14,10 +14,6 @@ namespace {
 
 namespace fs = std::filesystem;
 constexpr int kShownDifferences = 5;
-
-std::string read_standard_input() {
-  return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
-}
 
 // Counts comparisons and prints the first differences.
 class GoldenReport {
@@ -119,8 +115,9 @@ void add_tokenize(Commands& commands) {
     if (!golden->empty()) return check_tokenizer(tokenizer, *golden);
     if (*decode) {
       std::vector<int32_t> ids;
-      for (int32_t id = 0; std::cin >> id;) ids.push_back(id);
-      if (!std::cin.eof()) usage_error("expected token ids on standard input");
+      std::istringstream input(read_standard_input());
+      for (int32_t id = 0; input >> id;) ids.push_back(id);
+      if (!input.eof()) usage_error("expected token ids on standard input");
       fmt::print("{}\n", tokenizer.decode(ids, false));
       return 0;
     }

@@ -1,0 +1,35 @@
+#include "cli/standard_input.h"
+
+#include <poll.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+
+#include "base/error.h"
+#include "base/progress.h"
+
+namespace edgewise {
+namespace {
+
+constexpr int kGlanceMilliseconds = 200;
+
+}  // namespace
+
+std::string read_standard_input() {
+  std::string text;
+  std::array<char, 1 << 16> part;
+  while (true) {
+    pollfd input{STDIN_FILENO, POLLIN, 0};
+    const int ready = ::poll(&input, 1, kGlanceMilliseconds);  // read() would sleep on behind a signal
+    check_interrupted();
+    if (ready <= 0) continue;
+    const ssize_t count = ::read(STDIN_FILENO, part.data(), part.size());
+    if (count == 0) return text;
+    if (count < 0) fail(ErrorKind::kIo, "standard input: {}", std::strerror(errno));
+    text.append(part.data(), static_cast<size_t>(count));
+  }
+}
+
+}  // namespace edgewise
