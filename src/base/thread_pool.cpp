@@ -59,17 +59,6 @@ void WaitCounter::wait_while(uint32_t old) noexcept {
   sleepers_.fetch_sub(1, std::memory_order_seq_cst);
 }
 
-void SpinBarrier::arrive_and_wait() noexcept {
-  if (count_ == 1) return;
-  const uint32_t generation = generation_.load();
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == count_) {
-    arrived_.store(0, std::memory_order_relaxed);
-    generation_.add(1);
-    return;
-  }
-  generation_.wait_while(generation);
-}
-
 int available_cores() {
   cpu_set_t set;
   CPU_ZERO(&set);
@@ -114,6 +103,18 @@ void ThreadPool::run(WorkerFunction function) noexcept {
   region_.add(1);
   function(0);
   for (uint32_t left = running_.load(); left != 0; left = running_.load()) running_.wait_while(left);
+}
+
+Range ThreadPool::take(int64_t count, int64_t grain) noexcept {
+  const int64_t parts = size_ == 1 ? 1 : 4 * size_;  // of what is left
+  int64_t begin = taken_.load(std::memory_order_relaxed);
+  int64_t end = begin;
+  do {
+    if (begin >= count) return {count, count};
+    const int64_t units = (count - begin + grain - 1) / grain;
+    end = std::min(count, begin + std::max<int64_t>(1, units / parts) * grain);
+  } while (!taken_.compare_exchange_weak(begin, end, std::memory_order_relaxed));
+  return {begin, end};
 }
 
 void ThreadPool::work(int worker) {

@@ -42,13 +42,33 @@ class WaitCounter {
 class SpinBarrier {
  public:
   explicit SpinBarrier(int count) : count_(count) {}
-  void arrive_and_wait() noexcept;
+  // `last`: done by the last one, before anybody goes on.
+  template <typename F>
+  void arrive_and_wait(F last) noexcept {
+    const uint32_t generation = generation_.load();
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 < count_) return generation_.wait_while(generation);
+    arrived_.store(0, std::memory_order_relaxed);
+    last();
+    generation_.add(1);
+  }
 
  private:
   const int count_;
   std::atomic<int> arrived_{0};
   WaitCounter generation_;
 };
+
+// The half-open share of `count` items that `worker` of `workers` takes, in multiples of `grain`.
+struct Range {
+  int64_t begin;
+  int64_t end;
+};
+inline Range share_of(int64_t count, int worker, int workers, int64_t grain = 1) {
+  const int64_t units = (count + grain - 1) / grain;
+  const int64_t begin = units * worker / workers * grain;
+  const int64_t end = units * (worker + 1) / workers * grain;
+  return {begin < count ? begin : count, end < count ? end : count};
+}
 
 class ThreadPool {
  public:
@@ -63,13 +83,19 @@ class ThreadPool {
   // One region at a time; the function must not throw.
   void run(WorkerFunction function) noexcept;
   // For use inside a region, by all workers.
-  void barrier() noexcept { barrier_.arrive_and_wait(); }
+  void barrier() noexcept {
+    barrier_.arrive_and_wait([this] { taken_.store(0, std::memory_order_relaxed); });
+  }
+  // The next of `count` items that nobody has taken since the last barrier, empty when there are none: fewer and fewer
+  // at a time, in multiples of `grain`, so that workers that are disturbed hold up nobody.
+  Range take(int64_t count, int64_t grain = 1) noexcept;
 
  private:
   void work(int worker);
 
   int size_;
   SpinBarrier barrier_;
+  std::atomic<int64_t> taken_{0};
   WaitCounter region_;
   WaitCounter running_;
   std::atomic<bool> stop_{false};
@@ -79,17 +105,5 @@ class ThreadPool {
 
 // Cores this process may run on (affinity mask and cgroup quota).
 int available_cores();
-
-// The half-open share of `count` items that `worker` of `workers` takes, in multiples of `grain`.
-struct Range {
-  int64_t begin;
-  int64_t end;
-};
-inline Range share_of(int64_t count, int worker, int workers, int64_t grain = 1) {
-  const int64_t units = (count + grain - 1) / grain;
-  const int64_t begin = units * worker / workers * grain;
-  const int64_t end = units * (worker + 1) / workers * grain;
-  return {begin < count ? begin : count, end < count ? end : count};
-}
 
 }  // namespace edgewise

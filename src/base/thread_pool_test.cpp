@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <numeric>
+#include <thread>
 #include <vector>
 
 namespace edgewise {
@@ -61,6 +62,29 @@ TEST(ThreadPool, SharesCoverTheRangeOnce) {
       }
       EXPECT_EQ(next, count);
     }
+  }
+}
+
+// Again and again, since each barrier begins anew.
+TEST(ThreadPool, EveryItemIsTakenOnce) {
+  for (const int workers : {1, 2, 3, 5}) {
+    ThreadPool pool(workers);
+    std::atomic<int> odd{0};  // places that begin or end in the middle of a grain
+    for (const int64_t count : {0, 1, 7, 64, 1000}) {
+      std::vector<std::atomic<int>> taken(static_cast<size_t>(count));
+      pool.run([&](int worker) {
+        for (int phase = 0; phase < 50; ++phase) {
+          for (Range r = pool.take(count, 4); r.begin < r.end; r = pool.take(count, 4)) {
+            odd += r.begin % 4 != 0 || (r.end % 4 != 0 && r.end != count);
+            for (int64_t i = r.begin; i < r.end; ++i) ++taken[static_cast<size_t>(i)];
+            if (worker == 0) std::this_thread::yield();
+          }
+          pool.barrier();
+        }
+      });
+      for (const auto& times : taken) EXPECT_EQ(times.load(), 50);
+    }
+    EXPECT_EQ(odd.load(), 0);
   }
 }
 

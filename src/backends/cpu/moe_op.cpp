@@ -39,6 +39,7 @@ class MoeOp final : public CpuOp {
     slots_.resize(static_cast<size_t>(most));
     slot_counts_.resize(static_cast<size_t>(most / top_k_));
     segments_.resize(static_cast<size_t>(experts_) + 1);
+    chosen_.reserve(static_cast<size_t>(experts_));
     size_t at = 0;
     const auto place = [&at](size_t bytes) {
       const size_t offset = at;
@@ -67,13 +68,11 @@ class MoeOp final : public CpuOp {
     context.pool->barrier();
     gather(context, worker, workers);
     context.pool->barrier();
-    const auto* x = memory(context, gathered_at_);
-    multiply(context, 0, x, memory(context, gate_at_), worker, workers);
-    multiply(context, 1, x, memory(context, up_at_), worker, workers);
+    multiply(context, 0, 2);
     context.pool->barrier();
     activate(context, worker, workers);
     context.pool->barrier();
-    multiply(context, 2, memory(context, gate_at_), memory(context, down_at_), worker, workers);
+    multiply(context, 2, 3);
     context.pool->barrier();
     combine(context, worker, workers);
   }
@@ -88,6 +87,7 @@ class MoeOp final : public CpuOp {
     const int count = context.count(of_rows);
     const float* routing = context.values[routing_];
     std::fill_n(slot_counts_.begin(), count, 0);
+    chosen_.clear();
     int32_t at = 0;
     for (int64_t e = 0; e < experts_; ++e) {
       segments_[static_cast<size_t>(e)] = at;
@@ -97,6 +97,7 @@ class MoeOp final : public CpuOp {
         slots_[static_cast<size_t>(token * top_k_ + used++)] = at;
         token_of_[static_cast<size_t>(at++)] = token;
       }
+      if (at > segments_[static_cast<size_t>(e)]) chosen_.push_back(e);
     }
     segments_[static_cast<size_t>(experts_)] = at;
   }
@@ -116,30 +117,42 @@ class MoeOp final : public CpuOp {
     }
   }
 
-  void multiply(const StepContext& context, size_t index, const float* x, float* out, int worker,
-                int workers) noexcept {
+  // Matrices `first` to `end`, which have as many panels each, of all experts that have tokens.
+  void multiply(const StepContext& context, size_t first, size_t end) noexcept {
+    const auto together = static_cast<int64_t>(end - first);
+    const int64_t panels = matrices_[first].format.panels;
+    const int64_t all = static_cast<int64_t>(chosen_.size()) * together * panels;
+    for (Range left = context.pool->take(all, 2); left.begin < left.end; left = context.pool->take(all, 2)) {
+      while (left.begin < left.end) {
+        const int64_t unit = left.begin / panels;
+        const int64_t begin = left.begin % panels;
+        const Range share{begin, std::min(panels, begin + left.end - left.begin)};
+        multiply(context, first + static_cast<size_t>(unit % together), chosen_[static_cast<size_t>(unit / together)],
+                 share);
+        left.begin += share.end - share.begin;
+      }
+    }
+  }
+
+  // Some panels of one expert's matrix.
+  void multiply(const StepContext& context, size_t index, int64_t expert, Range panels) noexcept {
     const PackedMatrix& matrix = matrices_[index];
     const size_t buffer = index == 2;
+    const int32_t first = segments_[static_cast<size_t>(expert)];
     LinearCall call;
     call.format = &matrix.format;
     call.x_stride = matrix.format.k;
     call.out_stride = matrix.format.n;
-    // Worker 0 does not always get the first panels, so that few panels spread over all workers.
-    for (int64_t e = 0; e < experts_; ++e) {
-      const int32_t first = segments_[static_cast<size_t>(e)];
-      call.tokens = segments_[static_cast<size_t>(e) + 1] - first;
-      if (call.tokens == 0) continue;
-      const Range share = share_of(matrix.format.panels, (worker + static_cast<int>(e)) % workers, workers, 2);
-      call.weights = matrix.data(e);
-      call.x = x + first * call.x_stride;
-      call.out = out + first * call.out_stride;
-      call.panel_begin = share.begin;
-      call.panel_end = share.end;
-      if (is_integer(matrix.format.encoding)) {
-        call.quantized = quantized_[buffer].at(context.workspace + quantized_at_[buffer], first);
-      }
-      if (share.begin < share.end) matrix.kernel(tactics_.walk(call.tokens))(call);
+    call.tokens = segments_[static_cast<size_t>(expert) + 1] - first;
+    call.weights = matrix.data(expert);
+    call.x = memory(context, index == 2 ? gate_at_ : gathered_at_) + first * call.x_stride;
+    call.out = memory(context, index == 0 ? gate_at_ : index == 1 ? up_at_ : down_at_) + first * call.out_stride;
+    call.panel_begin = panels.begin;
+    call.panel_end = panels.end;
+    if (is_integer(matrix.format.encoding)) {
+      call.quantized = quantized_[buffer].at(context.workspace + quantized_at_[buffer], first);
     }
+    matrix.kernel(tactics_.walk(call.tokens))(call);
   }
 
   void activate(const StepContext& context, int worker, int workers) noexcept {
@@ -185,6 +198,7 @@ class MoeOp final : public CpuOp {
   std::vector<int32_t> slots_;        // [tokens][top_k]: assignments of a token, experts ascending
   std::vector<int32_t> slot_counts_;  // [tokens]
   std::vector<int32_t> segments_;     // [experts + 1]
+  std::vector<int64_t> chosen_;       // experts that have tokens
   QuantizedBuffer quantized_[2];      // of x, of the activated product
   size_t gathered_at_ = 0, gate_at_ = 0, up_at_ = 0, down_at_ = 0;
   size_t quantized_at_[2] = {};
