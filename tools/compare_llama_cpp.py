@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Decode speed on the CPU beside llama.cpp, at the same weights and in the same run: engines of this program on the one side, on
-the other the checkpoint as GGUF (llama architectures), which llama.cpp's own llama-quantize rounds. Output head and embedding stay
-bf16 on both sides. Needs numpy and gguf (PyPI), and llama.cpp built as its README says.
+"""Prefill and decode speed on the CPU beside llama.cpp, at the same weights and in the same run: engines of this program on the
+one side, on the other the checkpoint as GGUF (llama architectures), which llama.cpp's own llama-quantize rounds. Output head and
+embedding stay bf16 on both sides. Needs numpy and gguf (PyPI), and llama.cpp built as its README says.
 
     tools/make_random_model.py --shape llama-1b --output_dir out/llama-1b
     tools/compare_llama_cpp.py out/llama-1b --llama_cpp path/to/llama.cpp/build/bin --work out/compare \\
@@ -19,6 +19,7 @@ import numpy
 
 # llama.cpp's format that is nearest to ours; its blocks of 32 weights share a scale of 16 bits.
 FORMATS = {"bf16": None, "int8": "Q8_0", "int4": "Q4_0"}
+PROMPT, ANSWER = 256, 24  # tokens
 LAYER_NAMES = {"input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
                "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate",
                "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
@@ -101,7 +102,7 @@ def main():
     engines = dict(e.partition("=")[::2] for e in args.engine)
     if unknown := [e for e in args.engine if e.partition("=")[0] not in FORMATS]:
         parser.error(f"--engine {unknown[0]}: expected FORMAT=FOLDER, with one of {', '.join(FORMATS)}")
-    rates = {(kind, side): [] for kind in engines for side in ("ours", "llama.cpp")}
+    rates = {(kind, what, side): [] for kind in engines for what in ("prefill", "decode") for side in ("ours", "llama.cpp")}
     for kind in engines:
         make(args.work / f"{kind}.gguf",
              lambda part: run(args.llama_cpp / "llama-quantize", "--output-tensor-type", "bf16", "--token-embedding-type", "bf16", plain,
@@ -109,17 +110,22 @@ def main():
     for _ in range(args.rounds):
         for kind, engine in engines.items():
             out = args.work / "bench"
-            run(args.edgewise, "bench", "--engine_dirs", engine, "--batch_sizes", 1, "--input_len", 64, "--output_len", 24, "--iterations", 1,
-                "--output_dir", out)
+            run(args.edgewise, "bench", "--engine_dirs", engine, "--batch_sizes", 1, "--input_len", PROMPT, "--output_len", ANSWER,
+                "--iterations", 1, "--threads", args.threads, "--output_dir", out)
             point = json.loads((out / "bench.json").read_text())[0]["points"][0]
-            rates[kind, "ours"].append(point["decode_tokens_per_second"]["p50"])
-            theirs = json.loads(run(args.llama_cpp / "llama-bench", "-m", args.work / f"{kind}.gguf", "-p", 0, "-n", 24, "-d", 64, "-t",
-                                    args.threads, "-r", 1, "-o", "json"))
-            rates[kind, "llama.cpp"].append(theirs[0]["avg_ts"])
-    print("| weights | ours, tok/s | llama.cpp, tok/s | ratio |\n|---|---|---|---|")
+            for what, flags in [("prefill", ["-p", PROMPT, "-n", 0]), ("decode", ["-p", 0, "-n", ANSWER, "-d", PROMPT])]:
+                rates[kind, what, "ours"].append(point[f"{what}_tokens_per_second"]["p50"])
+                theirs = json.loads(run(args.llama_cpp / "llama-bench", "-m", args.work / f"{kind}.gguf", *flags, "-t", args.threads,
+                                        "-r", 1, "-o", "json"))
+                rates[kind, what, "llama.cpp"].append(theirs[0]["avg_ts"])
+    print("medians of the rounds, and of their ratios\n\n| weights | | ours, tok/s | llama.cpp, tok/s | ratio |\n|---|---|---|---|---|")
     for kind in engines:
-        ours, theirs = (statistics.median(rates[kind, side]) for side in ("ours", "llama.cpp"))
-        print(f"| {kind} | {ours:.1f} | {theirs:.1f} ({FORMATS[kind] or 'BF16'}) | {ours / theirs:.2f} |")
+        for what in ["prefill", "decode"]:
+            ours, theirs = (rates[kind, what, side] for side in ("ours", "llama.cpp"))
+            # Of each round: a shared machine's speed changes from one to the next.
+            ratio = statistics.median(a / b for a, b in zip(ours, theirs))
+            medians = f"{statistics.median(ours):.1f} | {statistics.median(theirs):.1f}"
+            print(f"| {kind} ({FORMATS[kind] or 'BF16'}) | {what} | {medians} | {ratio:.2f} |")
 
 
 if __name__ == "__main__":
