@@ -1,6 +1,5 @@
 #include "cli/line_editor.h"
 
-#include <poll.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -12,6 +11,7 @@
 #include <string_view>
 
 #include "base/progress.h"
+#include "cli/standard_input.h"
 
 namespace edgewise {
 namespace {
@@ -25,16 +25,13 @@ const char* prompt_of(EditLine* editor) {
   return static_cast<const char*>(prompt);
 }
 
-constexpr int kGlanceMilliseconds = 200;
-
 // One character, or the end when a signal asks for it: libedit's own reader would sleep on.
 int read_character(EditLine*, wchar_t* character) {
   std::mbstate_t state{};
   for (;;) {
-    pollfd input{STDIN_FILENO, POLLIN, 0};
-    const int ready = ::poll(&input, 1, kGlanceMilliseconds);
+    const bool waits = input_waits();
     if (interrupted()) return 0;
-    if (ready <= 0) continue;
+    if (!waits) continue;
     char byte = 0;
     const ssize_t count = ::read(STDIN_FILENO, &byte, 1);
     if (count < 0 && errno == EINTR) continue;

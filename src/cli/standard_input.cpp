@@ -11,20 +11,20 @@
 #include "base/progress.h"
 
 namespace edgewise {
-namespace {
 
-constexpr int kGlanceMilliseconds = 200;
-
-}  // namespace
+bool input_waits() {
+  constexpr int kMilliseconds = 200;
+  pollfd input{STDIN_FILENO, POLLIN, 0};
+  return ::poll(&input, 1, kMilliseconds) > 0;
+}
 
 std::string read_standard_input() {
   std::string text;
   std::array<char, 1 << 16> part;
   while (true) {
-    pollfd input{STDIN_FILENO, POLLIN, 0};
-    const int ready = ::poll(&input, 1, kGlanceMilliseconds);  // read() would sleep on behind a signal
+    const bool waits = input_waits();
     check_interrupted();
-    if (ready <= 0) continue;
+    if (!waits) continue;
     const ssize_t count = ::read(STDIN_FILENO, part.data(), part.size());
     if (count == 0) return text;
     if (count < 0) fail(ErrorKind::kIo, "standard input: {}", std::strerror(errno));

@@ -61,24 +61,18 @@ class LinearOp final : public CpuOp {
       }
       context.pool->barrier();
     }
-    // Workers take panels as they come; where there are too few for all, tokens are dealt out with them.
+    // Where there are too few panels for all workers, tokens are dealt out with them.
     int across = 1;
     while (across < workers && panels_ * across < 2 * workers && count >= 16 * (across + 1)) ++across;
-    while (workers % across != 0) --across;
-    const Range tokens = share_of(count, worker % across, across);
-    const auto multiply = [&](Range panels) {
+    take_panels(*context.pool, across, panels_, [&](int64_t part, Range panels) {
+      const Range tokens = share_of(count, static_cast<int>(part), across);
       run_share(context, tokens, panels, rows, count);
       if (adapters != nullptr) add_low_rank(context, tokens, panels, count == 1 ? worker : 0);
-    };
-    if (across > 1) return multiply(share_of(panels_, worker / across, workers / across, 2));
-    for (Range panels = next(context); panels.begin < panels.end; panels = next(context)) multiply(panels);
+    });
   }
 
  private:
-  Range next(const StepContext& context) const noexcept { return context.pool->take(panels_, 2); }
-
   void run_share(const StepContext& context, Range tokens, Range panels, QuantizedRows rows, int count) noexcept {
-    if (tokens.begin == tokens.end) return;
     LinearCall call;
     call.tokens = static_cast<int>(tokens.end - tokens.begin);
     call.x = context.values[x_] + tokens.begin * k_;

@@ -120,18 +120,11 @@ class MoeOp final : public CpuOp {
   // Matrices `first` to `end`, which have as many panels each, of all experts that have tokens.
   void multiply(const StepContext& context, size_t first, size_t end) noexcept {
     const auto together = static_cast<int64_t>(end - first);
-    const int64_t panels = matrices_[first].format.panels;
-    const int64_t all = static_cast<int64_t>(chosen_.size()) * together * panels;
-    for (Range left = context.pool->take(all, 2); left.begin < left.end; left = context.pool->take(all, 2)) {
-      while (left.begin < left.end) {
-        const int64_t unit = left.begin / panels;
-        const int64_t begin = left.begin % panels;
-        const Range share{begin, std::min(panels, begin + left.end - left.begin)};
-        multiply(context, first + static_cast<size_t>(unit % together), chosen_[static_cast<size_t>(unit / together)],
-                 share);
-        left.begin += share.end - share.begin;
-      }
-    }
+    const auto groups = static_cast<int64_t>(chosen_.size()) * together;
+    take_panels(*context.pool, groups, matrices_[first].format.panels, [&](int64_t group, Range panels) {
+      const int64_t expert = chosen_[static_cast<size_t>(group / together)];
+      multiply(context, first + static_cast<size_t>(group % together), expert, panels);
+    });
   }
 
   // Some panels of one expert's matrix.

@@ -2,6 +2,7 @@
 // together.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <memory>
 #include <vector>
@@ -65,6 +66,21 @@ std::unique_ptr<CpuOp> make_row_op(const BuildContext& context, const Node& node
 std::unique_ptr<CpuOp> make_linear_op(const BuildContext& context, const Node& node);
 std::unique_ptr<CpuOp> make_attention_op(const BuildContext& context, const Node& node);
 std::unique_ptr<CpuOp> make_moe_op(const BuildContext& context, const Node& node);
+
+// Deals out `groups` times `panels` panels: visit(group, panels of it) for those that this worker gets. By all workers,
+// between two barriers.
+template <typename Visit>
+void take_panels(ThreadPool& pool, int64_t groups, int64_t panels, Visit visit) noexcept {
+  const int64_t all = groups * panels;
+  for (Range left = pool.take(all, 2); left.begin < left.end; left = pool.take(all, 2)) {
+    while (left.begin < left.end) {
+      const int64_t begin = left.begin % panels;
+      const Range share{begin, std::min(panels, begin + left.end - left.begin)};
+      visit(left.begin / panels, share);
+      left.begin += share.end - share.begin;
+    }
+  }
+}
 
 // A constant as float32; empty when the input is left out.
 Tensor float_constant(const Graph& graph, const Node& node, size_t input);
