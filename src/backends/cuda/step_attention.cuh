@@ -239,7 +239,8 @@ __device__ inline void attend_step(const StepCall& call, const StepOp& op, const
     const AttendTile& tile = i < blocks ? tiles.tile : memory.tile;
     attend_tile<T>({call, op, memory, tile, behind, shared.slot_counts, here.slots, number, of_heads.rest(i)});
   }
-  int first = 0;  // block that takes the next query to be joined
+  int first =
+      tiles.count * kv_heads % blocks;  // block that takes the next query to be joined: first those without tiles
 #pragma unroll 1
   for (int i = 0; i < tiles.group_count; ++i) {
     const SplitGroup& group = tiles.groups[i];

@@ -103,7 +103,28 @@ class BlockProduct {
   float total_[2] = {};
 };
 
-// This warp's chunks, as they come.
+// A warp's chunks as they come: add(chunk, chunks) for those from number `chunk` of the slice on, which the ring's next
+// stage has, end() behind the last one of 16 rows.
+template <typename Add, typename End>
+__device__ inline void walk_stages(const StepShape& shape, const StepShare& share, int warp, Ring& ring, Add add,
+                                   End end) {
+  const int width = share.chunk_end - share.chunk_begin;
+  int left = static_cast<int>(share.warps[warp + 1] - share.warps[warp]);
+  int chunk = static_cast<int>(share.warps[warp]) - share.first[warp] * width;
+#pragma unroll 1
+  while (left > 0) {
+    const int chunks = min(min(shape.stage_chunks, width - chunk), left);
+    add(chunk, chunks);
+    chunk += chunks;
+    ring.release();
+    left -= chunks;
+    if (chunk < width && left > 0) continue;
+    chunk = 0;
+    end();
+  }
+}
+
+// This warp's chunks, with x as pairs.
 template <Encoding kEncoding, Scaling kScaling, bool kZeros = false>
 __device__ inline void multiply(const StepCall& call, const StepOp& op, const StepShare& share, const Memory& memory,
                                 Ring& ring) {
@@ -116,17 +137,12 @@ __device__ inline void multiply(const StepCall& call, const StepOp& op, const St
   const int g = thread % 32 / 4;
   const int t = thread % 4;
   const int tokens = op.of_rows ? call.rows : call.tokens;
-  const int width = share.chunk_end - share.chunk_begin;
   const int stride = stride_of(share);
-  int left = static_cast<int>(share.warps[warp + 1] - share.warps[warp]);
-  int chunk = static_cast<int>(share.warps[warp]) - share.first[warp] * width;  // of the slice
   // Columns of the operand that no token has repeat the last one's: nobody looks at their products.
   const auto* x = reinterpret_cast<const uint16_t*>(memory.scratch) + min(g, 2 * tokens - 1) * stride + t * 16;
   float* sums = memory.sums + warp * call.most_sums * call.most_rows * kRows + t * kRows + g;
   Product product(shape, thread % 32);
-#pragma unroll 1
-  while (left > 0) {
-    const int chunks = min(min(shape.stage_chunks, width - chunk), left);
+  const auto add_stage = [&](int chunk, int chunks) {
     const StageScales scales = product.scales_of(share.chunk_begin + chunk, chunks);
     const std::byte* stage = ring.wait();
     const auto add = [&](int c) {
@@ -140,18 +156,15 @@ __device__ inline void multiply(const StepCall& call, const StepOp& op, const St
     }
 #pragma unroll 1
     for (; done < chunks; ++done) add(done);
-    chunk += chunks;
-    ring.release();
-    left -= chunks;
-    if (chunk < width && left > 0) continue;
-    chunk = 0;
+  };
+  walk_stages(shape, share, warp, ring, add_stage, [&] {
     const float2 found = product.end();
     if (t < tokens) {
       sums[0] = found.x;
       sums[8] = found.y;
     }
     sums += call.most_rows * kRows;
-  }
+  });
 }
 
 // The same with integers, and x as digits.
@@ -166,14 +179,10 @@ __device__ inline void multiply_digits(const StepCall& call, const StepOp& op, c
   const int tokens = op.of_rows ? call.rows : call.tokens;
   const int width = share.chunk_end - share.chunk_begin;
   const bool in_pairs = !kScaled || (shape.even_scales && share.chunk_begin % 2 == 0);
-  int left = static_cast<int>(share.warps[warp + 1] - share.warps[warp]);
-  int chunk = static_cast<int>(share.warps[warp]) - share.first[warp] * width;  // of the slice
   float* sums = memory.sums + warp * call.most_sums * call.most_rows * kRows;
   DigitProduct<kEncoding, kScaled, kZeros, kPairs> product(
       shape, Digits(memory.scratch, tokens, width * kChunk, shape.zeros), tokens, thread);
-#pragma unroll 1
-  while (left > 0) {
-    const int chunks = min(min(shape.stage_chunks, width - chunk), left);
+  const auto add_stage = [&](int chunk, int chunks) {
     const int first_column = product.scale_column(share.chunk_begin + chunk);
     const int columns = product.scale_column(share.chunk_begin + chunk + chunks - 1) - first_column + 1;
     const std::byte* stage = ring.wait();
@@ -192,14 +201,11 @@ __device__ inline void multiply_digits(const StepCall& call, const StepOp& op, c
         ++c;
       }
     }
-    chunk += chunks;
-    ring.release();
-    left -= chunks;
-    if (chunk < width && left > 0) continue;
-    chunk = 0;
+  };
+  walk_stages(shape, share, warp, ring, add_stage, [&] {
     product.end(sums, tokens);
     sums += call.most_rows * kRows;
-  }
+  });
 }
 
 template <Encoding kEncoding, bool kScaled, bool kZeros>
