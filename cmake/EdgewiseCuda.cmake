@@ -22,6 +22,7 @@ elseif(NOT architectures)
     set(architectures 90)
   endif()
 endif()
+list(TRANSFORM architectures REPLACE "^90$" "90a")  # with what 9.0 alone has
 list(TRANSFORM architectures APPEND "-real")
 set(CMAKE_CUDA_ARCHITECTURES ${architectures})
 set(CMAKE_CUDA_STANDARD 17)  # the newest that CMake 3.25 knows how to ask for

@@ -1,4 +1,4 @@
-// What linear_batch.cu and linear_cluster.cu do with tiles: operands, products, and a block's way through its steps.
+// What linear_batch.cu does with tiles: operands, products, and a block's way through its steps.
 #pragma once
 
 #include "backends/cuda/batch_tile.cuh"
@@ -87,15 +87,15 @@ __device__ inline void multiply_chunk(const char* stage, int c, const Place<T>& 
 
 // A block's way through `count` steps from `begin` on, each of which is in shared memory when it is its turn; other
 // stages are on their way then. Calls finish(tile, memory, sums) behind each tile's last step, and where the steps end;
-// nobody reads the stage at `memory` any more when all threads are there. pass(chunk) is called in every step.
-template <typename T, int kStages, typename Order, typename Pass, typename Finish>
-__device__ inline void multiply_steps(const BatchCall& call, const Order& order, const Position& begin, int count,
-                                      char* stages, const Place<T>& place, Pass pass, Finish finish) {
+// nobody reads the stage at `memory` any more when all threads are there.
+template <typename T, int kStages, typename Finish>
+__device__ inline void multiply_steps(const BatchCall& call, const EvenOrder& order, const Position& begin, int count,
+                                      char* stages, const Place<T>& place, Finish finish) {
   constexpr int kAhead = kStages - 1;
   constexpr int kEnd = kStages * T::kBytes;
   const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(stages));
-  WeightFeed<T, Order> weights(call, order, begin);
-  ActivationFeed<T, Order> activations(call, order, begin);
+  WeightFeed<T> weights(call, order, begin);
+  ActivationFeed<T> activations(call, order, begin);
   for (int i = 0; i < min(kAhead, count); ++i) weights.load(address + i * T::kBytes);
   wait_for_inputs();
   for (int i = 0; i < kAhead; ++i) {
@@ -113,7 +113,6 @@ __device__ inline void multiply_steps(const BatchCall& call, const Order& order,
       activations.load(address + next);
     }
     end_stage();
-    pass(chunk);
 #pragma unroll
     for (int j = 0; j < (T::kChunks + 1) / 2; ++j) {
       const int c = T::kHalves ? 0 : 2 * j + place.half;
@@ -127,7 +126,7 @@ __device__ inline void multiply_steps(const BatchCall& call, const Order& order,
 #pragma unroll
         for (int j = 0; j < T::kColumnTiles * 4; ++j) sums[r][j / 4][j % 4] = 0;
       }
-      chunk = order.chunk_begin;
+      chunk = 0;
       ++tile;
     }
     now = now + T::kBytes == kEnd ? 0 : now + T::kBytes;

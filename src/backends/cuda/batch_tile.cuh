@@ -24,8 +24,7 @@ constexpr int batch_shared_bytes(int architecture) {
   return architecture < 90 || architecture >= 120 ? 100 << 10 : 228 << 10;
 }
 
-// kClustered: blocks are clusters, which keep an inbox beside the stages.
-template <Encoding kEncoding, Scaling kScaling, int kColumnsOfTile, int kCopiesOfToken, bool kClustered = false>
+template <Encoding kEncoding, Scaling kScaling, int kColumnsOfTile, int kCopiesOfToken>
 struct BatchTile {
   static constexpr Encoding kOf = kEncoding;
   static constexpr Scaling kScaled = kScaling;
@@ -37,11 +36,10 @@ struct BatchTile {
   static constexpr int kWords = Piece::kWords;
   // Two warps have the same rows and columns. Of 16-bit chunks each takes half, of smaller ones every other one.
   static constexpr bool kHalves = kWords == 4;
-  static constexpr int kDepth = kHalves ? 2 : 4;            // operands of a warp in a chunk
-  static constexpr int kMostOfFour = kClustered ? 16 : 32;  // columns of tiles with steps of four chunks
-  static constexpr int kChunks = kHalves ? 1 : kWords == 1 && kColumns <= kMostOfFour ? 4 : 2;  // of a step
-  static constexpr int kUnit = kWords == 1 ? 4 : kChunks;               // chunks that stay together
-  static constexpr int kRowTiles = kHalves && kColumns == 128 ? 4 : 2;  // of a warp
+  static constexpr int kDepth = kHalves ? 2 : 4;                                       // operands of a warp in a chunk
+  static constexpr int kChunks = kHalves ? 1 : kWords == 1 && kColumns <= 32 ? 4 : 2;  // of a step
+  static constexpr int kUnit = kWords == 1 ? 4 : kChunks;                              // chunks that stay together
+  static constexpr int kRowTiles = kHalves && kColumns == 128 ? 4 : 2;                 // of a warp
   static constexpr int kColumnWarps = (kColumns == 64 && !kHalves) || kRowTiles == 4 ? 2 : 1;
   static constexpr int kWarps = kRowBlocks / kRowTiles * kColumnWarps * 2;
   static constexpr int kThreads = kWarps * 32;
@@ -61,9 +59,7 @@ struct BatchTile {
   static constexpr int kBytes = kZerosAt + kRowBlocks * kChunks * kZeroBytes;
   // Blocks on a multiprocessor, as registers allow.
   static constexpr int kResident = kColumns <= 32 || (kColumns == 64 && kHalves) ? 2 : 1;
-  // What others of a cluster send: tokens of a tile's rows.
-  static constexpr int kInboxBytes = kClustered ? kBatchRows * kTokens * 4 : 0;
-  static constexpr int kOtherBytes = kClustered ? kInboxBytes + 1024 + 64 : 2048;  // shared memory besides the stages
+  static constexpr int kOtherBytes = 2048;  // shared memory besides the stages
   static constexpr int stages(int architecture) {
     const int fit = (batch_shared_bytes(architecture) / kResident - kOtherBytes) / kBytes;
     return fit < 2 ? 2 : fit < kMostStages ? fit : kMostStages;
@@ -84,12 +80,6 @@ struct Place {
 
 template <typename T>
 using Sums = float[T::kRowTiles][T::kColumnTiles][4];
-
-__device__ inline const StreamPart& part_of(const StreamCall& matrix, int block) {
-  int number = 0;
-  while (number + 1 < matrix.part_count && block >= matrix.parts[number + 1].first_block) ++number;
-  return matrix.parts[number];
-}
 
 // How units of a tile's chunks are numbered and shared out: those of a tile are neighbours, tiles of the same rows too.
 struct Shares {
@@ -127,22 +117,19 @@ struct EvenOrder {
   int column_tiles;
   int blocks;  // of 16 rows
   int chunk_end;
-  static constexpr int chunk_begin = 0;
 
   __device__ explicit EvenOrder(const BatchCall& call)
       : column_tiles(call.column_tiles), blocks(call.matrix.blocks), chunk_end(call.matrix.chunks) {}
-  // Of 16 rows; the end may be beyond the tile's.
-  __device__ int block_begin(int tile) const { return tile / column_tiles * kRowBlocks; }
-  __device__ int block_end(int /*tile*/) const { return blocks; }
+  __device__ int block_begin(int tile) const { return tile / column_tiles * kRowBlocks; }  // of 16 rows
   __device__ int column_tile(int tile) const { return tile % column_tiles; }
 };
 
 // Brings weights, scales and zeros of one step after another to shared memory: each warp those of 16 rows, or where
 // warps are 16 half of them.
-template <typename T, typename Order>
+template <typename T>
 struct WeightFeed {
   const BatchCall& call;
-  const Order& order;
+  const EvenOrder& order;
   int tile;
   int chunk;
   const uint4* weights;  // of this lane, next
@@ -152,7 +139,7 @@ struct WeightFeed {
   int part = threadIdx.x / 32 / kRowBlocks;
   int lane = threadIdx.x % 32;
 
-  __device__ WeightFeed(const BatchCall& c, const Order& o, const Position& first)
+  __device__ WeightFeed(const BatchCall& c, const EvenOrder& o, const Position& first)
       : call(c), order(o), tile(first.tile), chunk(first.chunk) {
     seek();
   }
@@ -160,7 +147,7 @@ struct WeightFeed {
     const StreamCall& matrix = call.matrix;
     const int block = order.block_begin(tile) + row_block;
     weights = nullptr;
-    if (block >= order.block_end(tile)) return;
+    if (block >= order.blocks) return;
     const StreamPart& part = part_of(matrix, block);
     const int64_t of_part = block - part.first_block;
     const int64_t scales_before = of_part * matrix.scale_columns;
@@ -190,7 +177,7 @@ struct WeightFeed {
     }
     chunk += T::kChunks;
     if (chunk < order.chunk_end) return;
-    chunk = order.chunk_begin;
+    chunk = 0;
     ++tile;
     seek();
   }
@@ -212,11 +199,11 @@ struct WeightFeed {
 
 // The columns of x for one step after another. Halves of odd columns' chunks change places, so that operand loads meet
 // no bank twice.
-template <typename T, typename Order>
+template <typename T>
 struct ActivationFeed {
   static constexpr int kStride = T::kThreads / 8 / T::kChunks;  // columns that are loaded together
   const BatchCall& call;
-  const Order& order;
+  const EvenOrder& order;
   int tile;
   int chunk;  // of this thread's words, next
   const uint16_t* x;
@@ -225,7 +212,7 @@ struct ActivationFeed {
   int c = threadIdx.x / 8 % T::kChunks;
   int column = threadIdx.x / 8 / T::kChunks;
 
-  __device__ ActivationFeed(const BatchCall& of, const Order& o, const Position& first)
+  __device__ ActivationFeed(const BatchCall& of, const EvenOrder& o, const Position& first)
       : call(of), order(o), tile(first.tile) {
     seek(first.chunk);
   }
@@ -249,7 +236,7 @@ struct ActivationFeed {
     chunk += T::kChunks;
     if (chunk - c < order.chunk_end) return;
     ++tile;
-    seek(order.chunk_begin);
+    seek(0);
   }
 };
 

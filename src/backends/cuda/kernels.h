@@ -84,13 +84,19 @@ inline constexpr int kBatchSharedTiles = 4;  // a multiprocessor: where there ar
 // Up to here a token's product does not depend on how many there are.
 inline constexpr int kMostBatchTokens = 64;
 
+// Whether linear_group.cu is used where it can be; tests look at what other GPUs run too.
+inline bool groups_allowed = true;
+// How it shares out a matrix's columns: to blocks of a cluster, and to warpgroups of each.
+struct GroupShape {
+  int ranks = 0;
+  int ways = 1;
+};
+
 struct BatchCall {
   StreamCall matrix;  // its lists are not used
   int copies = 1;     // rows of x a token, 2 for kBF16Pair
   int multiprocessors = 0;
-  // Blocks of a cluster that share out the columns of up to kMostBatchTokens tokens, 2, 4 or 8 as choose_batch_ranks()
-  // says; 0: there are no clusters.
-  int ranks = 0;
+  GroupShape group;          // without ranks: a kernel of linear_batch.cu
   unsigned scale_magic = 0;  // as in DecodeCall
   // [tokens, n], added to the product of the only part, or null.
   const float* residual = nullptr;
@@ -101,10 +107,19 @@ struct BatchCall {
 constexpr int batch_row_tiles(int blocks) { return (blocks * 16 + kBatchRows - 1) / kBatchRows; }
 // `encoding` and `scaling` are those of layout.h, but for f32.
 void batch_linear(cudaStream_t stream, int encoding, int scaling, const BatchCall& call);
-// linear_cluster.cu: its part of batch_linear() where blocks can be clusters.
-void cluster_linear(cudaStream_t stream, int encoding, int scaling, const BatchCall& call);
-// For matrices of `blocks` times 16 rows and `chunks` times 64 columns; 0: no clusters.
-int choose_batch_ranks(int blocks, int chunks, int64_t chunk_bytes, int multiprocessors);
+// linear_group.cu: its part of batch_linear(), for up to kMostBatchTokens tokens on compute capability 9.0. x is
+// [chunks][group_columns()][64], as prepare_columns() makes it.
+void group_linear(cudaStream_t stream, int encoding, int scaling, const BatchCall& call);
+// Columns of x that a kernel has for so many tokens, a power of two.
+int group_columns(int tokens, int copies);
+// Whether so many columns are multiplied by warps ("mma"), for which their words lie as lanes want them, or by
+// warpgroups ("wgmma").
+constexpr bool by_warps(int columns) { return columns <= 16; }
+// prepare_columns.cu: what prepare_rows() is for others, of so many columns.
+void prepare_columns(cudaStream_t stream, const RowSource& source, int rows, int k, int k_padded, Activation kind,
+                     uint16_t* to, float* scale, int columns);
+// For matrices of `blocks` times 16 rows and `chunks` times 64 columns.
+GroupShape choose_group_shape(int blocks, int chunks, int multiprocessors);
 
 // ---- linear_dense.cu: around a library's product of many rows
 

@@ -2,7 +2,7 @@
 // ahead (the idea of MARLIN, arXiv 2408.11743: packed weights travel as they are and become operands in registers).
 //
 // A tile of the product is 128 rows of the matrix and up to 128 columns; a step is a few chunks of it. Up to 64 tokens
-// linear_cluster.cu takes all but large matrices where it can. Here, with few columns, one or two blocks of threads a
+// linear_group.cu takes them where the GPU is a 9.0. Here, with few columns, one or two blocks of threads a
 // multiprocessor share out all tiles' chunks evenly; what several blocks have of one tile is added up by the last of
 // them, in the order of the columns. So how sums are taken depends on the matrix alone, and a token's result does not
 // depend on its company.
@@ -33,12 +33,11 @@ __global__ void __launch_bounds__((BatchTile<kEncoding, kScaling, kColumns, kCop
   const int count = (end.tile - begin.tile) * steps + (end.chunk - begin.chunk) / T::kChunks;
   const Place<T> place;
   int last_tile = begin.tile;
-  multiply_steps<T, T::stages(__CUDA_ARCH__ / 10)>(
-      call, order, begin, count, stages, place, [](int) {},
-      [&](int tile, char* memory, Sums<T>& sums) {
-        finish_tile<T>(call, shares, tile, memory, place, sums);
-        last_tile = tile;
-      });
+  multiply_steps<T, T::stages(__CUDA_ARCH__ / 10)>(call, order, begin, count, stages, place,
+                                                   [&](int tile, char* memory, Sums<T>& sums) {
+                                                     finish_tile<T>(call, shares, tile, memory, place, sums);
+                                                     last_tile = tile;
+                                                   });
   join_blocks<T>(call, shares, begin.tile, last_tile, place);
 #endif
 }
@@ -74,7 +73,7 @@ void launch_batch(cudaStream_t stream, BatchCall call) {
 }  // namespace
 
 void batch_linear(cudaStream_t stream, int encoding, int scaling, const BatchCall& call) {
-  if (call.ranks > 0 && call.matrix.tokens <= kMostBatchTokens) return cluster_linear(stream, encoding, scaling, call);
+  if (call.group.ranks > 0) return group_linear(stream, encoding, scaling, call);
   with_format(encoding, scaling, [&](auto e, auto s) {
     const int columns = call.matrix.tokens * call.copies;
     constexpr Encoding kEncoding = decltype(e)::value;

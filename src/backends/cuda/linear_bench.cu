@@ -95,7 +95,7 @@ struct Bench {
   uint16_t* unpacked = nullptr;
   std::byte* scratch = nullptr;
   int multiprocessors = 0;
-  bool clusters = false;
+  bool grouped = false;
   size_t slice_bytes = size_t{128} << 20;
   std::unique_ptr<DenseProduct> bf16 = DenseProduct::make(true);
   std::unique_ptr<DenseProduct> f16 = DenseProduct::make(false);
@@ -119,13 +119,18 @@ struct Bench {
     check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, 0));
     int major = 0;
     check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0));
-    clusters = major >= 9;
+    int minor = 0;
+    check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0));
+    grouped = major == 9 && minor == 0;
     allocate(partials, 2 * static_cast<size_t>(multiprocessors) * kBatchRows * kBatchColumns * 4);
     allocate(arrived, 65536 * 4);
     check(cudaDeviceSynchronize());
     check(cudaStreamCreate(&stream));
   }
 
+  static int copies_of(const Format& format, int tokens) {
+    return format.activation == Activation::kBF16Pair && tokens <= kMostBatchTokens ? 2 : 1;
+  }
   static double code_bytes_of(const Format& format) { return format.bytes_a_weight < 1 ? 0.5 : format.bytes_a_weight; }
   static size_t bytes_of(const Format& format, int n, int k) {
     return (static_cast<size_t>(static_cast<double>(n) * k * format.bytes_a_weight) + 65536) / 256 * 256;
@@ -168,8 +173,12 @@ struct Bench {
   }
   void prepare(const Format& format, int k, int tokens, const RowSource& source) const {
     const bool many = tokens > kMostBatchTokens && format.activation == Activation::kBF16Pair;
-    prepare_rows(stream, source, tokens, k, k, many ? Activation::kBF16 : format.activation, prepared, scales, arrived,
-                 2048);
+    if (grouped && tokens <= kMostBatchTokens)
+      prepare_columns(stream, source, tokens, k, k, format.activation, prepared, scales,
+                      group_columns(tokens, copies_of(format, tokens)));
+    else
+      prepare_rows(stream, source, tokens, k, k, many ? Activation::kBF16 : format.activation, prepared, scales,
+                   arrived, 2048);
   }
   void batch(const Format& format, int n, int k, int tokens, int i) const {
     prepare(format, k, tokens, {.x = x});
@@ -180,11 +189,10 @@ struct Bench {
     BatchCall call;
     call.matrix = matrix;
     call.residual = residual;
-    call.copies = format.activation == Activation::kBF16Pair && tokens <= kMostBatchTokens ? 2 : 1;
+    call.copies = copies_of(format, tokens);
     call.multiprocessors = multiprocessors;
-    if (clusters)
-      call.ranks = choose_batch_ranks(matrix.blocks, matrix.chunks, static_cast<int64_t>(1024 * code_bytes_of(format)),
-                                      multiprocessors);
+    if (grouped && tokens <= kMostBatchTokens)
+      call.group = choose_group_shape(matrix.blocks, matrix.chunks, multiprocessors);
     call.scale_magic = (1 << 20) / (format.scaling == Scaling::kChunks ? 2 : 1) + 1;
     call.partials = partials;
     call.arrived = arrived;

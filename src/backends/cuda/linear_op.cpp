@@ -112,7 +112,8 @@ class LinearOp final : public CudaOp {
     most_tiles_ = std::max(batch_row_tiles(blocks), kBatchSharedTiles * device.multiprocessors);
     space_.arrived = place(static_cast<size_t>(most_tiles_) * sizeof(int32_t));
     space_.partials = place(2 * multiprocessors * kBatchRows * kBatchColumns * sizeof(float));
-    space_.x = place(std::max(rows, size_t{2} * std::min(most_rows, kMostBatchTokens)) * widest);
+    const auto grouped = static_cast<size_t>(group_columns(std::min(most_rows, kMostBatchTokens), 2));
+    space_.x = place(std::max(rows, grouped) * widest);
     const bool small = std::ranges::all_of(
         parts_, [](const DeviceWeights& part) { return part.format.n * part.format.k < kSmallMatrix; });
     least_dense_rows_ = small ? kLeastDenseRowsOfSmall : kLeastDenseRows;
@@ -154,18 +155,23 @@ class LinearOp final : public CudaOp {
     auto* prepared = reinterpret_cast<uint16_t*>(context.workspace + space_.x);
     auto* arrived = reinterpret_cast<int32_t*>(context.workspace + space_.arrived);
     const bool many = count > kMostBatchTokens;
+    const int copies = many ? 1 : weights.copies();
+    const bool grouped = !many && groups_allowed && device_info().capability == 90;
     call.x = prepared;
     call.x_scale = scales;
-    prepare_rows(context.stream, source, count, k, weights.k_padded(), weights.activation(many), prepared, scales,
-                 arrived, most_tiles_);
+    if (grouped)
+      prepare_columns(context.stream, source, count, k, weights.k_padded(), weights.activation(), prepared, scales,
+                      group_columns(count, copies));
+    else
+      prepare_rows(context.stream, source, count, k, weights.k_padded(), weights.activation(many), prepared, scales,
+                   arrived, most_tiles_);
     if (dense_ != nullptr && count >= least_dense_rows_ && launch_dense(context, first, end, call)) return;
     BatchCall batch;
     batch.matrix = call;
     batch.residual = residual;
-    batch.copies = many ? 1 : weights.copies();
+    batch.copies = copies;
     batch.multiprocessors = device_info().multiprocessors;
-    if (device_info().capability >= 90)
-      batch.ranks = choose_batch_ranks(call.blocks, call.chunks, weights.format.chunk_bytes(), batch.multiprocessors);
+    if (grouped) batch.group = choose_group_shape(call.blocks, call.chunks, batch.multiprocessors);
     batch.scale_magic = weights.format.scale_magic();
     batch.partials = reinterpret_cast<float*>(context.workspace + space_.partials);
     batch.arrived = arrived;

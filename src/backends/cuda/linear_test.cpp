@@ -149,9 +149,9 @@ TEST_F(CudaLinearTest, MatchesReference) {
   }
 }
 
-// A token's product does not depend on how many stand beside it. Matrices are such that clusters take one tile or
-// several, and one that is too large for them; what comes of few tokens by another kernel is nearly the same.
-TEST_F(CudaLinearTest, CompanyChangesNoBit) {
+// A token's product does not depend on how many stand beside it; what comes of few tokens by another kernel is nearly
+// the same. Matrices are such that all columns are one block's or several's, and rows one tile's or several's.
+void expect_no_company() {
   std::mt19937 random(12);
   for (const Matrix& m : {Matrix{DType::kBF16}, {DType::kF8E4M3, 10000}, {DType::kI4, 128}, {DType::kU4, 16, true}}) {
     const bool is_large = m.weight == DType::kI4 || m.weight == DType::kBF16;
@@ -180,26 +180,33 @@ TEST_F(CudaLinearTest, CompanyChangesNoBit) {
     }
   }
 }
+TEST_F(CudaLinearTest, CompanyChangesNoBit) { expect_no_company(); }
+TEST_F(CudaLinearTest, BitsStayOnOtherGpusToo) {
+  groups_allowed = false;
+  expect_no_company();
+  groups_allowed = true;
+}
 
-// Without a GPU: who shares out a matrix are several, each with columns, or nobody.
-TEST(BatchRanks, AreNoneOrSeveral) {
+// Without a GPU: blocks that share out a matrix's columns have some each, and a tile that their inboxes hold.
+TEST(GroupShapes, AreWhatInboxesHold) {
   constexpr int kMultiprocessors = 132;
   std::mt19937 random(5);
-  std::set<int> found;
+  std::set<int> ranks, ways;
   for (int i = 0; i < 2000; ++i) {
     const auto chunks = static_cast<int>(random() % 300) + 1;
     const auto blocks = static_cast<int>(random() % (random() % 2 == 0 ? 100 : 3000)) + 1;
-    const int ranks = choose_batch_ranks(blocks, chunks, 512, kMultiprocessors);
-    ASSERT_TRUE(ranks == 0 || ranks == 2 || ranks == 4 || ranks == 8) << ranks;
-    ASSERT_LE(ranks, chunks);
-    found.insert(ranks);
+    const GroupShape shape = choose_group_shape(blocks, chunks, kMultiprocessors);
+    ASSERT_LE(shape.ranks, chunks);
+    if (shape.ranks * shape.ways > 1) {
+      ASSERT_LE(blocks * shape.ranks, kMultiprocessors * 16 / shape.ways);
+    }
+    ranks.insert(shape.ranks);
+    ways.insert(shape.ways);
   }
-  EXPECT_EQ(found.size(), 4u);
-  EXPECT_EQ(choose_batch_ranks(1626, 4, 2048, kMultiprocessors), 0);   // a block each would do best
-  EXPECT_EQ(choose_batch_ranks(2368, 56, 1024, kMultiprocessors), 0);  // large: gate and up of Qwen2.5-7B
-  EXPECT_EQ(choose_batch_ranks(224, 296, 2048, kMultiprocessors), 0);  // large in bytes: its down in 16 bits
-  EXPECT_GT(choose_batch_ranks(224, 296, 1024, kMultiprocessors), 0);  // and in 8
-  EXPECT_GT(choose_batch_ranks(224, 56, 2048, kMultiprocessors), 0);
+  EXPECT_EQ(ranks, (std::set<int>{1, 2, 4, 8}));
+  EXPECT_EQ(ways, (std::set<int>{1, 2, 4}));
+  EXPECT_EQ(choose_group_shape(2368, 56, kMultiprocessors).ranks, 1);  // gate and up of Qwen2.5-7B
+  EXPECT_EQ(choose_group_shape(224, 296, kMultiprocessors).ranks, 8);  // its down
 }
 
 }  // namespace

@@ -6,62 +6,10 @@
 #include "backends/cuda/device_code.cuh"
 #include "backends/cuda/kernels.h"
 #include "backends/cuda/mma.cuh"
+#include "backends/cuda/row_source.cuh"
 
 namespace edgewise::cuda {
 namespace {
-
-// Four neighbours of a row; those from k on are zeros.
-__device__ inline float4 load_four(const float* from, int i, int k) {
-  if (k % 4 == 0) return i < k ? *reinterpret_cast<const float4*>(from + i) : float4{};
-  const auto at = [&](int j) { return j < k ? from[j] : 0.0f; };
-  return {at(i), at(i + 1), at(i + 2), at(i + 3)};
-}
-
-template <Source kSource>
-__device__ inline float gate(float x, float up) {
-  // Products are rounded here, as they are where they go through memory.
-  if constexpr (kSource == Source::kSwiGlu) return __fmul_rn(silu(x), up);
-  if constexpr (kSource == Source::kGeGlu) return __fmul_rn(gelu(x), up);
-  return __fmul_rn(gelu_tanh(x), up);
-}
-
-// One row of a source, four columns at a time.
-template <Source kSource>
-struct Row {
-  const float* x;
-  const float* second;  // the norm's weights, or what is gated
-  int k;
-  float inverse = 1;  // of the root mean square
-
-  __device__ Row(const RowSource& source, int row, int columns)
-      : x(source.x + static_cast<int64_t>(row) * columns), second(source.norm), k(columns) {
-    if constexpr (kSource == Source::kNormed) inverse = inverse_norm(x, k, source.epsilon);
-    if constexpr (is_gated(kSource)) second = source.up + static_cast<int64_t>(row) * columns;
-  }
-  __device__ float4 at(int i) const {
-    float4 v = load_four(x, i, k);
-    if constexpr (kSource == Source::kPlain) return v;
-    const float4 w = load_four(second, i, k);
-    if constexpr (kSource == Source::kNormed)
-      return {__fmul_rn(v.x * inverse, w.x), __fmul_rn(v.y * inverse, w.y), __fmul_rn(v.z * inverse, w.z),
-              __fmul_rn(v.w * inverse, w.w)};
-    return {gate<kSource>(v.x, w.x), gate<kSource>(v.y, w.y), gate<kSource>(v.z, w.z), gate<kSource>(v.w, w.w)};
-  }
-};
-
-__device__ inline float largest_of(const float4& v) {
-  return fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w)));
-}
-
-// What divides a row whose largest number this is.
-__device__ inline float row_scale(float largest, Activation kind) {
-  if (largest == 0) return 1;
-  if (kind == Activation::kInt8) return largest / 127.0f;
-  if (largest >= 0x1p-6f && largest < 0x1p15f) return 1;
-  int exponent;
-  frexpf(largest, &exponent);
-  return ldexpf(1.0f, max(exponent - 10, -126));  // whose inverse is a number too
-}
 
 // The largest number of a row whose blocks are a cluster.
 __device__ inline float combine_cluster(float largest) {
@@ -103,7 +51,8 @@ __global__ void __launch_bounds__(1024, kHeld == 1 ? kMostBlocks : 1)
   if (number == 0) {
     for (int i = first / 4; i < tiles; i += stride / 4) arrived[i] = 0;
   }
-  const Row<kSource> row(source, number, k);
+  Row<kSource> row(source, number, k);
+  if constexpr (kSource == Source::kNormed) row.inverse = inverse_norm(row.x, k, source.epsilon);
   float4 held[kHeld];
 #pragma unroll
   for (int j = 0; j < kHeld; ++j) {
@@ -185,26 +134,14 @@ void prepare_rows(cudaStream_t stream, const RowSource& source, int rows, int k,
   const int threads = normed ? norm_threads(k) : shared ? 256 : few && k > 1024 ? 1024 : 256;
   const int wanted = (k_padded + threads * 4 - 1) / (threads * 4);
   const int shares = shared ? kMostRowBlocks : !few || normed || halves ? 1 : wanted;
-  const auto go = [&](auto of_source) {
+  with_source(source.source, [&](auto of_source) {
     constexpr Source kSource = decltype(of_source)::value;
     const auto kernel = wanted <= shares ? prepare_kernel<kSource, 1> : prepare_kernel<kSource, 5>;
     [[maybe_unused]] static const bool preferred = prefer_shared<kSource>();
     launch_clusters(kernel, dim3(static_cast<unsigned>(rows), static_cast<unsigned>(shares)),
                     dim3(1, static_cast<unsigned>(shared ? shares : 1)), threads, 0, stream, source, k, k_padded, kind,
                     to, scale, arrived, tiles);
-  };
-  switch (source.source) {
-    case Source::kPlain:
-      return go(std::integral_constant<Source, Source::kPlain>());
-    case Source::kNormed:
-      return go(std::integral_constant<Source, Source::kNormed>());
-    case Source::kSwiGlu:
-      return go(std::integral_constant<Source, Source::kSwiGlu>());
-    case Source::kGeGlu:
-      return go(std::integral_constant<Source, Source::kGeGlu>());
-    case Source::kGeGluTanh:
-      return go(std::integral_constant<Source, Source::kGeGluTanh>());
-  }
+  });
 }
 
 }  // namespace edgewise::cuda

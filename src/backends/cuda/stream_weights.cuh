@@ -4,9 +4,17 @@
 #include <type_traits>
 
 #include "backends/cuda/encoding.h"
+#include "backends/cuda/kernels.h"
 #include "backends/cuda/mma.cuh"
 
 namespace edgewise::cuda {
+
+// The part that has block number `block` of 16 rows.
+__device__ inline const StreamPart& part_of(const StreamCall& matrix, int block) {
+  int number = 0;
+  while (number + 1 < matrix.part_count && block >= matrix.parts[number + 1].first_block) ++number;
+  return matrix.parts[number];
+}
 
 // `kWords` 16-byte words, 32 * 16 bytes apart.
 template <Encoding kEncoding>
