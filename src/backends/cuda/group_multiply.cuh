@@ -217,6 +217,6 @@ class WarpProduct {
 };
 
 template <typename T>
-using ProductOf = std::conditional_t<by_warps(T::kColumns), WarpProduct<T>, GroupProduct<T>>;
+using ProductOf = std::conditional_t<T::kByWarps, WarpProduct<T>, GroupProduct<T>>;
 
 }  // namespace edgewise::cuda

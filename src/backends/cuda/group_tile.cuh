@@ -37,15 +37,17 @@ struct GroupTile {
   static constexpr int kZerosAt = kScalesAt + kScaleColumns * kScaleBytes;
   static constexpr int kBlockBytes = kZerosAt + kScaleColumns * kZeroBytes;
 
-  // As many warpgroups multiply as their sums leave registers for. With those that feed them they have 61440; what is
-  // left is for a block of prepare_columns(), that the next product waits for.
+  // As many warpgroups multiply as their sums leave registers for. What they and those that feed them do not have is for
+  // a block of prepare_columns(), which the next product waits for.
   static constexpr int kGroups = kColumns <= 32 ? 5 : 4;
   static constexpr bool kEarly = kColumns < 128;  // a chunk comes from shared memory while the one before is multiplied
   static constexpr int kThreads = kGroups * 128;
   static constexpr int kAllThreads = kThreads + kFeedWarps * 32;
   static constexpr int kTileBlocks = kGroups * kGroupBlocks;
-  static constexpr int kGroupRegisters = by_warps(kColumns) ? 80 : kColumns == 32 ? 88 : kColumns == 64 ? 104 : 112;
-  static constexpr int kFeedRegisters = by_warps(kColumns) ? 80 : kColumns == 64 ? 64 : kColumns == 32 ? 40 : 32;
+  static constexpr bool kByWarps = by_warps(kColumns);
+  static constexpr int kBoundThreads = kByWarps ? 896 : kAllThreads;  // for 72 registers a thread; else 80 or 96, shared
+  static constexpr int kGroupRegisters = kColumns == 32 ? 88 : kColumns == 64 ? 104 : 112;  // out like this
+  static constexpr int kFeedRegisters = kColumns == 32 ? 40 : kColumns == 64 ? 64 : 32;
 
   static constexpr int stage_bytes(int height) {
     return (kXBytes + height * kBlockBytes + kStageAlignment - 1) / kStageAlignment * kStageAlignment;

@@ -73,7 +73,7 @@ __device__ inline void multiply_tiles(const GroupCall& call, const GroupOrder& o
 }
 
 template <Encoding kEncoding, Scaling kScaling, int kColumns, int kCopies>
-__global__ void __launch_bounds__((GroupTile<kEncoding, kScaling, kColumns, kCopies>::kAllThreads), 1)
+__global__ void __launch_bounds__((GroupTile<kEncoding, kScaling, kColumns, kCopies>::kBoundThreads), 1)
     group_kernel(const __grid_constant__ GroupCall call) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   using T = GroupTile<kEncoding, kScaling, kColumns, kCopies>;
@@ -96,11 +96,11 @@ __global__ void __launch_bounds__((GroupTile<kEncoding, kScaling, kColumns, kCop
                             call.batch.group.ranks == 1);
   // Those who multiply need most of the block's registers.
   if (threadIdx.x >= T::kThreads) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(T::kFeedRegisters));
+    if constexpr (!T::kByWarps) asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(T::kFeedRegisters));
     GroupFeed<T>(call, order, to_shared(stages), barriers).run();
     return inbox.wait_for_others();
   }
-  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(T::kGroupRegisters));
+  if constexpr (!T::kByWarps) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(T::kGroupRegisters));
   wait_for_inputs();
   multiply_tiles<T>(call, order, stages, barriers, inbox);
   if (call.batch.group.ways * call.batch.group.ranks == 1) inbox.wait_for_others();

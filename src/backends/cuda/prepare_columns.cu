@@ -12,9 +12,10 @@
 namespace edgewise::cuda {
 namespace {
 
-constexpr int kThreads = 128;
-constexpr int kBlocksOfMultiprocessor = 16;  // so that a block needs 4096 registers
-constexpr int kMostShares = 8;               // blocks of a cluster
+// Of a block, by what the product behind it leaves: 10240 registers, or 4096.
+constexpr int threads_beside(bool by_warps) { return by_warps ? 256 : 128; }
+constexpr int blocks_beside(bool by_warps) { return by_warps ? 6 : 16; }  // on a multiprocessor
+constexpr int kMostShares = 8;                                            // blocks of a cluster
 
 // What must be known of a whole row.
 struct RowSums {
@@ -23,6 +24,7 @@ struct RowSums {
 };
 
 // Blocks of a cluster tell each other what they know of their row.
+template <int kThreads>
 class RowExchange {
  public:
   __device__ RowExchange() {
@@ -103,10 +105,11 @@ struct ColumnsOfRow {
   }
 };
 
-template <Source kSource>
-__global__ void __launch_bounds__(kThreads, kBlocksOfMultiprocessor)
+template <Source kSource, bool kByWarps>
+__global__ void __launch_bounds__(threads_beside(kByWarps), blocks_beside(kByWarps))
     columns_kernel(RowSource source, int k, int k_padded, Activation kind, uint16_t* to, float* scales, int columns) {
-  RowExchange exchange;
+  constexpr int kThreads = threads_beside(kByWarps);
+  RowExchange<kThreads> exchange;
   const int first = static_cast<int>(blockIdx.y * kThreads + threadIdx.x) * 4;
   const int stride = static_cast<int>(gridDim.y * kThreads) * 4;
   if (kSource == Source::kNormed && first < k) prefetch_line(source.norm + first);
@@ -115,13 +118,13 @@ __global__ void __launch_bounds__(kThreads, kBlocksOfMultiprocessor)
   Row<kSource> row(source, out.number, k);
   const bool normed = kSource == Source::kNormed;
   if (!normed && kind == Activation::kBF16Pair) {
-#pragma unroll 2
+#pragma unroll(kByWarps ? 3 : 2)
     for (int i = first; i < k_padded; i += stride) out.store(i, row.at(i));
   } else {
     // Rows that need no scale, which are almost all, are done at once where no norm wants all of them.
     RowSums sums;
     const float4 first_four = normed ? row.raw(first) : float4{};
-#pragma unroll 2
+#pragma unroll(kByWarps ? 3 : 2)
     for (int i = first; i < k_padded; i += stride) {
       const float4 v = row.at(i);
       sums.largest = fmaxf(sums.largest, largest_of(v));
@@ -145,22 +148,31 @@ __global__ void __launch_bounds__(kThreads, kBlocksOfMultiprocessor)
   if (threadIdx.x == 0 && blockIdx.y == 0) scales[out.number] = out.scale;
 }
 
+// A multiprocessor that has set aside little shared memory takes no block of a product until it is idle.
+template <typename Kernel>
+bool prefer_shared(Kernel kernel) {
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared) ==
+         cudaSuccess;
+}
+
 }  // namespace
 
 void prepare_columns(cudaStream_t stream, const RowSource& source, int rows, int k, int k_padded, Activation kind,
                      uint16_t* to, float* scale, int columns) {
   const bool whole = source.source == Source::kNormed || kind != Activation::kBF16Pair;  // rows are looked at whole
-  const int wanted = (k_padded + kThreads * 4 - 1) / (kThreads * 4);
+  const int threads = threads_beside(by_warps(columns));
+  const int wanted = (k_padded + threads * 4 - 1) / (threads * 4);
   const int shares = whole ? std::min(wanted, kMostShares) : wanted;
-  with_source(source.source, [&](auto of_source) {
-    const auto kernel = columns_kernel<decltype(of_source)::value>;
-    // A multiprocessor that has set aside little shared memory takes no block of a product until it is idle.
-    [[maybe_unused]] static const bool preferred =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared) ==
-        cudaSuccess;
+  const auto go = [&](auto kernel) {
     launch_clusters(kernel, dim3(static_cast<unsigned>(rows), static_cast<unsigned>(shares)),
-                    dim3(1, static_cast<unsigned>(whole ? shares : 1)), kThreads, 0, stream, source, k, k_padded, kind,
+                    dim3(1, static_cast<unsigned>(whole ? shares : 1)), threads, 0, stream, source, k, k_padded, kind,
                     to, scale, columns);
+  };
+  with_source(source.source, [&](auto of_source) {
+    constexpr Source kSource = decltype(of_source)::value;
+    [[maybe_unused]] static const bool preferred =
+        prefer_shared(columns_kernel<kSource, true>) && prefer_shared(columns_kernel<kSource, false>);
+    by_warps(columns) ? go(columns_kernel<kSource, true>) : go(columns_kernel<kSource, false>);
   });
 }
 
