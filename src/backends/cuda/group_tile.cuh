@@ -37,16 +37,18 @@ struct GroupTile {
   static constexpr int kZerosAt = kScalesAt + kScaleColumns * kScaleBytes;
   static constexpr int kBlockBytes = kZerosAt + kScaleColumns * kZeroBytes;
 
-  // As many warpgroups multiply as their sums leave registers for. What they and those that feed them do not have is for
-  // a block of prepare_columns(), which the next product waits for.
+  // As many warpgroups multiply as their sums leave registers for. What they and those that feed them do not have is
+  // for a block of prepare_columns(), which the next product waits for.
   static constexpr int kGroups = kColumns <= 32 ? 5 : 4;
   static constexpr bool kEarly = kColumns < 128;  // a chunk comes from shared memory while the one before is multiplied
   static constexpr int kThreads = kGroups * 128;
   static constexpr int kAllThreads = kThreads + kFeedWarps * 32;
   static constexpr int kTileBlocks = kGroups * kGroupBlocks;
   static constexpr bool kByWarps = by_warps(kColumns);
-  static constexpr int kBoundThreads = kByWarps ? 896 : kAllThreads;  // for 72 registers a thread; else 80 or 96, shared
-  static constexpr int kGroupRegisters = kColumns == 32 ? 88 : kColumns == 64 ? 104 : 112;  // out like this
+  // By warps all threads have 72 registers, of which the compiler learns by a bound of threads. Otherwise the block
+  // begins with 80 or 96 for each, and shares them out like this.
+  static constexpr int kBoundThreads = kByWarps ? 896 : kAllThreads;
+  static constexpr int kGroupRegisters = kColumns == 32 ? 88 : kColumns == 64 ? 104 : 112;
   static constexpr int kFeedRegisters = kColumns == 32 ? 40 : kColumns == 64 ? 64 : 32;
 
   static constexpr int stage_bytes(int height) {

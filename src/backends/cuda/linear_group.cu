@@ -144,7 +144,17 @@ void launch_group(cudaStream_t stream, const BatchCall& batch) {
   }();
   const auto [ranks, ways] = batch.group;
   const int blocks = batch.matrix.blocks;
-  const int most = T::kGroups / ways * kGroupBlocks;
+  const auto inbox_shift = [&, ranks = ranks](int height) {
+    int shift = 0;
+    while (ranks << shift < height) ++shift;
+    return shift;
+  };
+  const auto inbox_bytes = [&, ranks = ranks, ways = ways](int height) {
+    return ranks * ways == 1 ? 0 : ranks * ways * T::kTokens * (16 << inbox_shift(height)) * 4;
+  };
+  constexpr int kRoom = kShared - kStageAlignment;
+  int most = T::kGroups / ways * kGroupBlocks;                          // of a tile
+  while (inbox_bytes(most) + 2 * T::stage_bytes(most) > kRoom) --most;  // a warp gives one back when it has the next
   int clusters = std::min(clusters_at_once[static_cast<size_t>((ranks > 1) + (ranks > 2) + (ranks > 4))], blocks);
   if (ranks * ways > 1) clusters = std::max(clusters, divided(blocks, most));  // inboxes are for one tile
   GroupCall call;
@@ -153,10 +163,10 @@ void launch_group(cudaStream_t stream, const BatchCall& batch) {
   call.tiles = divided(rows, most);
   call.height = divided(rows, call.tiles);
   call.stage_bytes = T::stage_bytes(call.height);
-  while (ranks << call.inbox_shift < call.height) ++call.inbox_shift;
-  const int inbox = ranks * ways == 1 ? 0 : ranks * ways * T::kTokens * (16 << call.inbox_shift) * 4;
+  call.inbox_shift = inbox_shift(call.height);
+  const int inbox = inbox_bytes(call.height);
   const int steps = call.tiles * divided(divided(batch.matrix.chunks, ranks), T::kChunks);
-  call.stages = std::min({(kShared - kStageAlignment - inbox) / call.stage_bytes, kMostGroupStages, steps});
+  call.stages = std::min({(kRoom - inbox) / call.stage_bytes, kMostGroupStages, steps});
   const int bytes = kStageAlignment + call.stages * call.stage_bytes + inbox;
   launch_clusters(kernel, dim3(static_cast<unsigned>(clusters * ranks)), dim3(static_cast<unsigned>(ranks)),
                   T::kAllThreads, static_cast<size_t>(bytes), stream, call);
