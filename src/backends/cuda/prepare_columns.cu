@@ -14,8 +14,12 @@ namespace {
 
 // Of a block, by what the product behind it leaves: 10240 registers, or 4096.
 constexpr int threads_beside(bool by_warps) { return by_warps ? 256 : 128; }
+#if __CUDA_ARCH__ == 900
 constexpr int blocks_beside(bool by_warps) { return by_warps ? 6 : 16; }  // on a multiprocessor
-constexpr int kMostShares = 8;                                            // blocks of a cluster
+#else
+constexpr int blocks_beside(bool /*by_warps*/) { return 1; }  // nobody runs it there
+#endif
+constexpr int kMostShares = 8;  // blocks of a cluster
 
 // What must be known of a whole row.
 struct RowSums {
