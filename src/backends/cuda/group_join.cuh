@@ -90,7 +90,7 @@ class GroupInbox {
   // By all threads of the cluster. Others may send as soon as a wait_for_others() has followed. `alone`: there is one
   // block, no cluster.
   __device__ GroupInbox(char* memory, const uint64_t* barrier, int shift, bool alone)
-      : memory_(memory), barrier_(to_shared(barrier)), shift_(shift), alone_(alone) {
+      : memory_(memory), barrier_(shared_address(barrier)), shift_(shift), alone_(alone) {
 #if __CUDA_ARCH__ >= 900
     asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
 #endif
@@ -108,7 +108,7 @@ class GroupInbox {
       reinterpret_cast<float*>(memory_)[at] = sum;
       return;
     }
-    const uint32_t here = to_shared(memory_) + at * 4;
+    const uint32_t here = shared_address(memory_) + at * 4;
     const int owner = row >> (shift_ + 4);
     uint32_t there, barrier;
     asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(here), "r"(owner));

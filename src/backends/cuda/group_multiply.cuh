@@ -98,7 +98,7 @@ class GroupProduct {
       if (c == 0) release();
       if constexpr (!T::kEarly) load();
       raw.unpack(zeros_, operands_);
-      start(to_shared(stage) + c * (T::kColumns * 128));
+      start(shared_address(stage) + c * (T::kColumns * 128));
       scale_ = raw.scale;
     }
   }

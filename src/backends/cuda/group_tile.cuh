@@ -43,7 +43,6 @@ struct GroupTile {
   static constexpr bool kEarly = kColumns < 128;  // a chunk comes from shared memory while the one before is multiplied
   static constexpr int kThreads = kGroups * 128;
   static constexpr int kAllThreads = kThreads + kFeedWarps * 32;
-  static constexpr int kTileBlocks = kGroups * kGroupBlocks;
   static constexpr bool kByWarps = by_warps(kColumns);
   // By warps all threads have 72 registers, of which the compiler learns by a bound of threads. Otherwise the block
   // begins with 80 or 96 for each, and shares them out like this.
@@ -105,19 +104,6 @@ struct ScaleColumns {
   }
 };
 
-__device__ inline uint32_t to_shared(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
-
-// A stage of the ring, and which turn it is.
-struct StagePlace {
-  int slot = 0;
-  uint32_t parity = 0;
-  __device__ void advance(int stages) {
-    if (++slot < stages) return;
-    slot = 0;
-    parity ^= 1;
-  }
-};
-
 struct GroupBarriers {
   uint64_t full[kMostGroupStages];
   uint64_t empty[kMostGroupStages];
@@ -134,8 +120,8 @@ class GroupFeed {
         order_(order),
         columns_(call.batch),
         stages_(stages),
-        full_(to_shared(barriers.full)),
-        empty_(to_shared(barriers.empty)),
+        full_(shared_address(barriers.full)),
+        empty_(shared_address(barriers.empty)),
         warp_(static_cast<int>((threadIdx.x - T::kThreads) / 32)),
         row_block_(static_cast<int>(threadIdx.x % 32) * kFeedWarps + warp_),
         chunk_(order.chunk_begin),
@@ -149,7 +135,7 @@ class GroupFeed {
   __device__ void run() {
     const int count = order_.tiles * ((order_.chunk_end - order_.chunk_begin + T::kChunks - 1) / T::kChunks);
     const int early = min(call_.stages, count);
-    StagePlace place;
+    RingPlace place;
     for (int i = 0; i < early; ++i) bring_weights(i);  // before x is there
     wait_for_inputs();
     for (int i = 0; i < early; ++i) bring_x(i);

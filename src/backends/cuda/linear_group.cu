@@ -25,10 +25,10 @@ __device__ inline void multiply_tiles(const GroupCall& call, const GroupOrder& o
   const int way = warp / 4 / groups;
   const int block = warp / 4 % groups * kGroupBlocks + warp % 4;  // of 16 rows, in the tile
   const bool whole = ways * call.batch.group.ranks == 1;
-  const uint32_t full = to_shared(barriers.full);
-  const uint32_t empty = to_shared(barriers.empty);
+  const uint32_t full = shared_address(barriers.full);
+  const uint32_t empty = shared_address(barriers.empty);
   ProductOf<T> product(call.batch, min(block, call.height - 1));  // behind the last rows nothing comes of it
-  StagePlace place;
+  RingPlace place;
   int read = -1;  // stage that may still be read
   const auto release = [&] {
     if (read < 0) return;
@@ -79,15 +79,16 @@ __global__ void __launch_bounds__((GroupTile<kEncoding, kScaling, kColumns, kCop
   using T = GroupTile<kEncoding, kScaling, kColumns, kCopies>;
   extern __shared__ char shared[];
   __shared__ GroupBarriers barriers;
-  char* stages = shared + (kStageAlignment - to_shared(shared) % kStageAlignment) % kStageAlignment;
+  char* stages = shared + (kStageAlignment - shared_address(shared) % kStageAlignment) % kStageAlignment;
   const GroupOrder order(call);
   if (threadIdx.x == 0) {
     for (int i = 0; i < call.stages; ++i) {
-      asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(to_shared(barriers.full + i)) : "memory");
-      asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(to_shared(barriers.empty + i)), "n"(T::kGroups * 4)
+      asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barriers.full + i)) : "memory");
+      asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barriers.empty + i)),
+                   "n"(T::kGroups * 4)
                    : "memory");
     }
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(to_shared(&barriers.inbox)) : "memory");
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(&barriers.inbox)) : "memory");
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
   }
@@ -97,7 +98,7 @@ __global__ void __launch_bounds__((GroupTile<kEncoding, kScaling, kColumns, kCop
   // Those who multiply need most of the block's registers.
   if (threadIdx.x >= T::kThreads) {
     if constexpr (!T::kByWarps) asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(T::kFeedRegisters));
-    GroupFeed<T>(call, order, to_shared(stages), barriers).run();
+    GroupFeed<T>(call, order, shared_address(stages), barriers).run();
     return inbox.wait_for_others();
   }
   if constexpr (!T::kByWarps) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(T::kGroupRegisters));

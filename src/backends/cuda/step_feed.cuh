@@ -46,20 +46,6 @@ struct RingBarriers {
   uint64_t empty[kMostRingDepth];
 };
 
-__device__ inline uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
-
-// A place in a ring, and which turn it is.
-struct RingPlace {
-  int slot = 0;
-  uint32_t parity = 0;
-
-  __device__ void advance(int depth) {
-    if (++slot < depth) return;
-    slot = 0;
-    parity ^= 1;
-  }
-};
-
 // A warp's ring as that warp sees it.
 class Ring {
  public:
