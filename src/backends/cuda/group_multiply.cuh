@@ -77,27 +77,45 @@ __device__ inline void hold(uint32_t (&a)[4][4]) {
   for (int i = 0; i < 16; ++i) asm volatile("" : "+r"(a[i / 4][i % 4])::"memory");
 }
 
+// Where a warp's 16 rows lie in a stage, of which they are block number `block_of_tile`.
+template <typename T>
+class RowsInStage {
+ public:
+  __device__ RowsInStage(const BatchCall& call, int block_of_tile)
+      : columns_(call), zeros_(call.matrix.zeros), block_at_(T::kXBytes + block_of_tile * T::kBlockBytes) {}
+
+ protected:
+  __device__ int first_column(int chunk) const { return columns_.of(chunk, 0); }  // of scales
+  __device__ void load(RawChunk<T>& raw, const char* stage, int chunk, int c, int first) const {
+    raw.load(stage + block_at_, columns_, zeros_, chunk, c, first);
+  }
+  __device__ void unpack(const RawChunk<T>& raw, uint32_t (&a)[4][4]) const { raw.unpack(zeros_, a); }
+
+ private:
+  ScaleColumns<T> columns_;
+  bool zeros_;
+  int block_at_;
+};
+
 // A warp's 16 rows of a tile, times x, by warpgroups.
 template <typename T>
-class GroupProduct {
+class GroupProduct : RowsInStage<T> {
  public:
-  __device__ GroupProduct(const BatchCall& call, int block_of_tile)
-      : columns_(call), zeros_(call.matrix.zeros), block_at_(T::kXBytes + block_of_tile * T::kBlockBytes) {}
+  using RowsInStage<T>::RowsInStage;
 
   // Chunks [chunk, end) of a stage. Calls release() as soon as the stages before are not read any more.
   template <typename Release>
   __device__ void add_stage(const char* stage, int chunk, int end, Release release) {
-    const int first_column = columns_.of(chunk, 0);
+    const int first = this->first_column(chunk);
 #pragma unroll
     for (int c = 0; c < T::kChunks; ++c) {
       if (chunk + c >= end) break;
       RawChunk<T> raw;
-      const auto load = [&] { raw.load(stage + block_at_, columns_, zeros_, chunk, c, first_column); };
-      if constexpr (T::kEarly) load();
+      if constexpr (T::kEarly) this->load(raw, stage, chunk, c, first);
       finish();
       if (c == 0) release();
-      if constexpr (!T::kEarly) load();
-      raw.unpack(zeros_, operands_);
+      if constexpr (!T::kEarly) this->load(raw, stage, chunk, c, first);
+      this->unpack(raw, operands_);
       start(shared_address(stage) + c * (T::kColumns * 128));
       scale_ = raw.scale;
     }
@@ -145,9 +163,6 @@ class GroupProduct {
     asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
   }
 
-  ScaleColumns<T> columns_;
-  bool zeros_;
-  int block_at_;  // in a stage
   uint32_t operands_[4][4] = {};
   float sums_[kSums] = {};
   float partial_[kSums] = {};
@@ -156,20 +171,19 @@ class GroupProduct {
 
 // The same by warps: a warpgroup's products take about 30 clocks however few the columns, which is longer.
 template <typename T>
-class WarpProduct {
+class WarpProduct : RowsInStage<T> {
  public:
-  __device__ WarpProduct(const BatchCall& call, int block_of_tile)
-      : columns_(call), zeros_(call.matrix.zeros), block_at_(T::kXBytes + block_of_tile * T::kBlockBytes) {}
+  using RowsInStage<T>::RowsInStage;
 
   template <typename Release>
   __device__ void add_stage(const char* stage, int chunk, int end, Release release) {
-    const int first_column = columns_.of(chunk, 0);
+    const int first = this->first_column(chunk);
     release();
 #pragma unroll
     for (int c = 0; c < T::kChunks; ++c) {
       if (chunk + c >= end) break;
       RawChunk<T> raw;
-      raw.load(stage + block_at_, columns_, zeros_, chunk, c, first_column);
+      this->load(raw, stage, chunk, c, first);
       multiply(raw, stage + c * (T::kColumns * 128));
     }
   }
@@ -190,7 +204,7 @@ class WarpProduct {
     const int lane = static_cast<int>(threadIdx.x % 32);
     const int g = lane / 4;
     uint32_t a[4][4];
-    raw.unpack(zeros_, a);
+    this->unpack(raw, a);
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
       const auto* column = reinterpret_cast<const uint4*>(x + (tile * 8 + g) * 128);
@@ -210,9 +224,6 @@ class WarpProduct {
     }
   }
 
-  ScaleColumns<T> columns_;
-  bool zeros_;
-  int block_at_;  // in a stage
   float sums_[kTiles][4] = {};
 };
 
