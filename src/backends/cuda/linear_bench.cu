@@ -10,6 +10,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "backends/cuda/bench_support.cuh"
 #include "backends/cuda/dense.h"
 #include "backends/cuda/device_code.cuh"
 #include "backends/cuda/encoding.h"
@@ -18,51 +19,6 @@
 namespace {
 
 using namespace edgewise::cuda;
-
-void check(cudaError_t result) {
-  if (result == cudaSuccess) return;
-  std::fprintf(stderr, "%s\n", cudaGetErrorString(result));
-  std::exit(1);
-}
-
-// Bits that stand everywhere, and those that are random.
-__global__ void fill_kernel(uint32_t* data, int64_t count, uint32_t set, uint32_t random) {
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += stride) {
-    uint32_t x = static_cast<uint32_t>(i) * 2654435761u + 12345u;
-    x ^= x >> 15;
-    x *= 2246822519u;
-    x ^= x >> 13;
-    data[i] = (x & random) | set;
-  }
-}
-
-// Median microseconds of one launch, in a graph of `launches`.
-double time_launches(cudaStream_t stream, int launches, const std::function<void(int)>& launch_one) {
-  cudaGraph_t graph;
-  cudaGraphExec_t ready;
-  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-  for (int i = 0; i < launches; ++i) launch_one(i);
-  check(cudaStreamEndCapture(stream, &graph));
-  check(cudaGraphInstantiate(&ready, graph, 0));
-  cudaEvent_t start, stop;
-  check(cudaEventCreate(&start));
-  check(cudaEventCreate(&stop));
-  std::vector<double> times;
-  for (int i = 0; i < 7; ++i) {
-    check(cudaEventRecord(start, stream));
-    check(cudaGraphLaunch(ready, stream));
-    check(cudaEventRecord(stop, stream));
-    check(cudaStreamSynchronize(stream));
-    float milliseconds = 0;
-    check(cudaEventElapsedTime(&milliseconds, start, stop));
-    if (i > 1) times.push_back(milliseconds * 1e3 / launches);
-  }
-  std::nth_element(times.begin(), times.begin() + 2, times.end());
-  cudaGraphExecDestroy(ready);
-  cudaGraphDestroy(graph);
-  return times[2];
-}
 
 struct Format {
   const char* name;
@@ -261,7 +217,8 @@ int main(int argc, char** argv) {
   const double bandwidth = static_cast<double>(kPool) / read_us / 1e6;  // TB/s
   std::printf("read bandwidth %.2f TB/s\n", bandwidth);
   double dense_rate = 500;  // TFLOP/s, where there is no library to ask
-  if (bench.bf16 != nullptr) {
+  // Large products take so much power that the GPU lowers its clock for seconds: layers are timed without one before.
+  if (bench.bf16 != nullptr && !layers_only) {
     constexpr int kSide = 8192;
     const double us = time_launches(bench.stream, 4, [&](int) {
       bench.bf16->multiply(bench.stream, bench.unpacked, bench.prepared, kSide, kSide, kSide, kSide, 1, bench.out,
@@ -278,7 +235,8 @@ int main(int argc, char** argv) {
     for (const Format& format : kFormats) {
       constexpr double kWeights = 4608.0 * 3584 + 3584.0 * 3584 + 37888.0 * 3584 + 3584.0 * 18944;
       const double us = time_launches(bench.stream, 8, [&](int i) { bench.layer(format, tokens, i); });
-      std::printf("%12s%9.1f us %5.1f%%\n", format.name, us, kWeights * format.bytes_a_weight / us / 1e4 / bandwidth);
+      std::printf("%12s%9.1f us %5.1f%%  %.2f GHz\n", format.name, us,
+                  kWeights * format.bytes_a_weight / us / 1e4 / bandwidth, clock_rate(bench.stream));
     }
   }
   if (layers_only) return 0;
