@@ -56,30 +56,37 @@ float largest_code(DType dtype) {
   }
 }
 
-// One Linear with parts of n and half as many rows, the first with a bias.
-Graph make_graph(const Matrix& m, int64_t n, int64_t k, std::mt19937& random) {
-  Graph graph;
-  const ValueId x = graph.add_input(std::string(kHiddenInput), DType::kF32, {kTokens, k});
+// A Linear with parts of so many rows, the first with a bias.
+std::vector<ValueId> add_product(Graph& graph, const std::string& name, const Matrix& m, ValueId x, int64_t k,
+                                 const std::vector<int64_t>& parts, std::mt19937& random) {
   std::vector<ValueId> inputs = {x};
-  for (const int64_t rows : {n, (n + 1) / 2}) {
-    const std::string name = std::to_string(rows);
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const int64_t rows = parts[i];
+    const std::string part = name + std::to_string(i);
     const float most = largest_code(m.weight);
     const bool is_unsigned = m.weight == DType::kU8 || m.weight == DType::kU4;
     inputs.push_back(
-        graph.add_constant("w" + name, random_tensor(random, m.weight, {rows, k}, is_unsigned ? 0 : -most, most)));
+        graph.add_constant(part + "w", random_tensor(random, m.weight, {rows, k}, is_unsigned ? 0 : -most, most)));
     const int64_t block = m.block == 0 ? k : m.block;
     const Shape blocks = {rows, (k + block - 1) / block};
     inputs.push_back(
-        m.block == 0 ? kNone : graph.add_constant("s" + name, random_tensor(random, m.scale, blocks, 0.01f, 0.05f)));
-    inputs.push_back(m.zeros ? graph.add_constant("z" + name, random_tensor(random, m.weight, blocks, 0, most))
+        m.block == 0 ? kNone : graph.add_constant(part + "s", random_tensor(random, m.scale, blocks, 0.01f, 0.05f)));
+    inputs.push_back(m.zeros ? graph.add_constant(part + "z", random_tensor(random, m.weight, blocks, 0, most))
                              : kNone);
-    inputs.push_back(rows == n ? graph.add_constant("b" + name, random_tensor(random, DType::kF32, {rows}, -1, 1))
-                               : kNone);
+    inputs.push_back(i == 0 ? graph.add_constant(part + "b", random_tensor(random, DType::kF32, {rows}, -1, 1))
+                            : kNone);
   }
   Attributes attributes = {{"transposed", int64_t{1}}};
   if (m.block != 0) attributes["block"] = std::min(m.block, k);
   if (m.token_scales) attributes["activation"] = std::string("int8");
-  for (const ValueId out : graph.add_node(Op::kLinear, "product", inputs, attributes)) graph.mark_output(out);
+  return graph.add_node(Op::kLinear, name, inputs, attributes);
+}
+
+// One Linear with parts of n and half as many rows.
+Graph make_graph(const Matrix& m, int64_t n, int64_t k, std::mt19937& random) {
+  Graph graph;
+  const ValueId x = graph.add_input(std::string(kHiddenInput), DType::kF32, {kTokens, k});
+  for (const ValueId out : add_product(graph, "product", m, x, k, {n, (n + 1) / 2}, random)) graph.mark_output(out);
   return graph;
 }
 
@@ -185,6 +192,51 @@ TEST_F(CudaLinearTest, BitsStayOnOtherGpusToo) {
   groups_allowed = false;
   expect_no_company();
   groups_allowed = true;
+}
+
+// Gate and up of an activation, and the product behind: rows in one tile and in several, columns shared out or not, and
+// tokens whose gated numbers halves do not hold, or hardly. Company changes no bit.
+TEST_F(CudaLinearTest, GatesOfAnySize) {
+  std::mt19937 random(13);
+  constexpr int64_t kOut = 48;
+  for (const Matrix& m : {Matrix{DType::kF16}, {DType::kF8E4M3, 10000}, {DType::kI4, 128}, {DType::kBF16}}) {
+    for (const auto& [k, inner] : {std::pair<int64_t, int64_t>{320, 192}, {128, 5632}, {64, 34048}}) {
+      Graph graph;
+      const ValueId x = graph.add_input(std::string(kHiddenInput), DType::kF32, {kTokens, k});
+      const auto both = add_product(graph, "both", m, x, k, {inner, inner}, random);
+      const ValueId gated = graph.add(Op::kSwiGlu, "gated", {both[0], both[1]});
+      graph.mark_output(add_product(graph, "down", m, gated, inner, {kOut}, random)[0]);
+      LoadOptions options;
+      options.max_tokens = 64;
+      options.kv_pages = 1;
+      reference::ReferenceExecutable slow(graph, options);
+      const Graph fast = packed(graph, CudaBackend());
+      CudaExecutable quick(fast, options);
+      std::vector<float> activations = random_tensor(random, DType::kF32, {64, k}, -1, 1).to_floats();
+      for (int64_t i = 0; i < k; ++i) {
+        activations[static_cast<size_t>(k + i)] *= 1e4f;
+        activations[static_cast<size_t>(3 * k + i)] *= 1e-5f;
+      }
+      const auto run = [&](Executable& executable, int64_t tokens) {
+        std::vector<float> out(static_cast<size_t>(tokens * kOut));
+        StepInput input;
+        input.hidden = std::span(activations).first(static_cast<size_t>(tokens * k));
+        const std::span<float> outputs[] = {out};
+        EXPECT_EQ(executable.run(input, outputs), StepOutcome::kDone);
+        return out;
+      };
+      const auto expected = run(slow, 64);
+      const auto all = run(quick, 64);
+      for (size_t t = 0; t < 64; ++t) {
+        const auto row = [&](const std::vector<float>& rows) {
+          return std::vector<float>(rows.begin() + t * kOut, rows.begin() + (t + 1) * kOut);
+        };
+        ASSERT_LT(relative_distance(row(all), row(expected)), 3 * tolerance(m, 64)) << dtype_name(m.weight) << t;
+      }
+      for (const int64_t tokens : {5, 8, 9, 16, 32, 33})
+        EXPECT_EQ(run(quick, tokens), std::vector<float>(all.begin(), all.begin() + tokens * kOut)) << tokens;
+    }
+  }
 }
 
 // Without a GPU: blocks that share out a matrix's columns have some each, and a tile that their inboxes hold.
