@@ -7,8 +7,8 @@
 
 #include "backends/cuda/attention_head.cuh"
 #include "backends/cuda/attention_join.cuh"
+#include "backends/cuda/attention_kernels.h"
 #include "backends/cuda/device_code.cuh"
-#include "backends/cuda/kernels.h"
 
 namespace edgewise::cuda {
 namespace {
@@ -31,10 +31,11 @@ __global__ void append_kernel(KvLayer layer, const float* k, const float* v, con
 }
 
 template <typename T>
-__global__ void prepare_heads_kernel(KvLayer layer, HeadPath q, HeadPath k, const float* v, const int32_t* slots,
-                                     int rows, float* q_out) {
+__global__ void prepare_heads_kernel(KvLayer layer, FreshHeads fresh, int rows, float* q_out) {
   wait_for_inputs();
   __shared__ float heads[kThreads / 32][kMostDim];
+  const HeadPath& q = fresh.q;
+  const HeadPath& k = fresh.k;
   const int lane = threadIdx.x % 32;
   const int unit = static_cast<int>(blockIdx.x * (kThreads / 32) + threadIdx.x / 32);
   const int all = q.heads + 2 * layer.kv_heads;
@@ -49,13 +50,13 @@ __global__ void prepare_heads_kernel(KvLayer layer, HeadPath q, HeadPath k, cons
   const bool is_value = head >= q.heads + layer.kv_heads;
   const int kv_head = (head - q.heads) % layer.kv_heads;
   const int64_t at = (static_cast<int64_t>(row) * layer.kv_heads + kv_head) * dim;
-  const float* from = v + at;
+  const float* from = fresh.v + at;
   if (!is_value) {
     walk_path(k, k.x + at, row, dim, lane, heads[threadIdx.x / 32]);
     __syncwarp();
     from = heads[threadIdx.x / 32];
   }
-  store_head<T>(layer, is_value, slots[row], kv_head, from, lane);
+  store_head<T>(layer, is_value, fresh.slots[row], kv_head, from, lane);
 }
 
 // One head of a page as float32 rows of `stride`, scales applied.
@@ -246,12 +247,12 @@ void append_kv(cudaStream_t stream, const KvLayer& layer, const float* k, const 
   with_type(layer.type, [&](auto value) { append_typed<decltype(value)>(stream, layer, k, v, slots, rows); });
 }
 
-void prepare_heads(cudaStream_t stream, const KvLayer& layer, const HeadPath& q, const HeadPath& k, const float* v,
-                   const int32_t* slots, int rows, float* q_out) {
-  const int units = rows * (q.heads + 2 * layer.kv_heads);
+void prepare_heads(cudaStream_t stream, const KvLayer& layer, const FreshHeads& heads, int rows, float* q_out) {
+  const int units = rows * (heads.q.heads + 2 * layer.kv_heads);
   const dim3 grid(static_cast<unsigned>((units + kThreads / 32 - 1) / (kThreads / 32)));
   with_type(layer.type, [&](auto value) {
-    launch(prepare_heads_kernel<decltype(value)>, grid, kThreads, 0, stream, layer, q, k, v, slots, rows, q_out);
+    [[maybe_unused]] static const bool preferred = prefer_shared(prepare_heads_kernel<decltype(value)>);
+    launch(prepare_heads_kernel<decltype(value)>, grid, kThreads, 0, stream, layer, heads, rows, q_out);
   });
 }
 

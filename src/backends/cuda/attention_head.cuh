@@ -1,8 +1,8 @@
 // A head on its way to attention, a warp at a time: norm and rotation, and how the cache keeps it.
 #pragma once
 
+#include "backends/cuda/attention_kernels.h"
 #include "backends/cuda/device_code.cuh"
-#include "backends/cuda/kernels.h"
 
 namespace edgewise::cuda {
 

@@ -1,8 +1,8 @@
 // What ends a tile of attention, whichever kernel computed it.
 #pragma once
 
+#include "backends/cuda/attention_kernels.h"
 #include "backends/cuda/device_code.cuh"
-#include "backends/cuda/kernels.h"
 
 namespace edgewise::cuda {
 

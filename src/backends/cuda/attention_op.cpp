@@ -14,18 +14,20 @@ class AttentionOp final : public CudaOp {
     k_path_ = path(context, heads.second);
     q_path_.path.heads = call_.q_heads;
     k_path_.path.heads = layer_.kv_heads;
+    prepares_ = attends_on_tensor_cores(layer_) && q_path_.cos == k_path_.cos && q_path_.sin == k_path_.sin;
   }
   size_t workspace() const override {
     return slots_ * static_cast<size_t>(call_.q_heads * call_.tile_rows * (layer_.head_dim + 2)) * sizeof(float);
   }
   void launch(const StepContext& context) const noexcept override {
     append_kv(context.stream, layer_, context.values[k_], context.values[v_], context.slots, context.tokens);
-    attend_rows(context);
+    attend_rows(context, {});
   }
   void launch_fused(const StepContext& context) const noexcept override {
-    prepare_heads(context.stream, layer_, q_path_.in(context), k_path_.in(context), context.values[v_], context.slots,
-                  context.tokens, context.values[q_]);
-    attend_rows(context);
+    const FreshHeads heads{q_path_.in(context), k_path_.in(context), context.values[v_], context.slots};
+    if (prepares_ && context.whole_tiles) return attend_rows(context, heads);
+    prepare_heads(context.stream, layer_, heads, context.tokens, context.values[q_]);
+    attend_rows(context, {});
   }
 
  private:
@@ -78,10 +80,11 @@ class AttentionOp final : public CudaOp {
     return result;
   }
 
-  void attend_rows(const StepContext& context) const noexcept {
+  void attend_rows(const StepContext& context, const FreshHeads& heads) const noexcept {
     const StepContext::Tiles& tiles = context.tiles[tiles_];
     AttendCall call = call_;
     call.q = context.values[q_];
+    call.heads = heads;
     call.out = context.values[out_];
     call.tiles = tiles.tiles;
     call.tile_count = tiles.count;
@@ -98,6 +101,7 @@ class AttentionOp final : public CudaOp {
   KvLayer layer_;
   AttendCall call_;
   Path q_path_, k_path_;
+  bool prepares_ = false;  // attention may take heads as they are
   int tiles_ = 0;
   size_t slots_;
 };

@@ -6,8 +6,8 @@
 // activations of steps with more than 64 tokens are.
 #include <climits>
 
+#include "backends/cuda/attention_kernels.h"
 #include "backends/cuda/device_code.cuh"
-#include "backends/cuda/kernels.h"
 #include "backends/cuda/prompt_pages.cuh"
 
 namespace edgewise::cuda {

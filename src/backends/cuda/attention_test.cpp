@@ -119,7 +119,9 @@ void compare(const Case& c, DType kv) {
   run(steps.next({{0, 130}, {1, 7}}));
   run(steps.next({{1, 65}, {0, 150}}));  // two prompts, behind histories that end within a page
   run(steps.next({{0, 64}, {2, 65}}));   // one row makes the difference
+  run(steps.next({{0, 1}, {1, 1}, {2, 1}}));
   run(TreeStep(steps.next({{3, 140}, {2, 1}, {1, 9}, {0, 40}})).input);
+  run(TreeStep(steps.next({{0, 1}, {2, 1}, {1, 2}})).input);
 }
 
 constexpr DType kCaches[] = {DType::kF16, DType::kBF16, DType::kI8, DType::kF8E4M3};

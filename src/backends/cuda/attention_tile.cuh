@@ -9,8 +9,8 @@
 #include <climits>
 
 #include "backends/cuda/attention_head.cuh"
+#include "backends/cuda/attention_kernels.h"
 #include "backends/cuda/device_code.cuh"
-#include "backends/cuda/kernels.h"
 #include "backends/cuda/mma.cuh"
 
 namespace edgewise::cuda {

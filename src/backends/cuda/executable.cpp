@@ -37,8 +37,10 @@ StepOutcome CudaExecutable::run(const StepInput& input, StepOutputs outputs, std
   if (!adapters_.begin_step(input, stream_.get())) return StepOutcome::kDeviceFault;
   context.adapters = adapters_.any();
   context.program = program_runs(context, outputs);
-  if (!tables_->fill(input, context.program ? program_->most_splits() : kMostSplits)) return StepOutcome::kTooLarge;
+  const Sharing sharing = context.program ? Sharing{program_->most_splits(), 1} : Sharing();
+  if (!tables_->fill(input, sharing)) return StepOutcome::kTooLarge;
   context.several_pages = tables_->several_pages();
+  context.whole_tiles = tables_->whole_tiles();
   tables_->describe(context);
   results_.begin(best);
   if (hidden_ != kNone) {
@@ -98,7 +100,8 @@ CudaExecutable::GraphKey CudaExecutable::key_of(const StepContext& context, int 
           end,
           context.adapters,
           context.program,
-          context.program && context.several_pages};
+          context.program && context.several_pages,
+          !context.program && context.whole_tiles};
 }
 
 void CudaExecutable::launch_program(const StepContext& context, size_t end) const noexcept {

@@ -54,6 +54,7 @@ class CudaExecutable final : public Executable, private BuildContext {
     bool adapters;
     bool program;        // the step's program runs it, however many tiles there are
     bool several_pages;  // its tiles have
+    bool whole_tiles;    // attention's kernel takes heads as they are, where there is no program
     auto operator<=>(const GraphKey&) const = default;
   };
 
@@ -70,9 +71,10 @@ class CudaExecutable final : public Executable, private BuildContext {
   void place_values(size_t workspace);
   void warm_up();
   void capture_decoding(bool adapters);
-  void capture_kind(int tokens, int least_tiles, bool adapters);
+  void capture_kind(int tokens, int least_tiles, bool whole_tiles, bool adapters);
   void capture_program(int tokens);
   double time_token();
+  int least_tile_rows() const;
   StepGraph capture(const StepContext& context, size_t end) const;
   size_t steps_for(StepOutputs outputs) const noexcept;
   StepContext context_of(int tokens, int rows) const noexcept;

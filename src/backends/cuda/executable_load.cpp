@@ -147,29 +147,43 @@ void CudaExecutable::warm_up() {
 // memory of the device.
 void CudaExecutable::capture_decoding(bool adapters) {
   const int most = std::min({options_.max_tokens, options_.max_rows, kMostCapturedTokens});
+  const int whole_rows = least_tile_rows();
   // A token each, or few tokens of any sequences.
   for (int tokens = 1; tokens <= std::min(most, std::max(options_.max_sequences, kMostDecodeTokens)); ++tokens) {
-    if (program_ && !adapters && tokens <= kMostDecodeTokens)
+    const bool few = tokens <= kMostDecodeTokens;
+    if (program_ && !adapters && few) {
       capture_program(tokens);
-    else
-      capture_kind(tokens, tokens <= kMostDecodeTokens ? 1 : tokens, adapters);
+      continue;
+    }
+    capture_kind(tokens, few ? 1 : tokens, true, adapters);
+    if (few && tokens > whole_rows) capture_kind(tokens, 2, false, adapters);
   }
   // As many guesses as there is room for.
   const int guesses = options_.max_rows / options_.max_sequences;
   for (int sequences = 1; guesses > 1 && sequences <= options_.max_sequences && sequences * guesses <= most;
        ++sequences)
-    capture_kind(sequences * guesses, sequences * ((guesses + kMostTileRows - 1) / kMostTileRows), adapters);
+    capture_kind(sequences * guesses, sequences * ((guesses + kMostTileRows - 1) / kMostTileRows),
+                 guesses <= whole_rows, adapters);
   check_cuda(cudaStreamSynchronize(stream_.get()), "load the graphs of steps");
 }
 
+// Rows of a sequence that are one tile, whatever its shape.
+int CudaExecutable::least_tile_rows() const {
+  int rows = kMostTileRows;
+  for (const TileShape& shape : tile_shapes_) rows = std::min(rows, tile_rows(shape.group));
+  return rows;
+}
+
 // For every number of tiles from `least_tiles` on that so many tokens may have.
-void CudaExecutable::capture_kind(int tokens, int least_tiles, bool adapters) {
+void CudaExecutable::capture_kind(int tokens, int least_tiles, bool whole_tiles, bool adapters) {
   const auto end = static_cast<size_t>(graph_.value(graph_.outputs()[0]).producer) + 1;  // where logits are all
-  const int most_tiles = std::min(tokens * std::min(options_.kv_pages, kMostSplits), tokens + partial_slots_);
+  const int most_splits = std::min((options_.kv_pages + kLeastPages - 1) / kLeastPages, kMostSplits);
+  const int most_tiles = std::min(tokens * most_splits, tokens + partial_slots_);
   for (unsigned tiles = std::bit_ceil(static_cast<unsigned>(least_tiles));
        tiles < 2 * static_cast<unsigned>(most_tiles); tiles *= 2) {
     StepContext context = context_of(tokens, tokens);
     context.adapters = adapters;
+    context.whole_tiles = whole_tiles;
     tables_->describe(context, static_cast<int>(tiles));
     captured_[key_of(context, static_cast<int>(tiles), end)] = capture(context, end);
   }
@@ -219,7 +233,7 @@ void CudaExecutable::choose_program() {
     remark_ = "steps run kernel by kernel: no single kernel takes this graph on this GPU";
     return;
   }
-  capture_kind(1, 1, false);
+  capture_kind(1, 1, true, false);
   const double together = time_token();
   auto program = std::move(program_);
   const double apart = time_token();

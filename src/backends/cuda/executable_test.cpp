@@ -283,6 +283,34 @@ TEST_F(CudaExecutableTest, CompanyChangesNoBit) {
   }
 }
 
+// Nor do they depend on whether attention prepares its heads, which another kernel does where some sequence's rows are
+// several tiles. Sequence 0's rows lie in two pages at first, then in two blocks' pages.
+TEST_F(CudaExecutableTest, HeadsPreparedApartChangeNoBit) {
+  for (const int64_t head_dim : {24, 64, 128, 256}) {
+    for (const DType kv : {DType::kF16, DType::kBF16, DType::kI8, DType::kF8E4M3}) {
+      TestModel model;
+      model.weight = DType::kBF16;
+      model.heads = 14;
+      model.head_dim = head_dim;
+      const Graph graph = packed(model.build(), CudaBackend());
+      const auto feed = [&](const std::vector<std::vector<Feed>>& script) {
+        StepMaker steps(3, 700, model.vocabulary, 5);
+        CudaExecutable executable(graph, options_for(steps, kv));
+        return logits_of_first(executable, steps, script, model.vocabulary);
+      };
+      const auto together = feed({{{0, 127}},
+                                  {{0, 2}, {1, 2}, {2, 1}},
+                                  {{0, 126}},
+                                  {{1, 2}, {0, 2}, {2, 2}},
+                                  {{0, 1}, {1, 1}},
+                                  {{0, 1}, {1, 2}}});
+      EXPECT_EQ(feed({{{0, 127}}, {{0, 2}, {1, 9}}, {{0, 126}}, {{1, 30}, {0, 2}}, {{0, 1}, {1, 3}}, {{2, 3}, {0, 1}}}),
+                together)
+          << head_dim << " " << dtype_name(kv);
+    }
+  }
+}
+
 TEST_F(CudaExecutableTest, CompanyChangesNoBitOfProgram) {
   for (const DType weight : {DType::kBF16, DType::kI4}) {
     TestModel model;

@@ -6,7 +6,7 @@
 
 #include "backends/backend.h"
 #include "backends/cuda/arena.h"
-#include "backends/cuda/kernels.h"
+#include "backends/cuda/attention_kernels.h"
 
 namespace edgewise::cuda {
 

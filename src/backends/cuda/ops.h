@@ -7,6 +7,7 @@
 
 #include "backends/backend.h"
 #include "backends/cuda/arena.h"
+#include "backends/cuda/attention_kernels.h"
 #include "backends/cuda/device.h"
 #include "backends/cuda/fusion.h"
 #include "backends/cuda/kernels.h"
@@ -40,6 +41,7 @@ struct StepContext {
   const uint32_t* number = nullptr;  // of the step
   bool several_pages = false;        // whether a tile of the step has several
   bool program = false;              // whether the step's program runs it
+  bool whole_tiles = false;          // whether each sequence's rows are one tile, of every shape
 
   int count(bool of_rows) const { return of_rows ? rows : tokens; }
 };

@@ -3,6 +3,7 @@
 
 #include "backends/cuda/async_copy.cuh"
 #include "backends/cuda/attention_head.cuh"
+#include "backends/cuda/attention_kernels.h"
 #include "backends/cuda/attention_tile.cuh"
 
 namespace edgewise::cuda {

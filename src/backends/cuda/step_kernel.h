@@ -9,6 +9,7 @@
 
 #include <cstddef>
 
+#include "backends/cuda/attention_kernels.h"
 #include "backends/cuda/encoding.h"
 #include "backends/cuda/kernels.h"
 

@@ -48,7 +48,7 @@ StepTables::StepTables(const LoadOptions& options, std::vector<TileShape> shapes
   page_begin_.reserve(static_cast<size_t>(options.max_sequences));
 }
 
-bool StepTables::fill(const StepInput& input, int most_splits) noexcept {
+bool StepTables::fill(const StepInput& input, Sharing sharing) noexcept {
   ++*host<uint32_t>(number_);
   std::ranges::copy(input.tokens, host<int32_t>(tokens_));
   std::ranges::copy(input.positions, host<int32_t>(positions_));
@@ -72,8 +72,9 @@ bool StepTables::fill(const StepInput& input, int most_splits) noexcept {
   }
   bucket_ = 1;
   several_pages_ = false;
+  whole_tiles_ = true;
   for (size_t shape = 0; shape < shapes_.size(); ++shape) {
-    if (!fill_tiles(input, shape, most_splits)) return false;
+    if (!fill_tiles(input, shape, sharing)) return false;
     fill_prompt_tiles(input, shape);
   }
   list_ranges(input.positions.size(), input.logits_rows.size(), static_cast<size_t>(pages));
@@ -128,7 +129,7 @@ void StepTables::fill_prompt_tiles(const StepInput& input, size_t shape) noexcep
   prompt_counts_[shape] = count;
 }
 
-bool StepTables::fill_tiles(const StepInput& input, size_t shape, int most_splits) noexcept {
+bool StepTables::fill_tiles(const StepInput& input, size_t shape, Sharing sharing) noexcept {
   AttendTile* const all = host<AttendTile>(tiles_at(shape));
   const int rows_a_tile = tile_rows(shapes_[shape].group);
   // Wider ranges only where the states of all would not fit.
@@ -138,6 +139,7 @@ bool StepTables::fill_tiles(const StepInput& input, size_t shape, int most_split
     bool fits = true;
     for (size_t s = 0; s < input.sequences.size() && fits; ++s) {
       const SequenceSlice& sequence = input.sequences[s];
+      whole_tiles_ = whole_tiles_ && sequence.token_count <= rows_a_tile;
       if (is_prompt(sequence, shapes_[shape])) continue;
       for (int row = 0; row < sequence.token_count && fits; row += rows_a_tile) {
         AttendTile tile = {};
@@ -152,7 +154,7 @@ bool StepTables::fill_tiles(const StepInput& input, size_t shape, int most_split
         const int last_slot =
             sequence.tree.empty() ? sequence.kv_length + row + tile.rows : sequence.kv_length + sequence.token_count;
         const int pages = (last_slot + kPageTokens - 1) / kPageTokens;
-        const int width = sequence.token_count <= kFewRows ? widening * range_pages(pages, most_splits) : pages;
+        const int width = sequence.token_count <= kFewRows ? widening * sharing.pages_of(pages) : pages;
         tile.splits = (pages + width - 1) / width;
         several_pages_ = several_pages_ || width > 1;
         tile.first_slot = slots;

@@ -1,6 +1,7 @@
 // What kernels have to know of a step, written by the host into pinned memory, from which each step fetches it.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "backends/backend.h"
@@ -8,10 +9,15 @@
 
 namespace edgewise::cuda {
 
-// Pages that one block of threads attends over where few rows look at a history of this many: at most 32 blocks share
-// it. Given by the history alone, so that what a row computes does not depend on its company.
+// How many pages of a history one block of threads attends over where few rows look at it. Given by the history alone,
+// so that what a row computes does not depend on its company.
 inline constexpr int kMostSplits = 32;  // of a sequence's history
-constexpr int range_pages(int pages, int most_splits) { return (pages + most_splits - 1) / most_splits; }
+inline constexpr int kLeastPages = 6;   // of a block of kernels of their own: joining what several found takes as long
+struct Sharing {
+  int most_splits = kMostSplits;
+  int least_pages = kLeastPages;
+  int pages_of(int history) const { return std::max((history + most_splits - 1) / most_splits, least_pages); }
+};
 // Rows of a sequence that are shared out this way; more keep the chip busy by themselves.
 inline constexpr int kFewRows = 64;
 
@@ -24,8 +30,8 @@ class StepTables {
   // `shapes`: those of the attention operators' tiles.
   StepTables(const LoadOptions& options, std::vector<TileShape> shapes, int partial_slots);
 
-  // False when the step is larger than what was announced. `most_splits` blocks at most share a sequence's history.
-  bool fill(const StepInput& input, int most_splits) noexcept;
+  // False when the step is larger than what was announced.
+  bool fill(const StepInput& input, Sharing sharing) noexcept;
   // To the device, whatever was filled in: a launch that a captured graph may hold.
   void fetch(cudaStream_t stream) const noexcept;
   // Fills in the pointers, and how many tiles there are to launch for.
@@ -39,6 +45,8 @@ class StepTables {
   int tile_bucket() const noexcept { return bucket_; }
   // Whether some tile has more than one page.
   bool several_pages() const noexcept { return several_pages_; }
+  // Whether each sequence's rows are one tile of rows, of every shape.
+  bool whole_tiles() const noexcept { return whole_tiles_; }
 
  private:
   template <typename T>
@@ -47,7 +55,7 @@ class StepTables {
   }
   size_t tiles_at(size_t shape) const { return tiles_ + shape * tiles_stride_; }
   size_t prompt_tiles_at(size_t shape) const { return prompt_tiles_ + shape * prompt_stride_; }
-  bool fill_tiles(const StepInput& input, size_t shape, int most_splits) noexcept;
+  bool fill_tiles(const StepInput& input, size_t shape, Sharing sharing) noexcept;
   void fill_prompt_tiles(const StepInput& input, size_t shape) noexcept;
   size_t range_count() const { return 9 + 2 * shapes_.size(); }
   void list_ranges(size_t tokens, size_t rows, size_t pages) noexcept;
@@ -69,6 +77,7 @@ class StepTables {
   std::vector<int32_t> page_begin_;  // of each sequence's table
   int bucket_ = 1;
   bool several_pages_ = false;
+  bool whole_tiles_ = false;
 };
 
 }  // namespace edgewise::cuda
