@@ -251,7 +251,6 @@ void prepare_heads(cudaStream_t stream, const KvLayer& layer, const FreshHeads& 
   const int units = rows * (heads.q.heads + 2 * layer.kv_heads);
   const dim3 grid(static_cast<unsigned>((units + kThreads / 32 - 1) / (kThreads / 32)));
   with_type(layer.type, [&](auto value) {
-    [[maybe_unused]] static const bool preferred = prefer_shared(prepare_heads_kernel<decltype(value)>);
     launch(prepare_heads_kernel<decltype(value)>, grid, kThreads, 0, stream, layer, heads, rows, q_out);
   });
 }

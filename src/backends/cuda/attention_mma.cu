@@ -115,7 +115,6 @@ void attend_dim(cudaStream_t stream, const KvLayer& layer, const AttendCall& cal
     while (turns > 1 && shared_bytes<kBlocks>(turns * kPageWarps) > static_cast<size_t>(most)) --turns;
     // Where this fails the launch does too, in every step, and the step says so.
     const auto kernel = attend_mma_kernel<T, kBlocks>;
-    prefer_shared(kernel);
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                          static_cast<int>(shared_bytes<kBlocks>(turns * kPageWarps) - kStaticBytes<kBlocks>));
     return turns * kPageWarps;

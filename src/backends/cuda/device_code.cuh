@@ -51,13 +51,6 @@ void launch(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared
   launch_clusters(kernel, grid, dim3(1), threads, shared, stream, arguments...);
 }
 
-// A multiprocessor that has set aside little shared memory takes no block of a product until it is idle.
-template <typename Kernel>
-bool prefer_shared(Kernel kernel) {
-  return cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared) ==
-         cudaSuccess;
-}
-
 struct Sum {
   __device__ float operator()(float a, float b) const { return a + b; }
 };

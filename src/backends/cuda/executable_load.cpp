@@ -177,8 +177,7 @@ int CudaExecutable::least_tile_rows() const {
 // For every number of tiles from `least_tiles` on that so many tokens may have.
 void CudaExecutable::capture_kind(int tokens, int least_tiles, bool whole_tiles, bool adapters) {
   const auto end = static_cast<size_t>(graph_.value(graph_.outputs()[0]).producer) + 1;  // where logits are all
-  const int most_splits = std::min((options_.kv_pages + kLeastPages - 1) / kLeastPages, kMostSplits);
-  const int most_tiles = std::min(tokens * most_splits, tokens + partial_slots_);
+  const int most_tiles = std::min(tokens * Sharing().splits_up_to(options_.kv_pages), tokens + partial_slots_);
   for (unsigned tiles = std::bit_ceil(static_cast<unsigned>(least_tiles));
        tiles < 2 * static_cast<unsigned>(most_tiles); tiles *= 2) {
     StepContext context = context_of(tokens, tokens);

@@ -152,6 +152,13 @@ __global__ void __launch_bounds__(threads_beside(kByWarps), blocks_beside(kByWar
   if (threadIdx.x == 0 && blockIdx.y == 0) scales[out.number] = out.scale;
 }
 
+// A multiprocessor that has set aside little shared memory takes no block of a product until it is idle.
+template <typename Kernel>
+bool prefer_shared(Kernel kernel) {
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared) ==
+         cudaSuccess;
+}
+
 }  // namespace
 
 void prepare_columns(cudaStream_t stream, const RowSource& source, int rows, int k, int k_padded, Activation kind,

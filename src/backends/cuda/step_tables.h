@@ -17,6 +17,8 @@ struct Sharing {
   int most_splits = kMostSplits;
   int least_pages = kLeastPages;
   int pages_of(int history) const { return std::max((history + most_splits - 1) / most_splits, least_pages); }
+  // Blocks that share a history of at most so many pages.
+  int splits_up_to(int pages) const { return std::min((pages + least_pages - 1) / least_pages, most_splits); }
 };
 // Rows of a sequence that are shared out this way; more keep the chip busy by themselves.
 inline constexpr int kFewRows = 64;
