@@ -13,6 +13,10 @@ __device__ inline void copy_word(uint32_t to, const void* from) {
 __device__ inline void copy_half_word(uint32_t to, const void* from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(to), "l"(from) : "memory");
 }
+// 4 bytes.
+__device__ inline void copy_quarter_word(uint32_t to, const void* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory");
+}
 __device__ inline void end_stage() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Until at most so many stages are still on their way.
 template <int kPending>

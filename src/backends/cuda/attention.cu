@@ -175,7 +175,12 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(KvLayer layer, AttendC
       state[dim + 1] = sum[query];
     }
   }
-  if (tile.splits > 1) join_group(call, tile, kv_head, layer.kv_heads, dim);
+  if (tile.splits == 1) return;
+  __shared__ bool last;
+  __syncthreads();
+  if (threadIdx.x == 0) last = arrive(call, tile, kv_head, layer.kv_heads) == tile.splits - 1;
+  __syncthreads();
+  if (last) join_group(call, tile, kv_head, layer.kv_heads, dim);
 }
 
 template <typename T>

@@ -24,21 +24,22 @@ struct FreshTile {
   const AttendCall& call;
   const AttendTile& tile;
   int kv_head;
+  int group;
   FreshMemory<kDim, kWarps>& memory;
   float* angles;  // [2][rows][half] cosines and sines, in memory of its own
 
-  __device__ int group() const { return call.q_heads / layer.kv_heads; }
   __device__ int row_at(int page) const { return min(max(page * kPageSlots - tile.kv_length, 0), tile.rows); }
   // Rows whose slots lie in the tile's pages; where a history is shared out, other blocks have the others.
   __device__ int first_new() const { return row_at(tile.page_begin); }
   __device__ int new_rows() const { return row_at(tile.page_end) - first_new(); }
-  __device__ int units() const { return 2 * new_rows() + tile.rows * group(); }
+  __device__ int units() const { return 2 * new_rows() + tile.rows * group; }
 
   __device__ const float* source(int unit) const {
     const int query = unit - 2 * new_rows();
     if (query >= 0) {
-      const int64_t row = tile.first_row + query / group();
-      return call.heads.q.x + (row * call.q_heads + kv_head * group() + query % group()) * layer.head_dim;
+      const Divisor by(group);
+      const int64_t row = tile.first_row + by.quotient(query);
+      return call.heads.q.x + (row * call.q_heads + kv_head * group + by.rest(query)) * layer.head_dim;
     }
     const bool is_value = unit >= new_rows();
     const int64_t row = tile.first_row + first_new() + unit - (is_value ? new_rows() : 0);
@@ -48,27 +49,29 @@ struct FreshTile {
   // All that memory has of it, at once. Nobody else touches a unit of a warp's.
   __device__ void bring() const {
     const int all = units();
-    const int threads = blockDim.x;
-    const int warps = threads / 32;
-    for (int unit = threadIdx.x / 32; unit < all; unit += warps) {
+    const int thread = static_cast<int>(threadIdx.x);
+    const int threads = static_cast<int>(blockDim.x);
+#pragma unroll 1
+    for (int unit = thread / 32; unit < all; unit += threads / 32) {
       const float* from = source(unit);
-      for (int i = threadIdx.x % 32 * 4; i < layer.head_dim; i += 128)
+#pragma unroll 1
+      for (int i = thread % 32 * 4; i < layer.head_dim; i += 128)
         copy_word(shared_address(&memory.heads[unit][i]), from + i);
     }
-    end_stage();
     const HeadPath& q = call.heads.q;
     const HeadPath& k = call.heads.k;
-    const int thread = static_cast<int>(threadIdx.x);
     const int count = tile.rows * q.half;
-    for (int i = thread; i < count; i += threads) {
-      angles[i] = q.cos[tile.first_row * q.half + i];
-      angles[count + i] = q.sin[tile.first_row * q.half + i];
-    }
-    for (int i = thread; i < layer.head_dim; i += threads) {
-      if (q.norm != nullptr) memory.norms[0][i] = q.norm[i];
-      if (k.norm != nullptr) memory.norms[1][i] = k.norm[i];
-    }
-    if (thread < tile.rows) memory.slots[thread] = call.heads.slots[tile.first_row + thread];
+    const auto copy = [&](float* to, const float* from, int floats) {
+#pragma unroll 1
+      for (int i = thread; i < floats; i += threads) copy_quarter_word(shared_address(to + i), from + i);
+    };
+    copy(angles, q.cos + tile.first_row * q.half, count);
+    copy(angles + count, q.sin + tile.first_row * q.half, count);
+    if (q.norm != nullptr) copy(memory.norms[0], q.norm, layer.head_dim);
+    if (k.norm != nullptr) copy(memory.norms[1], k.norm, layer.head_dim);
+    if (thread < tile.rows)
+      copy_quarter_word(shared_address(memory.slots + thread), call.heads.slots + tile.first_row + thread);
+    end_stage();
     wait_stages<0>();
   }
 
@@ -94,7 +97,7 @@ struct FreshTile {
       const int query = unit - 2 * fresh;
       const float* head = memory.heads[unit];
       if (query >= 0) {
-        walk_path(q, head, query / group(), layer.head_dim, lane, memory.queries[query]);
+        walk_path(q, head, Divisor(group).quotient(query), layer.head_dim, lane, memory.queries[query]);
         continue;
       }
       const bool is_value = unit >= fresh;

@@ -58,22 +58,20 @@ __device__ inline void walk_path(const HeadPath& path, const float* x, int row, 
     for (int i = lane; i < dim; i += 32) squares += x[i] * x[i];
     inverse = rsqrtf(combine_warp(squares, Sum()) / static_cast<float>(dim) + path.epsilon);
   }
-  const float* norm = path.norm;
+  const auto normed = [&](int i) { return path.norm != nullptr ? x[i] * inverse * path.norm[i] : x[i]; };
 #pragma unroll 1
-  for (int i = lane; i < dim; i += 32) {
-    float value = x[i] * inverse;
-    if (norm != nullptr) value *= norm[i];
-    if (i < 2 * path.half) {
-      const int pair = path.interleaved ? i / 2 : i < path.half ? i : i - path.half;
-      const bool first = path.interleaved ? i % 2 == 0 : i < path.half;
-      const int other = path.interleaved ? i ^ 1 : (first ? i + path.half : i - path.half);
-      float turned = x[other] * inverse;
-      if (norm != nullptr) turned *= norm[other];
-      turned *= path.sin[row * path.half + pair];
-      value = value * path.cos[row * path.half + pair] + (first ? -turned : turned);
-    }
-    to[i] = value;
+  for (int pair = lane; pair < path.half; pair += 32) {
+    const int first = path.interleaved ? 2 * pair : pair;
+    const int second = path.interleaved ? first + 1 : pair + path.half;
+    const float a = normed(first);
+    const float b = normed(second);
+    const float cos = path.cos[row * path.half + pair];
+    const float sin = path.sin[row * path.half + pair];
+    to[first] = fmaf(a, cos, -(b * sin));
+    to[second] = fmaf(b, cos, a * sin);
   }
+#pragma unroll 1
+  for (int i = 2 * path.half + lane; i < dim; i += 32) to[i] = normed(i);
 }
 
 }  // namespace edgewise::cuda

@@ -1,56 +1,74 @@
 // What ends a tile of attention, whichever kernel computed it.
 #pragma once
 
-#include "backends/cuda/attention_kernels.h"
-#include "backends/cuda/device_code.cuh"
+#include "backends/cuda/attention_tile.cuh"
 
 namespace edgewise::cuda {
 
-// Where the state of a tile's query lies: [head_dim] values, the largest score, the sum.
+// Where the state of a tile's query lies.
 __device__ inline float* partial_state(const AttendCall& call, int slot, int head, int row, int dim) {
-  return call.partial + ((static_cast<int64_t>(slot) * call.q_heads + head) * call.tile_rows + row) * (dim + 2);
+  return call.partial +
+         ((static_cast<int64_t>(slot) * call.q_heads + head) * call.tile_rows + row) * partial_floats(dim);
 }
 
-// Called by all threads of a block once its states are written. The last block of a group joins the states of all, in
-// the order of the history; a warp a query.
-__device__ inline void join_group(const AttendCall& call, const AttendTile& tile, int kv_head, int kv_heads, int dim) {
-  __shared__ bool last;
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    int32_t* arrived = call.arrived + tile.first_slot * kv_heads + kv_head;
-    last = atomicAdd(arrived, 1) == tile.splits - 1;
-    if (last) *arrived = 0;
-  }
-  __syncthreads();
-  if (!last) return;
-  __threadfence();
-  const int group = call.q_heads / kv_heads;
+// A query's parts as one, in the order of the history, by a warp. `from`: the first one's, `apart` from each other.
+__device__ inline void join_parts(const float* from, int64_t apart, int splits, int dim, float* out) {
+  constexpr int kAtOnce = 16;
   const int lane = threadIdx.x % 32;
-  for (int query = threadIdx.x / 32; query < tile.rows * group; query += blockDim.x / 32) {
-    const int row = query / group;
-    const int head = kv_head * group + query % group;
-    // Lane i looks at split i; there are 32 at most.
-    const bool mine = lane < tile.splits;
-    const float* state = partial_state(call, tile.first_slot + (mine ? lane : 0), head, row, dim);
-    const float my_largest = mine ? __ldcg(state + dim) : -INFINITY;
-    const float factor = expf(my_largest - combine_warp(my_largest, Largest()));
-    const float sum = combine_warp(mine ? __ldcg(state + dim + 1) * factor : 0.0f, Sum());
-    float* out = call.out + (static_cast<int64_t>(tile.first_row + row) * call.q_heads + head) * dim;
-    float values[8] = {};  // of columns lane, lane + 32, ...
-#pragma unroll 4
-    for (int i = 0; i < tile.splits; ++i) {
-      const float* other = partial_state(call, tile.first_slot + i, head, row, dim);
-      const float share = __shfl_sync(~0u, factor, i);
+  // Lane i looks at part i; there are 32 at most.
+  float2 ends = {-INFINITY, 0};
+  if (lane < splits) ends = __ldcg(reinterpret_cast<const float2*>(from + lane * apart + dim));
+  const float factor = exp_of(ends.x - fmaxf(combine_warp(ends.x, Largest()), -1e30f));
+  const float all = combine_warp(ends.y * factor, Sum());
+#pragma unroll 1
+  for (int column = lane * 4; column - lane * 4 < dim; column += 128) {
+    float4 sum = {};
+#pragma unroll 1
+    for (int first = 0; first < splits; first += kAtOnce) {
+      float4 parts[kAtOnce] = {};
 #pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        if (lane + 32 * j < dim) values[j] = fmaf(__ldcg(other + lane + 32 * j), share, values[j]);
+      for (int i = 0; i < kAtOnce; ++i) {
+        if (first + i < splits && column < dim)
+          parts[i] = __ldcg(reinterpret_cast<const float4*>(from + (first + i) * apart + column));
+      }
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const float share = __shfl_sync(~0u, factor, first + i);
+        if (first + i >= splits) continue;
+        sum.x = fmaf(parts[i].x, share, sum.x);
+        sum.y = fmaf(parts[i].y, share, sum.y);
+        sum.z = fmaf(parts[i].z, share, sum.z);
+        sum.w = fmaf(parts[i].w, share, sum.w);
       }
     }
+    const float values[4] = {sum.x, sum.y, sum.z, sum.w};
 #pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      if (lane + 32 * j < dim) out[lane + 32 * j] = values[j] / sum;
+    for (int i = 0; i < 4; ++i) {
+      if (column + i < dim) out[column + i] = values[i] / all;
     }
+  }
+}
+
+// Says that a part of the tile is in memory: by one thread, behind a barrier of the block that wrote it. How many of
+// the group had come before.
+__device__ inline int arrive(const AttendCall& call, const AttendTile& tile, int kv_head, int kv_heads) {
+  __threadfence();
+  return atomicAdd(call.arrived + tile.first_slot * kv_heads + kv_head, 1);
+}
+
+// The parts of a group as one: by the block that came last, a warp a query.
+__device__ inline void join_group(const AttendCall& call, const AttendTile& tile, int kv_head, int kv_heads, int dim) {
+  __threadfence();
+  if (threadIdx.x == 0) call.arrived[tile.first_slot * kv_heads + kv_head] = 0;
+  const int group = call.q_heads / kv_heads;
+  const Divisor by_group(group);
+  const int64_t apart = static_cast<int64_t>(call.q_heads) * call.tile_rows * partial_floats(dim);
+#pragma unroll 1
+  for (int query = static_cast<int>(threadIdx.x) / 32; query < tile.rows * group; query += blockDim.x / 32) {
+    const int row = by_group.quotient(query);
+    const int head = kv_head * group + by_group.rest(query);
+    join_parts(partial_state(call, tile.first_slot, head, row, dim), apart, tile.splits, dim,
+               call.out + (static_cast<int64_t>(tile.first_row + row) * call.q_heads + head) * dim);
   }
 }
 

@@ -47,7 +47,7 @@ void prepare_heads(cudaStream_t stream, const KvLayer& layer, const FreshHeads& 
 
 // Some rows of a sequence, and the pages of its table they look at. Tiles of the same rows share a `group`; when there
 // are several, each leaves its state for merge.
-struct AttendTile {
+struct alignas(16) AttendTile {
   int32_t first_row = 0;  // of the step
   int32_t rows = 0;
   int32_t page_table = 0;  // where the sequence's begins
@@ -63,9 +63,13 @@ struct AttendTile {
   int32_t sequence_rows = 0;
   int32_t kv_length = 0;
   // The first of the pages, to spare kernels a look at the table.
-  static constexpr int kPagesHere = 5;
+  static constexpr int kPagesHere = 11;
   int32_t pages[kPagesHere] = {};
 };
+
+// The state of a query where several blocks share its history: [head_dim] values, the largest score, the sum, and
+// what aligns the next one.
+constexpr int partial_floats(int head_dim) { return (head_dim + 5) / 4 * 4; }
 
 struct AttendCall {
   const float* q = nullptr;  // [N, q_heads * head_dim]
@@ -80,7 +84,7 @@ struct AttendCall {
   const int32_t* pages = nullptr;  // page tables
   const int32_t* positions = nullptr;
   const uint64_t* masks = nullptr;  // [N]
-  float* partial = nullptr;         // [slots][q_heads][tile_rows][head_dim + 2]
+  float* partial = nullptr;         // [slots][q_heads][tile_rows][partial_floats(head_dim)]
   int32_t* arrived = nullptr;       // [slots, kv_heads] zeros, and zeros again behind
   int q_heads = 0;
   float scale = 0;

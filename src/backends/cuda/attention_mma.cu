@@ -1,5 +1,6 @@
 // Attention on tensor cores, for caches of 16 and 8 bits: the same tiles as in attention.cu, walked as
-// attention_pages.cuh has it.
+// attention_pages.cuh has it. A block takes one tile for one key head after another, and asks for what it needs of the
+// next one while it ends the one before.
 #include <algorithm>
 
 #include "backends/cuda/attention_fresh.cuh"
@@ -9,119 +10,196 @@
 namespace edgewise::cuda {
 namespace {
 
-// What a tile knows of its place, where the kernel before this one still runs.
-__device__ inline void bring_tile_near(const AttendCall& call) {
-  if (threadIdx.x != 0) return;
-  const auto* tile = reinterpret_cast<const char*>(call.tiles + blockIdx.x);
-  prefetch_line(tile);
-  prefetch_line(tile + sizeof(AttendTile) - 1);
-  prefetch_line(call.tile_count);
-}
+// States of a tile's query, and warps of a block, at most.
+constexpr int states_of(int blocks) { return page_turns(blocks) * kPageWarps; }
+// As many registers as leave room for three blocks of kPageWarps on a multiprocessor, or for two.
+constexpr int bound_of(int blocks) { return (blocks == 1 ? 3 : 2) * kPageWarps * 32; }
 
-// The warps' states as results, or as this block's part of them.
-template <int kBlocks>
-__device__ inline void leave_states(const KvLayer& layer, const AttendCall& call, const AttendTile& tile, int kv_head,
-                                    const float* states) {
-  constexpr int kWarps = most_warps(kBlocks);
-  const int warps = blockDim.x / 32;
-  const int group = call.q_heads / layer.kv_heads;
-  const int dim = layer.head_dim;
-  const int queries = tile.rows * group;
-  for (int query = threadIdx.x / 32; query < queries; query += warps) {
-    const int head = kv_head * group + query % group;
-    float* partial = partial_state(call, tile.slot, head, query / group, dim);
-    float* out = call.out + (static_cast<int64_t>(tile.first_row + query / group) * call.q_heads + head) * dim;
-    float all = 0;
-    const auto rest = [&](float most, float sum) {
-      all = sum;
-      if (tile.splits == 1 || threadIdx.x % 32 != 0) return;
-      partial[dim] = most;
-      partial[dim + 1] = sum;
-    };
-    const auto value = [&](int column, float x) {
-      if (tile.splits > 1)
-        partial[column] = x;
-      else
-        out[column] = x / all;
-    };
-    join_warps<kBlocks, kWarps>(states, queries, query, dim, rest, value, warps);
+// A block's share of the work: neighbouring pieces, which are a key head and a tile each, tiles by turns.
+struct Pieces {
+  int kv_head;
+  int tile;
+  int left;   // with it
+  int tiles;  // of the step
+
+  __device__ void advance() {
+    --left;
+    if (++tile < tiles) return;
+    tile = 0;
+    ++kv_head;
   }
+};
+
+// A tile on its way to shared memory.
+__device__ inline void bring_tile(const AttendTile* from, AttendTile* to) {
+  if (threadIdx.x < sizeof(AttendTile) / 16)
+    copy_word(shared_address(to) + threadIdx.x * 16, reinterpret_cast<const uint4*>(from) + threadIdx.x);
+  end_stage();
+}
+
+// The first tile is on its way then. Where blocks have a piece each, it is known before the count of tiles is.
+__device__ inline Pieces share_out(const AttendCall& call, int kv_heads, AttendTile* to) {
+  const auto block = static_cast<int>(blockIdx.x);
+  const auto blocks = static_cast<int>(gridDim.x);
+  const bool one_each = blocks == call.most_tiles * kv_heads;
+  const Divisor by_heads(kv_heads);
+  Pieces pieces{by_heads.rest(block), by_heads.quotient(block), 1, 1};
+  if (one_each) bring_tile(call.tiles + pieces.tile, to);
+  pieces.tiles = *call.tile_count;
+  if (one_each) {
+    if (pieces.tile >= pieces.tiles) pieces.left = 0;
+    return pieces;
+  }
+  const int all = pieces.tiles * kv_heads;
+  const int first = all * block / blocks;
+  pieces.left = all * (block + 1) / blocks - first;
+  pieces.kv_head = first / pieces.tiles;
+  pieces.tile = first % pieces.tiles;
+  if (pieces.left > 0) bring_tile(call.tiles + pieces.tile, to);
+  return pieces;
 }
 
 template <int kBlocks>
-using Memory = FreshMemory<kBlocks * 64, most_warps(kBlocks)>;
+using Memory = FreshMemory<kBlocks * 64, states_of(kBlocks)>;
 
-// kBlocks: head_dim in units of 64 columns, rounded up.
+// The tile's queries as operands in shared memory, and what they see. Where they come as Linears left them, the
+// sequence's cache grows too by what lies in the tile's pages.
 template <typename T, int kBlocks>
-__global__ void __launch_bounds__(most_warps(kBlocks) * 32)
-    attend_mma_kernel(const KvLayer layer, const AttendCall call) {
-  constexpr int kSteps = 2 * kBlocks;  // of 32 columns of a key
-  bring_tile_near(call);
-  wait_for_inputs();
-  const AttendTile tile = call.tiles[blockIdx.x];  // on its way while the count is
-  if (static_cast<int>(blockIdx.x) >= *call.tile_count) return;
-  const int kv_head = static_cast<int>(blockIdx.y);
-  const int group = call.q_heads / layer.kv_heads;
-  const int dim = layer.head_dim;
-  __shared__ uint4 operands[2][kSteps * 2][32];
-  extern __shared__ __align__(16) float states[];
-  bring_pages_near<T>(layer, call, tile, kv_head);
-  // Lies where states come later, and its angles where operands do.
-  auto& memory = *reinterpret_cast<Memory<kBlocks>*>(states);
+__device__ inline void make_queries(const KvLayer& layer, const AttendCall& call, const AttendRule& rule,
+                                    const AttendTile& tile, int kv_head, Memory<kBlocks>& memory, RowView* views,
+                                    uint4 (*operands)[4 * kBlocks][32]) {
   const bool fresh = call.heads.slots != nullptr;
   if (fresh) {
-    static_assert(sizeof(operands) == sizeof(float) * kTileQueries * kBlocks * 64);
-    const FreshTile<T, kBlocks * 64, most_warps(kBlocks)> rows{layer,   call,   tile,
-                                                               kv_head, memory, reinterpret_cast<float*>(operands)};
+    // Angles lie where operands come later.
+    static_assert(sizeof(operands[0]) * 2 == sizeof(float) * kTileQueries * kBlocks * 64);
+    const FreshTile<T, kBlocks * 64, states_of(kBlocks)> rows{
+        layer, call, tile, kv_head, rule.group, memory, reinterpret_cast<float*>(operands)};
     rows.bring();
     __syncthreads();
     rows.walk();
     __syncthreads();
   }
+  const Divisor by_group(rule.group);
   const auto head_of = [&](int query) -> const float* {
     if (fresh) return memory.queries[query];
-    const int64_t row = tile.first_row + query / group;
-    return call.q + (row * call.q_heads + kv_head * group + query % group) * dim;
+    const int64_t row = tile.first_row + by_group.quotient(query);
+    return call.q + (row * call.q_heads + kv_head * rule.group + by_group.rest(query)) * layer.head_dim;
   };
-  stage_queries<Cache<T>::kBF16, kSteps>(
-      operands[0], operands[1], tile.rows * group, dim, call.scale, static_cast<int>(blockDim.x),
+  if (threadIdx.x < kTileQueries) views[threadIdx.x] = view_of(rule, tile, static_cast<int>(threadIdx.x));
+  stage_queries<Cache<T>::kBF16, 2 * kBlocks>(
+      operands[0], operands[1], tile.rows * rule.group, layer.head_dim, call.scale, static_cast<int>(blockDim.x),
       [&](int query, int column) { return *reinterpret_cast<const float2*>(head_of(query) + column); });
   __syncthreads();
-  const AttendRule rule{call.softcap, call.window, group, call.positions, call.masks, call.tiles + blockIdx.x,
-                        call.pages};
-  attend_pages<T, kBlocks>(layer, rule, tile, kv_head, operands[0], operands[1], states);
-  __syncthreads();
-  leave_states<kBlocks>(layer, call, tile, kv_head, states);
-  if (tile.splits > 1) join_group(call, tile, kv_head, layer.kv_heads, dim);
 }
 
+// The warps' states as results, or as this block's part of them.
 template <int kBlocks>
-constexpr size_t kStaticBytes = sizeof(uint4) * 2 * 4 * kBlocks * 32 + 128;  // operands of queries, and little else
-// Of a block, for so many warps' states.
-template <int kBlocks>
-constexpr size_t shared_bytes(int warps) {
-  const size_t states = sizeof(float) * static_cast<size_t>(warps) * kTileQueries * (kBlocks * 64 + 2);
-  return kStaticBytes<kBlocks> + std::max(states, sizeof(Memory<kBlocks>));
+__device__ inline void finish(const KvLayer& layer, const AttendCall& call, const AttendRule& rule,
+                              const AttendTile& tile, int kv_head, const float* states) {
+  const Divisor by_group(rule.group);
+  const int warps = static_cast<int>(blockDim.x) / 32;
+  const int dim = layer.head_dim;
+  const int queries = tile.rows * rule.group;
+#pragma unroll 1
+  for (int query = static_cast<int>(threadIdx.x) / 32; query < queries; query += warps) {
+    const int row = by_group.quotient(query);
+    const int head = kv_head * rule.group + by_group.rest(query);
+    float* partial = partial_state(call, tile.slot, head, row, dim);
+    float* out = call.out + (static_cast<int64_t>(tile.first_row + row) * call.q_heads + head) * dim;
+    float all = 0;
+    const auto rest = [&](float most, float sum) {
+      all = sum;
+      if (tile.splits > 1 && threadIdx.x % 32 == 0) *reinterpret_cast<float2*>(partial + dim) = {most, sum};
+    };
+    const auto value = [&](int column, const float(&x)[4]) {
+      if (tile.splits > 1) {
+        *reinterpret_cast<float2*>(partial + column) = {x[0], x[1]};
+        *reinterpret_cast<float2*>(partial + column + 2) = {x[2], x[3]};
+      } else {
+        *reinterpret_cast<float4*>(out + column) = {x[0] / all, x[1] / all, x[2] / all, x[3] / all};
+      }
+    };
+    join_warps<kBlocks, states_of(kBlocks), 4>(states, queries, query, dim, rest, value);
+  }
+}
+
+// kBlocks: head_dim in units of 64 columns, rounded up.
+template <typename T, int kBlocks>
+__global__ void __launch_bounds__(bound_of(kBlocks)) attend_mma_kernel(const KvLayer layer, const AttendCall call) {
+  __shared__ uint4 operands[2][4 * kBlocks][32];
+  __shared__ RowView views[kTileQueries];
+  __shared__ AttendTile tiles[3];  // the one before, this one, and the next one
+  __shared__ bool last;
+  extern __shared__ __align__(16) float states[];
+  wait_for_inputs();
+  Pieces pieces = share_out(call, layer.kv_heads, tiles);
+  if (pieces.left == 0) return;
+  wait_stages<0>();
+  __syncthreads();
+  const int group = Divisor(layer.kv_heads).quotient(call.q_heads);
+  const AttendRule rule{call.softcap, call.window, group, call.positions, call.masks, call.pages};
+  PageWalk<T, kBlocks> pages(layer, rule, views, operands[0], operands[1]);
+  pages.begin(tiles[0], pieces.kv_head);
+  bool same_queries = false;
+  int head_before = -1;  // where others have parts of the tile before
+  int arrived = 0;       // of those, for thread 0, which need not wait for the number while the block walks on
+  for (int i = 0, before = 2; pieces.left > 0 || head_before >= 0; before = i, i = (i + 1) % 3) {
+    const bool more = pieces.left > 0;
+    const AttendTile& tile = tiles[i];
+    const AttendTile& next = tiles[(i + 1) % 3];
+    const int kv_head = pieces.kv_head;
+    if (more) {
+      pieces.advance();
+      if (pieces.left > 0) bring_tile(call.tiles + pieces.tile, &tiles[(i + 1) % 3]);
+      if (!same_queries)
+        make_queries<T, kBlocks>(layer, call, rule, tile, kv_head, reinterpret_cast<Memory<kBlocks>&>(*states), views,
+                                 operands);
+      pages.walk(states);
+      wait_stages<0>();
+    }
+    if (threadIdx.x == 0) last = head_before >= 0 && arrived == tiles[before].splits - 1;
+    __syncthreads();
+    if (last) join_group(call, tiles[before], head_before, layer.kv_heads, layer.head_dim);
+    head_before = -1;
+    if (!more) continue;
+    if (pieces.left > 0) {
+      pages.begin(next, pieces.kv_head);
+      same_queries = pieces.kv_head == kv_head && next.first_row == tile.first_row &&
+                     (call.heads.slots == nullptr || next.page_end * kPageSlots <= next.kv_length);
+    }
+    finish<kBlocks>(layer, call, rule, tile, kv_head, states);
+    __syncthreads();  // states may go
+    if (tile.splits == 1) continue;
+    head_before = kv_head;
+    if (threadIdx.x == 0) arrived = arrive(call, tile, kv_head, layer.kv_heads);
+  }
+}
+
+// Blocks of so many threads that run on this GPU at once.
+template <typename T, int kBlocks>
+int blocks_here(int threads, size_t shared) {
+  int device = 0, multiprocessors = 0, of_one = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+  // Where this fails the launch does too, in every step, and the step says so.
+  cudaFuncSetAttribute(attend_mma_kernel<T, kBlocks>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                       static_cast<int>(shared));
+  cudaOccupancyMaxActiveBlocksPerMultiprocessor(&of_one, attend_mma_kernel<T, kBlocks>, threads, shared);
+  return multiprocessors * std::max(of_one, 1);
 }
 
 template <typename T, int kBlocks>
 void attend_dim(cudaStream_t stream, const KvLayer& layer, const AttendCall& call) {
-  // As many turns as there is shared memory for.
-  static const int warps = [] {
-    int device = 0, most = 0;
-    cudaGetDevice(&device);
-    cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    int turns = most_turns(kBlocks);
-    while (turns > 1 && shared_bytes<kBlocks>(turns * kPageWarps) > static_cast<size_t>(most)) --turns;
-    // Where this fails the launch does too, in every step, and the step says so.
-    const auto kernel = attend_mma_kernel<T, kBlocks>;
-    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                         static_cast<int>(shared_bytes<kBlocks>(turns * kPageWarps) - kStaticBytes<kBlocks>));
-    return turns * kPageWarps;
-  }();
-  const dim3 grid(static_cast<unsigned>(call.most_tiles), static_cast<unsigned>(layer.kv_heads));
-  launch(attend_mma_kernel<T, kBlocks>, grid, warps * 32, shared_bytes<kBlocks>(warps) - kStaticBytes<kBlocks>, stream,
-         layer, call);
+  constexpr size_t kStateBytes = sizeof(float) * states_of(kBlocks) * kTileQueries * state_floats(kBlocks);
+  constexpr size_t kShared = std::max(kStateBytes, sizeof(Memory<kBlocks>));
+  constexpr int kWide = 32 * states_of(kBlocks);
+  constexpr int kNarrow = 32 * kPageWarps;
+  static const int most_wide = blocks_here<T, kBlocks>(kWide, kShared);
+  static const int most_narrow = blocks_here<T, kBlocks>(kNarrow, kShared);
+  const int pieces = call.most_tiles * layer.kv_heads;
+  const bool wide = pieces <= most_wide;
+  launch(attend_mma_kernel<T, kBlocks>, dim3(static_cast<unsigned>(std::min(pieces, most_narrow))),
+         wide ? kWide : kNarrow, kShared, stream, layer, call);
 }
 
 template <typename T>

@@ -17,7 +17,8 @@ class AttentionOp final : public CudaOp {
     prepares_ = attends_on_tensor_cores(layer_) && q_path_.cos == k_path_.cos && q_path_.sin == k_path_.sin;
   }
   size_t workspace() const override {
-    return slots_ * static_cast<size_t>(call_.q_heads * call_.tile_rows * (layer_.head_dim + 2)) * sizeof(float);
+    return slots_ * static_cast<size_t>(call_.q_heads * call_.tile_rows * partial_floats(layer_.head_dim)) *
+           sizeof(float);
   }
   void launch(const StepContext& context) const noexcept override {
     append_kv(context.stream, layer_, context.values[k_], context.values[v_], context.slots, context.tokens);

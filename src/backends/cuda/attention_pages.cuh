@@ -7,185 +7,277 @@
 namespace edgewise::cuda {
 
 inline constexpr int kPageWarps = 4;  // of 16 tokens of a page each
-// So many such groups of warps take pages in turns, or fewer where a block has less shared memory.
-constexpr int most_turns(int blocks) { return blocks <= 2 ? 3 : 1; }
-constexpr int most_warps(int blocks) { return kPageWarps * most_turns(blocks); }
+// Pages of a tile go by turns to so many states, which are joined in the end. Each turn has warps of its own where few
+// tiles leave room for them; else the same warps take one turn after the other, with the same bits.
+constexpr int page_turns(int blocks) { return blocks <= 2 ? 2 : 1; }
 
-template <typename T>
-__device__ inline void load_eight(const T* from, bool there, uint32_t (&to)[4]) {
+// A warp's softmax over its share of a tile's pages, one tile after another. Keys and values of the next page are on
+// their way while this one's are multiplied. kBlocks: head_dim in units of 64 columns, rounded up.
+template <typename T, int kBlocks>
+class PageWalk {
+ public:
+  // In shared memory: views of the tile's queries, and those as operands (stage_queries()).
+  __device__ PageWalk(const KvLayer& layer, const AttendRule& rule, const RowView* rows, const uint4 (*q_high)[32],
+                      const uint4 (*q_low)[32])
+      : layer_(layer), rule_(rule), rows_(rows), q_high_(q_high), q_low_(q_low) {
+    const int dim = layer.head_dim;
+    keys_ = static_cast<const T*>(layer.keys) + (token_ + g_ / 2 * 4 + g_ % 2) * dim + t_ * 8;
+    values_ = static_cast<const T*>(layer.values) + (token_ + t_ * 4) * dim + g_ * 8;
+  }
+
+  // Goes to a tile, in shared memory; its first page is on its way to the L2 cache then.
+  __device__ void begin(const AttendTile& tile, int kv_head) {
+    tile_ = &tile;
+    kv_head_ = kv_head;
+    first_ = max(tile.page_begin, oldest_of(tile, rule_.window) / kPageSlots);
+    look_up(0);
+    const int p = first_of(group());
+    if (p < tile.page_end) bring_near(page_of(tile, rule_.pages, p) * layer_.kv_heads + kv_head);
+  }
+
+  // Leaves the states of turn t as those of warps 4t to 4t + 3 (leave_states()).
+  __device__ __forceinline__ void walk(float* states) {
+    const int end = tile_->page_end;
+    const int groups = static_cast<int>(blockDim.x) / (32 * kPageWarps);
+    int turn = group();
+    for (; turn < kTurns && first_of(turn) >= end; turn += groups) leave_nothing(states, turn);
+    if (turn >= kTurns) return;
+    int p = first_of(turn);
+    int head = head_of(p);
+    if constexpr (kAhead) {
+      clear(key_words_);
+      clear(value_words_);
+      ask_keys(head);
+      ask_values(head);
+    }
+    reset();
+#pragma unroll 1
+    while (true) {
+      int next = p + kTurns;
+      const bool ends = next >= end;
+      if (ends && turn + groups < kTurns) next = first_of(turn + groups);
+      const bool more = next < end;
+      if constexpr (!kAhead) ask_keys(head);
+      float scores[2][4];
+      score(scores);
+      if constexpr (!kAhead) ask_values(head);
+      if (more) {
+        head = head_of(next);
+        if constexpr (kAhead) ask_keys(head);
+      }
+      if (!sees_all(rule_, *tile_, p * kPageSlots + token_)) {
+        const RowView rows[2] = {rows_[g_], rows_[g_ + 8]};
+        mask_scores(rule_, *tile_, rows, p * kPageSlots + token_ + t_ * 4, scores);
+      }
+      uint32_t high[4], low[4];
+      weigh(scores, high, low);
+      add_values(high, low);
+      if (kAhead && more) ask_values(head);
+      p = next;
+      if (!ends) continue;
+      leave_states<kBlocks>(states, queries(), warp_of(turn), largest_, sum_, sums_);
+      turn += groups;
+      if (!more) break;
+      reset();
+    }
+    for (; turn < kTurns; turn += groups) leave_nothing(states, turn);
+  }
+
+ private:
   using Word = typename Eight<T>::Word;
-  unpack_eight<T>(there ? __ldcg(reinterpret_cast<const Word*>(from)) : Word{}, to);
-}
+  static constexpr bool kBF16 = Cache<T>::kBF16;
+  static constexpr bool kScaled = Cache<T>::kScaled;
+  static constexpr int kTurns = page_turns(kBlocks);
+  static constexpr bool kAhead = kBlocks <= 2;                             // there are registers for it
+  static constexpr int kSteps = 2 * kBlocks;                               // of 32 columns of a key
+  static constexpr int kSurely = kBlocks == 4 ? 128 : (kBlocks - 1) * 64;  // columns that every head has
 
-// Which tokens of a page a warp takes, and which pages.
-struct Share {
-  int turns = blockDim.x / 32 / kPageWarps;
-  int token = threadIdx.x / 32 % kPageWarps * 16;
-  int turn = threadIdx.x / 32 / kPageWarps;
-  // The first one from `page` on. By its number alone: a row's bits must not depend on where other rows begin.
-  __device__ int page_from(int page) const { return page + (turn + turns - page % turns) % turns; }
-};
+  // By its number alone: a row's bits must not depend on where other rows begin.
+  __device__ int first_of(int turn) const { return first_ + (first_ + turn) % kTurns; }
+  __device__ int queries() const { return tile_->rows * rule_.group; }
+  __device__ int warp_of(int turn) const { return turn * kPageWarps + token_ / 16; }
+  __device__ void leave_nothing(float* states, int turn) const {
+    float* const state = states + warp_of(turn) * queries() * state_floats(kBlocks);
+#pragma unroll 1
+    for (int i = lane_; i < queries() * state_floats(kBlocks); i += 32)
+      state[i] = i % state_floats(kBlocks) == kBlocks * 64 ? -INFINITY : 0.0f;
+  }
+  __device__ static int group() { return static_cast<int>(threadIdx.x) / (32 * kPageWarps); }
 
-// A warp's first two pages on their way to the L2 cache, while queries are made.
-template <typename T>
-__device__ inline void bring_pages_near(const KvLayer& layer, const AttendCall& call, const AttendTile& tile,
-                                        int kv_head) {
-  const Share share;
-  const int oldest = call.window > 0 ? max(tile.position - call.window + 1, 0) : 0;
-  const int first = share.page_from(max(tile.page_begin, oldest / kPageSlots));
-  const int bytes = 16 * layer.head_dim * static_cast<int>(sizeof(T));
-  for (int p = first; p < min(tile.page_end, first + 2 * share.turns); p += share.turns) {
-    const int64_t head =
-        static_cast<int64_t>(page_of(call.tiles + blockIdx.x, call.pages, p)) * layer.kv_heads + kv_head;
-    const int64_t begin = (head * kPageSlots + share.token) * layer.head_dim * static_cast<int64_t>(sizeof(T));
-    for (int line = threadIdx.x % 32 * 128; line < bytes; line += 32 * 128) {
-      prefetch_line(static_cast<const char*>(layer.keys) + begin + line);
-      prefetch_line(static_cast<const char*>(layer.values) + begin + line);
+  // The numbers of 32 pages, a lane each.
+  __device__ void look_up(int window) {
+    window_ = window;
+    const int p = first_ + window + lane_;
+    if (p < tile_->page_end) numbers_ = page_of(*tile_, rule_.pages, p);
+  }
+  // Page number p's of this key head, among all pages' heads.
+  __device__ int head_of(int p) {
+    const int window = (p - first_) & ~31;
+    if (window != window_) look_up(window);
+    return __shfl_sync(~0u, numbers_, (p - first_) & 31) * layer_.kv_heads + kv_head_;
+  }
+  // The first of its tokens among all, and of the first one's columns.
+  __device__ static int64_t slot_of(int head) { return static_cast<int64_t>(head) * kPageSlots; }
+  __device__ int64_t columns_of(int head) const { return static_cast<int64_t>(head) * (kPageSlots * layer_.head_dim); }
+
+  // The warp's tokens of a page on their way to the L2 cache.
+  __device__ void bring_near(int head) const {
+    const int bytes = 16 * layer_.head_dim * static_cast<int>(sizeof(T));
+    const int64_t first = columns_of(head) + token_ * layer_.head_dim;
+    const auto* keys = reinterpret_cast<const char*>(static_cast<const T*>(layer_.keys) + first);
+    const auto* values = reinterpret_cast<const char*>(static_cast<const T*>(layer_.values) + first);
+#pragma unroll
+    for (int line = lane_ * 128; line < 16 * kBlocks * 64 * static_cast<int>(sizeof(T)); line += 32 * 128) {
+      if (line >= bytes) continue;
+      prefetch_line(keys + line);
+      prefetch_line(values + line);
     }
   }
-}
-
-// A warp's softmax over its share of a tile's pages, left in shared memory: [warp][query < queries][kBlocks * 64 + 2],
-// values, then the largest score, then the sum. kBlocks: head_dim in units of 64 columns, rounded up.
-template <typename T, int kBlocks>
-__device__ __forceinline__ void attend_pages(const KvLayer& layer, const AttendRule& call, const AttendTile& tile,
-                                             int kv_head, const uint4 (*q_high)[32], const uint4 (*q_low)[32],
-                                             float* states) {
-  constexpr bool kBF16 = Cache<T>::kBF16;
-  constexpr bool kScaled = Cache<T>::kScaled;
-  constexpr int kSteps = 2 * kBlocks;  // of 32 columns of a key
-  const int dim = layer.head_dim;
-  const int queries = tile.rows * call.group;
-  const int warp = threadIdx.x / 32;
-  const int lane = threadIdx.x % 32;
-  const int g = lane / 4;
-  const int t = lane % 4;
-  RowView rows[2];
-  int oldest = look_at_rows(call, tile, g, rows);
-  // The first page that any row looks at.
+  __device__ void reset() {
+    largest_[0] = largest_[1] = -INFINITY;
+    sum_[0] = sum_[1] = 0;
 #pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) oldest = min(oldest, __shfl_xor_sync(~0u, oldest, offset));
-  const int first_page = max(tile.page_begin, max(oldest, 0) / kPageSlots);
-
-  float largest[2] = {-INFINITY, -INFINITY};
-  float sum[2] = {0, 0};
-  float values[kBlocks * 8][4] = {};
-  const Share share;
-  const int token = share.token;  // of each page
-  for (int p = share.page_from(first_page); p < tile.page_end; p += share.turns) {
-    const int64_t head = static_cast<int64_t>(page_of(call.tile, call.pages, p)) * layer.kv_heads + kv_head;
-    const T* keys = static_cast<const T*>(layer.keys) + head * kPageSlots * dim;
-    const T* page_values = static_cast<const T*>(layer.values) + head * kPageSlots * dim;
-    // All loads first, so that they travel together.
-    uint32_t v[kBlocks][4][4];  // four tokens of eight neighbouring columns
-    uint32_t k[kSteps][2][4];
+    for (int i = 0; i < kBlocks * 32; ++i) sums_[i / 4][i % 4] = 0;
+  }
+  template <int kRows, int kColumns>
+  __device__ static void clear(Word (&words)[kRows][kColumns]) {
 #pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
-      const int column = step * 32 + t * 8;
+    for (int i = 0; i < kRows * kColumns; ++i) words[i / kColumns][i % kColumns] = {};
+  }
+  // Columns that a head does not have are zero.
+  __device__ static void load(const T* from, bool there, Word& to) {
+    if (!kAhead) to = {};
+    if (there) to = __ldcg(reinterpret_cast<const Word*>(from));
+  }
+  __device__ __forceinline__ void ask_keys(int head) {
+    const int dim = layer_.head_dim;
 #pragma unroll
-      for (int i = 0; i < 2; ++i)
-        load_eight(keys + (token + g / 2 * 4 + g % 2 + i * 2) * dim + column, column < dim, k[step][i]);
+    for (int i = 0; i < 2; ++i) {
+      const T* from = keys_ + columns_of(head) + i * 2 * dim;
+#pragma unroll
+      for (int step = 0; step < kSteps; ++step)
+        load(from + step * 32, step * 32 < kSurely || step * 32 + t_ * 8 < dim, key_words_[step][i]);
     }
+    if constexpr (kScaled) key_scales_ = scales_at(layer_.key_scales + slot_of(head));
+  }
+  __device__ __forceinline__ void ask_values(int head) {
+    const int dim = layer_.head_dim;
 #pragma unroll
-    for (int block = 0; block < kBlocks; ++block) {
-      const int column = block * 64 + g * 8;
+    for (int j = 0; j < 4; ++j) {
+      const T* from = values_ + columns_of(head) + j * dim;
 #pragma unroll
-      for (int j = 0; j < 4; ++j)
-        load_eight(page_values + (token + t * 4 + j) * dim + column, column < dim, v[block][j]);
+      for (int block = 0; block < kBlocks; ++block)
+        load(from + block * 64, block * 64 < kSurely || block * 64 + g_ * 8 < dim, value_words_[block][j]);
     }
-    // Column c of the two tiles of scores is token c / 2 * 4 + c % 2, and that + 2: where the other product wants it.
-    float scores[2][4] = {};
+    if constexpr (kScaled) value_scales_ = scales_at(layer_.value_scales + slot_of(head));
+  }
+  __device__ float4 scales_at(const float* from) const {
+    return __ldcg(reinterpret_cast<const float4*>(from + token_ + t_ * 4));
+  }
+
+  // Column c of the two tiles of scores is token c / 2 * 4 + c % 2, and that + 2: where the other product wants it.
+  __device__ __forceinline__ void score(float (&scores)[2][4]) const {
     float low_scores[2][4] = {};
 #pragma unroll
+    for (int i = 0; i < 8; ++i) scores[i / 4][i % 4] = 0;
+    uint4 next_high = q_high_[0][lane_];
+    uint4 next_low = q_low_[0][lane_];
+#pragma unroll
     for (int step = 0; step < kSteps; ++step) {
+      uint32_t key[2][4];
 #pragma unroll
-      for (int tile_of_two = 0; tile_of_two < 2; ++tile_of_two) {
-        const uint32_t(&key)[4] = k[step][tile_of_two];
+      for (int i = 0; i < 2; ++i) unpack_eight<T>(key_words_[step][i], key[i]);
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const uint4 high = q_high[step * 2 + half][lane];
-          const uint4 low = q_low[step * 2 + half][lane];
-          const uint32_t a[4] = {high.x, high.y, high.z, high.w};
-          const uint32_t b[4] = {low.x, low.y, low.z, low.w};
-          multiply_tile<kBF16>(scores[tile_of_two], a, key[2 * half], key[2 * half + 1]);
-          multiply_tile<kBF16>(low_scores[tile_of_two], b, key[2 * half], key[2 * half + 1]);
+      for (int half = 0; half < 2; ++half) {
+        const uint4 high = next_high;
+        const uint4 low = next_low;
+        const int next = min(step * 2 + half + 1, 2 * kSteps - 1);
+        next_high = q_high_[next][lane_];
+        next_low = q_low_[next][lane_];
+        const uint32_t a[4] = {high.x, high.y, high.z, high.w};
+        const uint32_t b[4] = {low.x, low.y, low.z, low.w};
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          multiply_tile<kBF16>(scores[i], a, key[i][2 * half], key[i][2 * half + 1]);
+          multiply_tile<kBF16>(low_scores[i], b, key[i][2 * half], key[i][2 * half + 1]);
         }
       }
     }
-    float now[2] = {largest[0], largest[1]};
+    const float scale[4] = {key_scales_.x, key_scales_.y, key_scales_.z, key_scales_.w};
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      const int of_two = i / 4;
-      float& score = scores[of_two][i % 4];
-      score += low_scores[of_two][i % 4] * (1.0f / kLowFactor<kBF16>);
-      if constexpr (kScaled) score *= __ldcg(layer.key_scales + head * kPageSlots + token + t * 4 + of_two * 2 + i % 2);
-    }
-    // Apart, since few models want it and instructions that nobody jumps over are there sooner.
-    if (call.softcap > 0) {
-#pragma unroll
-      for (int i = 0; i < 8; ++i) scores[i / 4][i % 4] = call.softcap * tanhf(scores[i / 4][i % 4] / call.softcap);
-    }
-    const bool chain = tile.tree_begin == INT_MAX;
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const int r = i % 4 / 2;
-      const int slot = p * kPageSlots + token + t * 4 + i / 4 * 2 + i % 2;
-      const bool seen =
-          chain ? slot <= rows[r].position && slot >= rows[r].oldest : sees(rows[r], tile.tree_begin, slot);
       float& score = scores[i / 4][i % 4];
-      score = seen ? score : -INFINITY;
-      now[r] = fmaxf(now[r], score);
+      score += low_scores[i / 4][i % 4] * (1.0f / kLowFactor<kBF16>);
+      if constexpr (kScaled) score *= scale[i / 4 * 2 + i % 2];
     }
-    raise_largest(now, largest, sum, values, [](float x) { return expf(x); });
-    uint32_t high[4], low[4];
+  }
+
+  // Scores as weights of tokens, operands of 16 bits.
+  __device__ __forceinline__ void weigh(float (&scores)[2][4], uint32_t (&high)[4], uint32_t (&low)[4]) {
+    float now[2] = {largest_[0], largest_[1]};
+#pragma unroll
+    for (int i = 0; i < 8; ++i) now[i % 4 / 2] = fmaxf(now[i % 4 / 2], scores[i / 4][i % 4]);
+    raise_largest(now, largest_, sum_, sums_, [](float x) { return exp_of(x); });
+    // Where a row has seen nothing yet: exp(-inf) is zero, and that of -inf less -inf is no number.
+    const float base[2] = {fmaxf(largest_[0], -1e30f), fmaxf(largest_[1], -1e30f)};
+    const float scale[4] = {value_scales_.x, value_scales_.y, value_scales_.z, value_scales_.w};
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
       float pair[2];
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        const float score = scores[r / 2][r % 2 * 2 + j];
-        pair[j] = score == -INFINITY ? 0.0f : expf(score - largest[r % 2]);
-        sum[r % 2] += pair[j];
-        if constexpr (kScaled)
-          pair[j] *= __ldcg(layer.value_scales + head * kPageSlots + token + t * 4 + r / 2 * 2 + j);
+        pair[j] = exp_of(scores[r / 2][r % 2 * 2 + j] - base[r % 2]);
+        sum_[r % 2] += pair[j];
+        if constexpr (kScaled) pair[j] *= scale[r / 2 * 2 + j];
       }
-      split_pair<kBF16>(pair[0], pair[1], high[r], low[r]);
-    }
-#pragma unroll
-    for (int block = 0; block < kBlocks; ++block) {
-      // Joined two by two. Column g of tile i is column g * 8 + i.
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const uint32_t select = i % 2 == 0 ? 0x5410 : 0x7632;
-        const uint32_t b0 = __byte_perm(v[block][0][i / 2], v[block][1][i / 2], select);
-        const uint32_t b1 = __byte_perm(v[block][2][i / 2], v[block][3][i / 2], select);
-        float low_values[4] = {};
-        multiply_tile<kBF16>(values[block * 8 + i], high, b0, b1);
-        multiply_tile<kBF16>(low_values, low, b0, b1);
-#pragma unroll
-        for (int j = 0; j < 4; ++j) values[block * 8 + i][j] += low_values[j] * (1.0f / kLowFactor<kBF16>);
-      }
+      split_weights<kBF16>(pair, high[r], low[r]);
     }
   }
 
-  const int stride = kBlocks * 64 + 2;
+  __device__ __forceinline__ void add_values(const uint32_t (&high)[4], const uint32_t (&low)[4]) {
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    sum[r] += __shfl_xor_sync(~0u, sum[r], 1);
-    sum[r] += __shfl_xor_sync(~0u, sum[r], 2);
-    if (g + 8 * r >= queries) continue;
-    float* state = states + (warp * queries + g + 8 * r) * stride;
-    if (t == 0) {
-      state[kBlocks * 64] = largest[r];
-      state[kBlocks * 64 + 1] = sum[r];
-    }
+    for (int block = 0; block < kBlocks; ++block) {
+      uint32_t v[4][4];  // four tokens of eight neighbouring columns
 #pragma unroll
-    for (int i = 0; i < kBlocks * 8; ++i) {
-      // Columns 2t and 2t + 1 of tile i.
-      state[i / 8 * 64 + 2 * t * 8 + i % 8] = values[i][2 * r];
-      state[i / 8 * 64 + (2 * t + 1) * 8 + i % 8] = values[i][2 * r + 1];
+      for (int j = 0; j < 4; ++j) unpack_eight<T>(value_words_[block][j], v[j]);
+      // Joined two by two. Column g of tile i is column g * 8 + i.
+      uint32_t b[8][2];
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const uint32_t select = i % 2 == 0 ? 0x5410 : 0x7632;
+        b[i][0] = __byte_perm(v[0][i / 2], v[1][i / 2], select);
+        b[i][1] = __byte_perm(v[2][i / 2], v[3][i / 2], select);
+        multiply_tile<kBF16>(sums_[block * 8 + i], high, b[i][0], b[i][1]);
+      }
+      // Behind all of those, so that nobody waits for the sum before.
+#pragma unroll
+      for (int i = 0; i < 8; ++i) multiply_tile<kBF16>(sums_[block * 8 + i], low, b[i][0], b[i][1]);
     }
   }
-}
+
+  const KvLayer& layer_;
+  const AttendRule& rule_;
+  const RowView* rows_;
+  const uint4 (*q_high_)[32];
+  const uint4 (*q_low_)[32];
+  const int lane_ = threadIdx.x % 32;
+  const int g_ = lane_ / 4;
+  const int t_ = lane_ % 4;
+  const int token_ = threadIdx.x / 32 % kPageWarps * 16;  // the warp's first one of a page
+  const T* keys_;                                         // of the lane's first token, in the cache's first page
+  const T* values_;
+  const AttendTile* tile_;
+  int kv_head_ = 0;
+  int first_ = 0;    // page
+  int window_ = 0;   // of pages behind it
+  int numbers_ = 0;  // of those
+  Word key_words_[kSteps][2];
+  Word value_words_[kBlocks][4];
+  float4 key_scales_;  // of the lane's four tokens, for scaled types
+  float4 value_scales_;
+  float largest_[2];
+  float sum_[2];
+  float sums_[kBlocks * 8][4];
+};
 
 }  // namespace edgewise::cuda

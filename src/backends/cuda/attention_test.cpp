@@ -92,7 +92,7 @@ void compare(const Case& c, DType kv) {
                            dtype_name(kv), c.window, c.softcap));
   const Graph graph = attention_graph(c);
   const Graph fast = packed(graph, CudaBackend());
-  StepMaker steps(4, 390, kVocabulary, 5);
+  StepMaker steps(4, 1100, kVocabulary, 5);
   LoadOptions options;
   options.max_tokens = options.max_rows = 220;
   options.max_sequences = 4;
@@ -117,6 +117,7 @@ void compare(const Case& c, DType kv) {
     }
   };
   run(steps.next({{0, 130}, {1, 7}}));
+  for (int i = 0; i < 3; ++i) run(steps.next({{0, 200}, {3, 1}}));  // until two blocks share the history
   run(steps.next({{1, 65}, {0, 150}}));  // two prompts, behind histories that end within a page
   run(steps.next({{0, 64}, {2, 65}}));   // one row makes the difference
   run(steps.next({{0, 1}, {1, 1}, {2, 1}}));
@@ -131,6 +132,11 @@ TEST_F(CudaAttentionTest, PromptsOfAnyGroup) {
     for (const DType kv : kCaches) compare({.heads = heads, .kv_heads = kv_heads}, kv);
     compare({.heads = heads, .kv_heads = kv_heads, .head_dim = 256}, DType::kBF16);
   }
+}
+
+// More tiles than blocks that run at once: they take several each, one behind the other.
+TEST_F(CudaAttentionTest, ManyTiles) {
+  for (const DType kv : {DType::kBF16, DType::kI8}) compare({.heads = 64, .kv_heads = 4}, kv);
 }
 
 TEST_F(CudaAttentionTest, PromptsOfAnyHead) {

@@ -17,10 +17,10 @@ namespace edgewise::cuda {
 
 inline constexpr int kTileQueries = 16;
 
-// `tile` where it lies in memory: registers have no order.
-__device__ inline int page_of(const AttendTile* tile, const int32_t* pages, int number) {
-  const int index = number - tile->page_begin;
-  return index < AttendTile::kPagesHere ? tile->pages[index] : pages[tile->page_table + number];
+// `tile` in shared memory: registers have no order.
+__device__ inline int page_of(const AttendTile& tile, const int32_t* pages, int number) {
+  const int index = number - tile.page_begin;
+  return index < AttendTile::kPagesHere ? tile.pages[index] : pages[tile.page_table + number];
 }
 
 template <typename T>
@@ -110,26 +110,73 @@ struct AttendRule {
   int window = 0;
   int group = 1;  // query heads a key head
   const int32_t* positions = nullptr;
-  const uint64_t* masks = nullptr;   // [N]
-  const AttendTile* tile = nullptr;  // the one under way, where it lies
-  const int32_t* pages = nullptr;    // page tables
+  const uint64_t* masks = nullptr;  // [N]
+  const int32_t* pages = nullptr;   // page tables
 };
 
-// The rows of queries g and g + 8, and the oldest position that either sees.
-__device__ inline int look_at_rows(const AttendRule& call, const AttendTile& tile, int g, RowView (&rows)[2]) {
-  const int queries = tile.rows * call.group;
-  int oldest = INT_MAX;
+// What a query of the tile sees; those that a tile does not have see nothing.
+__device__ inline RowView view_of(const AttendRule& rule, const AttendTile& tile, int query) {
+  const bool there = query < tile.rows * rule.group;
+  const int row = tile.first_row + (there ? Divisor(rule.group).quotient(query) : 0);
+  const bool chain = tile.tree_begin == INT_MAX;
+  const int position = chain ? tile.position + row - tile.first_row : rule.positions[row];
+  return {there ? position : -1, rule.window > 0 ? position - rule.window + 1 : 0, chain ? 0 : rule.masks[row]};
+}
+
+// No row of the tile looks at positions before this one. Of a tree no token is nearer to the beginning than its root.
+__device__ inline int oldest_of(const AttendTile& tile, int window) {
+  const int first = tile.tree_begin == INT_MAX ? tile.position : tile.tree_begin;
+  return window > 0 ? max(first - window + 1, 0) : 0;
+}
+
+// exp(x), or zero where that is below 2^-126.
+__device__ inline float exp_of(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x * 1.4426950408889634f));
+  return result;
+}
+__device__ inline float soft_tanh(float x) { return 1.0f - __fdividef(2.0f, 1.0f + exp_of(2.0f * x)); }
+
+// Whether all rows see all of 16 tokens as they are.
+__device__ inline bool sees_all(const AttendRule& rule, const AttendTile& tile, int first_slot) {
+  const bool young = rule.window == 0 || first_slot > tile.position + tile.rows - 1 - rule.window;
+  return tile.tree_begin == INT_MAX && first_slot + 15 <= tile.position && young && rule.softcap == 0;
+}
+
+// The soft cap, and what rows do not see. `first_slot`: of the lane's four.
+__device__ inline void mask_scores(const AttendRule& rule, const AttendTile& tile, const RowView (&rows)[2],
+                                   int first_slot, float (&scores)[2][4]) {
+  if (rule.softcap > 0) {
+    const float inverse = __fdividef(1.0f, rule.softcap);
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    const int query = g + 8 * r;
-    const int row = query < queries ? tile.first_row + query / call.group : tile.first_row;
-    const int position = tile.tree_begin == INT_MAX ? tile.position + row - tile.first_row : call.positions[row];
-    rows[r].position = query < queries ? position : -1;
-    rows[r].oldest = call.window > 0 ? position - call.window + 1 : 0;
-    rows[r].mask = tile.tree_begin == INT_MAX ? 0 : call.masks[row];
-    oldest = min(oldest, rows[r].oldest);
+    for (int i = 0; i < 8; ++i) scores[i / 4][i % 4] = rule.softcap * soft_tanh(scores[i / 4][i % 4] * inverse);
   }
-  return oldest;
+  if (tile.tree_begin != INT_MAX) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      if (!sees(rows[i % 4 / 2], tile.tree_begin, first_slot + i / 4 * 2 + i % 2)) scores[i / 4][i % 4] = -INFINITY;
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const int slot = first_slot + i / 4 * 2 + i % 2;
+      if (slot > rows[i % 4 / 2].position || slot < rows[i % 4 / 2].oldest) scores[i / 4][i % 4] = -INFINITY;
+    }
+  }
+}
+
+// Two weights of tokens, of 1 at most, as operands: what is high, and what is low. Halves give an absolute 2^-25, which
+// is enough; times the scale of an 8-bit value it stays below that value's own rounding.
+template <bool kBF16>
+__device__ inline void split_weights(const float (&pair)[2], uint32_t& high, uint32_t& low) {
+  if constexpr (kBF16) {
+    split_pair<true>(pair[0], pair[1], high, low);
+  } else {
+    const __half2 h = __floats2half2_rn(pair[0], pair[1]);
+    const float2 back = __half22float2(h);
+    high = bits_of(h);
+    low = bits_of(__floats2half2_rn(pair[0] - back.x, pair[1] - back.y));
+  }
 }
 
 // A larger score than before makes what was added up so far count for less. `now` is the largest of a lane's scores of
@@ -156,34 +203,74 @@ __device__ inline void raise_largest(float (&now)[2], float (&largest)[2], float
   }
 }
 
-// A query's states of all warps as one, by one warp: `value(column, x)` for each column, `rest(largest, sum)` by every
-// lane. `warps`: how many have one, kWarps at most.
-template <int kBlocks, int kWarps, typename Rest, typename Value>
+// Where warps leave the states of their softmaxes in shared memory: [warp][query] of values, then the largest score and
+// the sum. `blocks`: head_dim in units of 64 columns, rounded up.
+constexpr int state_floats(int blocks) { return blocks * 64 + 4; }
+
+// Warp number `warp`'s states of queries g and g + 8, lanes (g, t) having columns 16t to 16t + 15 of each 64: tile i of
+// `values` has of each 8 of them the one number i % 8.
+template <int kBlocks>
+__device__ inline void leave_states(float* states, int queries, int warp, const float (&largest)[2], float (&sum)[2],
+                                    const float (&values)[kBlocks * 8][4]) {
+  const int lane = threadIdx.x % 32;
+  const int t = lane % 4;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    sum[r] += __shfl_xor_sync(~0u, sum[r], 1);
+    sum[r] += __shfl_xor_sync(~0u, sum[r], 2);
+    const int query = lane / 4 + 8 * r;
+    if (query >= queries) continue;
+    float* state = states + (warp * queries + query) * state_floats(kBlocks);
+    if (t == 0) *reinterpret_cast<float2*>(state + kBlocks * 64) = {largest[r], sum[r]};
+#pragma unroll
+    for (int i = 0; i < kBlocks * 8; i += 4) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const int c = 2 * r + j;
+        *reinterpret_cast<float4*>(state + i / 8 * 64 + t * 16 + j * 8 + i % 8) = {values[i][c], values[i + 1][c],
+                                                                                   values[i + 2][c], values[i + 3][c]};
+      }
+    }
+  }
+}
+
+// A query's states of all warps as one, by one warp: `rest(largest, sum)` by every lane, then `value(column, x)` for
+// all columns, kColumns at a time. `warps`: how many have one, kWarps at most.
+template <int kBlocks, int kWarps, int kColumns, typename Rest, typename Value>
 __device__ inline void join_warps(const float* states, int queries, int query, int dim, Rest rest, Value value,
                                   int warps = kWarps) {
-  const int stride = kBlocks * 64 + 2;
-  const auto state = [&](int warp) { return states + (warp * queries + query) * stride; };
+  struct alignas(kColumns * 4) Columns {
+    float x[kColumns];
+  };
+  const auto state = [&](int warp) { return states + (warp * queries + query) * state_floats(kBlocks); };
+  float2 ends[kWarps];
   float most = -INFINITY;
 #pragma unroll
   for (int w = 0; w < kWarps; ++w) {
-    if (w < warps) most = fmaxf(most, state(w)[kBlocks * 64]);
+    ends[w] = {-INFINITY, 0};
+    if (w < warps) ends[w] = *reinterpret_cast<const float2*>(state(w) + kBlocks * 64);
+    most = fmaxf(most, ends[w].x);
   }
+  const float base = fmaxf(most, -1e30f);  // less than infinitely little, so that nothing is zero
   float factors[kWarps];
   float all = 0;
 #pragma unroll
   for (int w = 0; w < kWarps; ++w) {
-    factors[w] = w >= warps || most == -INFINITY ? 0.0f : __expf(state(w)[kBlocks * 64] - most);
-    if (w < warps) all += state(w)[kBlocks * 64 + 1] * factors[w];
+    factors[w] = exp_of(ends[w].x - base);
+    all = fmaf(ends[w].y, factors[w], all);
   }
   rest(most, all);
 #pragma unroll 1
-  for (int column = threadIdx.x % 32; column < dim; column += 32) {
-    float x = 0;
+  for (int column = threadIdx.x % 32 * kColumns; column < dim; column += 32 * kColumns) {
+    Columns sum = {};
 #pragma unroll
     for (int w = 0; w < kWarps; ++w) {
-      if (w < warps) x += state(w)[column] * factors[w];
+      if (w >= warps) continue;
+      const Columns of_warp = *reinterpret_cast<const Columns*>(state(w) + column);
+#pragma unroll
+      for (int i = 0; i < kColumns; ++i) sum.x[i] = fmaf(of_warp.x[i], factors[w], sum.x[i]);
     }
-    value(column, x);
+    value(column, sum.x);
   }
 }
 

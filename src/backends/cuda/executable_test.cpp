@@ -301,14 +301,66 @@ TEST_F(CudaExecutableTest, HeadsPreparedApartChangeNoBit) {
       const auto together = feed({{{0, 127}},
                                   {{0, 2}, {1, 2}, {2, 1}},
                                   {{0, 254}},
+                                  {{0, 256}},
                                   {{1, 2}, {0, 2}, {2, 2}},
                                   {{0, 1}, {1, 1}},
                                   {{0, 1}, {1, 2}}});
-      EXPECT_EQ(feed({{{0, 127}}, {{0, 2}, {1, 9}}, {{0, 254}}, {{1, 30}, {0, 2}}, {{0, 1}, {1, 3}}, {{2, 3}, {0, 1}}}),
+      EXPECT_EQ(feed({{{0, 127}},
+                      {{0, 2}, {1, 9}},
+                      {{0, 254}},
+                      {{0, 256}},
+                      {{1, 30}, {0, 2}},
+                      {{0, 1}, {1, 3}},
+                      {{2, 3}, {0, 1}}}),
                 together)
           << head_dim << " " << dtype_name(kv);
     }
   }
+}
+
+// Nor on how many warps attend over a tile, which are fewer where tiles are many.
+TEST_F(CudaExecutableTest, ManyTilesChangeNoBit) {
+  for (const int64_t head_dim : {64, 128}) {
+    TestModel model;
+    model.heads = 14;
+    model.head_dim = head_dim;
+    const Graph graph = packed(model.build(), CudaBackend());
+    const auto feed = [&](const std::vector<std::vector<Feed>>& last) {
+      StepMaker steps(3, 800, model.vocabulary, 5);
+      CudaExecutable executable(graph, options_for(steps, DType::kBF16));
+      std::vector<std::vector<Feed>> script;
+      for (const int sequence : {1, 2, 0}) {
+        for (const int tokens : {300, 300, 70}) script.push_back({{sequence, tokens}});
+      }
+      script.insert(script.end(), last.begin(), last.end());
+      return logits_of_first(executable, steps, script, model.vocabulary);
+    };
+    EXPECT_EQ(feed({{{1, 28}, {0, 9}, {2, 27}}, {{0, 6}}}), feed({{{0, 9}}, {{2, 29}, {0, 6}, {1, 29}}}));
+  }
+}
+
+TEST_F(CudaExecutableTest, ManySequencesChangeNoBit) {
+  TestModel model;
+  model.heads = 16;
+  model.kv_heads = 8;
+  model.head_dim = 64;
+  const Graph graph = packed(model.build(), CudaBackend());
+  const auto feed = [&](int sequences) {
+    constexpr int kMost = 64;
+    StepMaker steps(kMost, 700, model.vocabulary, 5);
+    LoadOptions options = options_for(steps, DType::kBF16);
+    options.max_sequences = kMost;
+    CudaExecutable executable(graph, options);
+    std::vector<std::vector<Feed>> script;
+    for (int i = 0; i < sequences; ++i) {
+      for (const int tokens : {300, 300, 45}) script.push_back({{i, tokens}});
+    }
+    std::vector<Feed> all;
+    for (int i = 0; i < sequences; ++i) all.push_back({i, 1});
+    script.insert(script.end(), 2, all);
+    return logits_of_first(executable, steps, script, model.vocabulary);
+  };
+  EXPECT_EQ(feed(64), feed(5));
 }
 
 TEST_F(CudaExecutableTest, CompanyChangesNoBitOfProgram) {

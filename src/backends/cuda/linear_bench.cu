@@ -10,7 +10,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "backends/cuda/bench_support.cuh"
+#include "backends/cuda/bench_support.h"
 #include "backends/cuda/dense.h"
 #include "backends/cuda/device_code.cuh"
 #include "backends/cuda/encoding.h"
@@ -61,8 +61,7 @@ struct Bench {
     // Numbers of float32 around one, other bits without infinities.
     const bool floats = std::is_same_v<T, float>;
     check(cudaMalloc(reinterpret_cast<void**>(&memory), bytes));
-    fill_kernel<<<4096, 256>>>(reinterpret_cast<uint32_t*>(memory), static_cast<int64_t>(bytes / 4),
-                               floats ? 0x3f000000u : 0u, floats ? 0x80ffffffu : 0xbfffbfffu);
+    fill_words(memory, bytes, floats ? 0x3f000000u : 0u, floats ? 0x80ffffffu : 0xbfffbfffu);
   }
   Bench() {
     allocate(pool, kPool);

@@ -145,33 +145,32 @@ __device__ inline void send_heads(const TileWork& work) {
       send(partial + dim, most, work.number);
       send(partial + dim + 1, sum, work.number);
     };
-    const auto value = [&](int column, float x) {
-      send(tile.splits > 1 ? partial + column : out + column, tile.splits > 1 ? x : x / all, work.number);
+    const auto value = [&](int column, const float(&x)[1]) {
+      send(tile.splits > 1 ? partial + column : out + column, tile.splits > 1 ? x[0] : x[0] / all, work.number);
     };
-    join_warps<kMostStepHeadDim / 64, kMostPageTurns * kTokenGroups>(work.states(), work.queries(), query, dim, rest,
-                                                                     value, work.call.page_turns * kTokenGroups);
+    join_warps<kMostStepHeadDim / 64, kMostPageTurns * kTokenGroups, 1>(work.states(), work.queries(), query, dim, rest,
+                                                                        value, work.call.page_turns * kTokenGroups);
   }
 }
 
 template <typename T>
 __device__ inline void attend_tile(const TileWork& work) {
   const AttendTile& tile = work.tile();
-  const AttendRule rule{work.op.softcap, work.op.window, work.group(),   work.call.positions,
-                        work.call.masks, &tile,          work.call.pages};
+  const AttendRule rule{work.op.softcap,     work.op.window,  work.group(),
+                        work.call.positions, work.call.masks, work.call.pages};
   bring_near(work);
   // Four warps share out a page's tokens, and so many such groups take pages in turns.
   const int turns = work.call.page_turns;
   const SoftmaxPlace at(this_thread());
   const int turn = at.turn();
   WarpSoftmax<T> softmax{at};
-  int oldest = look_at_rows(rule, tile, at.lane / 4, softmax.rows);
 #pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) oldest = min(oldest, __shfl_xor_sync(~0u, oldest, offset));
+  for (int r = 0; r < 2; ++r) softmax.rows[r] = view_of(rule, tile, at.lane / 4 + 8 * r);
   // The first page that any row looks at, and of this warp.
-  const int first = max(tile.page_begin, max(oldest, 0) / kPageSlots) + turn;
+  const int first = max(tile.page_begin, oldest_of(tile, rule.window) / kPageSlots) + turn;
   const int end = turn < turns ? tile.page_end : 0;
   std::byte* const rows = work.pages + turn * 2 * kPageSlots * page_row_bytes(work.dim(), sizeof(T));
-  const auto stored = [&](int page) { return page < end ? page_of(&tile, work.call.pages, page) : -1; };
+  const auto stored = [&](int page) { return page < end ? page_of(tile, work.call.pages, page) : -1; };
   const auto ask = [&](bool is_value, int page) {
     if (page >= 0) ask_rows<T>(work.op.layer, is_value, page, work.kv_head, at, rows);
     end_group();
@@ -212,7 +211,9 @@ __device__ inline void attend_tile(const TileWork& work) {
     next = after_next;
   }
   sync_block();  // states lie where pages were
-  if (turn < turns) softmax.leave(work.states(), work.queries());
+  if (turn < turns)
+    leave_states<kMostStepHeadDim / 64>(work.states(), work.queries(), at.warp, softmax.largest, softmax.sum,
+                                        softmax.values);
   sync_block();
   send_heads(work);
   sync_block();

@@ -1,7 +1,7 @@
 // The end of attention within the kernel of a step, where several blocks share a history.
 #pragma once
 
-#include "backends/cuda/device_code.cuh"
+#include "backends/cuda/attention_tile.cuh"
 #include "backends/cuda/step_here.cuh"
 #include "backends/cuda/step_packets.cuh"
 
@@ -46,7 +46,7 @@ __device__ inline void join_splits(const StepOp& op, const SplitGroup& group, in
     if (first == 0) {
       const float largest = looks ? rest.value(0) : -INFINITY;
       const float most = combine_warp(largest, Largest());
-      factor = most == -INFINITY ? 0.0f : __expf(largest - most);
+      factor = most == -INFINITY ? 0.0f : exp_of(largest - most);
       all = combine_warp(looks ? rest.value(1) * factor : 0.0f, Sum());
     }
     const float share = __shfl_sync(~0u, factor, split % 32);

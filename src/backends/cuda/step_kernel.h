@@ -146,6 +146,7 @@ struct StepTiles {
 inline constexpr int kMostQueries = 16;
 inline constexpr int kTokenGroups = 4;  // warps that share out a page's tokens
 inline constexpr int kMostPageTurns = 2;
+inline constexpr int kStateFloats = kMostStepHeadDim + 4;  // of a query: attention_tile.cuh
 
 // Shared memory of attention. Behind it come the pages, or when they are done with, the states of warps.
 struct alignas(128) AttendMemory {
@@ -165,8 +166,7 @@ struct alignas(128) AttendMemory {
 constexpr int page_row_bytes(int head_dim, int value_bytes) { return head_dim * value_bytes + 16; }
 constexpr size_t attend_memory_bytes(int queries, int head_dim, int value_bytes, int page_turns) {
   const size_t pages = static_cast<size_t>(page_turns * 2 * 64 * page_row_bytes(head_dim, value_bytes));
-  const size_t state_bytes =
-      sizeof(float) * static_cast<size_t>(page_turns * kTokenGroups * queries * (kMostStepHeadDim + 2));
+  const size_t state_bytes = sizeof(float) * static_cast<size_t>(page_turns * kTokenGroups * queries * kStateFloats);
   return sizeof(AttendMemory) + (state_bytes > pages ? state_bytes : pages);
 }
 

@@ -1,21 +1,10 @@
 // Packets (step_kernel.h): a value and its number travel in one word, so that who sees the number has the value.
 #pragma once
 
+#include "backends/cuda/device_code.cuh"
 #include "backends/cuda/step_kernel.h"
 
 namespace edgewise::cuda {
-
-// Division of small numbers, below 2^20, by one that is known: fewer instructions than the real one.
-class Divisor {
- public:
-  __device__ explicit Divisor(int by) : by_(by), inverse_(1.0f / static_cast<float>(by)) {}
-  __device__ int quotient(int x) const { return static_cast<int>((static_cast<float>(x) + 0.5f) * inverse_); }
-  __device__ int rest(int x) const { return x - quotient(x) * by_; }
-
- private:
-  int by_;
-  float inverse_;
-};
 
 // Four or 16 bytes on their way to shared memory, for whoever waits for all of this thread's (cp.async).
 __device__ inline void copy_word(float* to, const void* from) {

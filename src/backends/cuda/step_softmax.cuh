@@ -35,8 +35,6 @@ struct TileWork {
   }
 };
 
-__device__ inline float soft_tanh(float x) { return 1.0f - 2.0f / (1.0f + __expf(2.0f * x)); }
-
 // What a warp takes of a tile's pages: 16 tokens of each, and with others of the same turn whole pages.
 struct SoftmaxPlace {
   int lane;
@@ -54,6 +52,7 @@ struct WarpSoftmax {
   static constexpr bool kBF16 = Cache<T>::kBF16;
   static constexpr bool kScaled = Cache<T>::kScaled;
   static constexpr int kHalves = kMostStepHeadDim / 64;
+  static_assert(kStateFloats == state_floats(kHalves));
   const SoftmaxPlace& at;
   RowView rows[2];  // of queries g and g + 8
   float largest[2] = {-INFINITY, -INFINITY};
@@ -121,45 +120,23 @@ struct WarpSoftmax {
       if constexpr (kScaled) score *= scale[0][of_two * 2 + i % 2];
       scores[of_two][i % 4] = score;
     }
-    mask(rule, page * kPageSlots + at.token() + t * 4, scores);
+    if (!sees_all(rule, work.tile(), page * kPageSlots + at.token()))
+      mask_scores(rule, work.tile(), rows, page * kPageSlots + at.token() + t * 4, scores);
     float now[2] = {largest[0], largest[1]};
 #pragma unroll
     for (int i = 0; i < 8; ++i) now[i % 4 / 2] = fmaxf(now[i % 4 / 2], scores[i / 4][i % 4]);
-    raise_largest(now, largest, sum, values, [](float x) { return __expf(x); });
-    // What is high, and what is low. Halves give an absolute 2^-25, which is enough for weights of 1 at most; times the
-    // scale of an 8-bit value it stays below that value's own rounding.
+    raise_largest(now, largest, sum, values, [](float x) { return exp_of(x); });
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
       float pair[2];
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
         const float score = scores[r / 2][r % 2 * 2 + j];
-        pair[j] = score == -INFINITY ? 0.0f : __expf(score - largest[r % 2]);
+        pair[j] = score == -INFINITY ? 0.0f : exp_of(score - largest[r % 2]);
         sum[r % 2] += pair[j];
         if constexpr (kScaled) pair[j] *= scale[1][r / 2 * 2 + j];
       }
-      split_weights(pair, high[r], low[r]);
-    }
-  }
-
-  // The soft cap, and what rows do not see. `first_slot`: of the lane's four.
-  __device__ void mask(const AttendRule& rule, int first_slot, float (&scores)[2][4]) const {
-    if (rule.softcap > 0) {
-#pragma unroll
-      for (int i = 0; i < 8; ++i) scores[i / 4][i % 4] = rule.softcap * soft_tanh(scores[i / 4][i % 4] / rule.softcap);
-    }
-    if (rule.tile->tree_begin != INT_MAX) {
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        if (!sees(rows[i % 4 / 2], rule.tile->tree_begin, first_slot + i / 4 * 2 + i % 2))
-          scores[i / 4][i % 4] = -INFINITY;
-      }
-    } else {
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const int slot = first_slot + i / 4 * 2 + i % 2;
-        if (slot > rows[i % 4 / 2].position || slot < rows[i % 4 / 2].oldest) scores[i / 4][i % 4] = -INFINITY;
-      }
+      split_weights<kBF16>(pair, high[r], low[r]);
     }
   }
 
@@ -182,39 +159,6 @@ struct WarpSoftmax {
         const uint32_t b1 = __byte_perm(v[2][i / 2], v[3][i / 2], select);
         multiply_tile<kBF16>(values[half * 8 + i], high, b0, b1);
         multiply_tile<kBF16>(values[half * 8 + i], low, b0, b1);
-      }
-    }
-  }
-
-  __device__ static void split_weights(const float (&pair)[2], uint32_t& high, uint32_t& low) {
-    if constexpr (kBF16) {
-      split_pair<true>(pair[0], pair[1], high, low);
-    } else {
-      const __half2 h = __floats2half2_rn(pair[0], pair[1]);
-      const float2 back = __half22float2(h);
-      high = bits_of(h);
-      low = bits_of(__floats2half2_rn(pair[0] - back.x, pair[1] - back.y));
-    }
-  }
-
-  // [warp][query][kMostStepHeadDim + 2]
-  __device__ void leave(float* states, int queries) {
-    const int g = at.lane / 4;
-    const int t = at.lane % 4;
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      sum[r] += __shfl_xor_sync(~0u, sum[r], 1);
-      sum[r] += __shfl_xor_sync(~0u, sum[r], 2);
-      if (g + 8 * r >= queries) continue;
-      float* state = states + (at.warp * queries + g + 8 * r) * (kMostStepHeadDim + 2);
-      if (t == 0) {
-        state[kMostStepHeadDim] = largest[r];
-        state[kMostStepHeadDim + 1] = sum[r];
-      }
-#pragma unroll
-      for (int i = 0; i < kHalves * 8; ++i) {  // columns 2t and 2t + 1 of tile i
-        state[i / 8 * 64 + 2 * t * 8 + i % 8] = values[i][2 * r];
-        state[i / 8 * 64 + (2 * t + 1) * 8 + i % 8] = values[i][2 * r + 1];
       }
     }
   }

@@ -12,7 +12,7 @@ namespace edgewise::cuda {
 // How many pages of a history one block of threads attends over where few rows look at it. Given by the history alone,
 // so that what a row computes does not depend on its company.
 inline constexpr int kMostSplits = 32;  // of a sequence's history
-inline constexpr int kLeastPages = 6;   // of a block of kernels of their own: joining what several found takes as long
+inline constexpr int kLeastPages = 10;  // of a block of kernels of their own: joining what several found takes as long
 struct Sharing {
   int most_splits = kMostSplits;
   int least_pages = kLeastPages;

@@ -1,25 +1,14 @@
-// What benchmarks of kernels share: memory with something in it, times, and the clock that they were taken at.
-#pragma once
-
-#include <cuda_runtime.h>
+#include "backends/cuda/bench_support.h"
 
 #include <algorithm>
-#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <functional>
 #include <vector>
 
 namespace edgewise::cuda {
+namespace {
 
-inline void check(cudaError_t result) {
-  if (result == cudaSuccess) return;
-  std::fprintf(stderr, "%s\n", cudaGetErrorString(result));
-  std::exit(1);
-}
-
-// Bits that stand everywhere, and those that are random.
-static __global__ void fill_kernel(uint32_t* data, int64_t count, uint32_t set, uint32_t random) {
+__global__ void fill_kernel(uint32_t* data, int64_t count, uint32_t set, uint32_t random) {
   const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += stride) {
     uint32_t x = static_cast<uint32_t>(i) * 2654435761u + 12345u;
@@ -30,7 +19,7 @@ static __global__ void fill_kernel(uint32_t* data, int64_t count, uint32_t set, 
   }
 }
 
-static __global__ void clock_kernel(float* gigahertz) {
+__global__ void clock_kernel(float* gigahertz) {
   constexpr uint64_t kNanoseconds = 100000;
   uint64_t start, now;
   asm volatile("mov.u64 %0, %globaltimer;" : "=l"(start));
@@ -41,8 +30,20 @@ static __global__ void clock_kernel(float* gigahertz) {
   *gigahertz = static_cast<float>(clock64() - ticks) / static_cast<float>(now - start);
 }
 
-// Median microseconds of one launch, in a graph of `launches`.
-inline double time_launches(cudaStream_t stream, int launches, const std::function<void(int)>& launch_one) {
+}  // namespace
+
+void check(cudaError_t result) {
+  if (result == cudaSuccess) return;
+  std::fprintf(stderr, "%s\n", cudaGetErrorString(result));
+  std::exit(1);
+}
+
+void fill_words(void* memory, size_t bytes, uint32_t set, uint32_t random) {
+  fill_kernel<<<4096, 256>>>(static_cast<uint32_t*>(memory), static_cast<int64_t>(bytes / 4), set, random);
+  check(cudaGetLastError());
+}
+
+double time_launches(cudaStream_t stream, int launches, const std::function<void(int)>& launch_one) {
   cudaGraph_t graph;
   cudaGraphExec_t ready;
   check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
@@ -68,8 +69,7 @@ inline double time_launches(cudaStream_t stream, int launches, const std::functi
   return times[2];
 }
 
-// Of the multiprocessors, in GHz, now.
-inline double clock_rate(cudaStream_t stream) {
+double clock_rate(cudaStream_t stream) {
   float* memory = nullptr;
   float result = 0;
   check(cudaMalloc(reinterpret_cast<void**>(&memory), sizeof(float)));
