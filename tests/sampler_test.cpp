@@ -3,7 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <numeric>
+#include <random>
 
 #include "backends/best_rows.h"
 
@@ -60,6 +63,79 @@ TEST(Sampler, DrawsFromTheTruncatedDistribution) {
   EXPECT_EQ(counts[2] + counts[3], 0);
   EXPECT_NEAR(counts[0] / 30000.0, 0.5065, 0.015);
   EXPECT_NEAR(counts[4] / 30000.0, 0.3072, 0.015);
+}
+
+// What sorting all of them would leave, in double.
+std::vector<double> probabilities(const std::vector<float>& logits, const DrawRule& rule) {
+  std::vector<size_t> order(logits.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::ranges::stable_sort(order, [&](size_t a, size_t b) { return logits[a] > logits[b]; });
+  std::vector<double> weights(logits.size(), 0);
+  const auto weight = [&](size_t i) {
+    const double power = (double{logits[i]} - double{logits[order[0]]}) / rule.temperature;
+    return rule.min_p > 0 && power < std::log(rule.min_p) ? 0 : std::exp(power);
+  };
+  if (rule.top_k > 0) order.resize(std::min(order.size(), static_cast<size_t>(rule.top_k)));
+  double total = 0;
+  for (const size_t i : order) total += weight(i);
+  double kept = 0;
+  for (const size_t i : order) {
+    if (kept >= rule.top_p * total && kept > 0) break;
+    kept += weights[i] = weight(i);
+  }
+  for (double& w : weights) w /= kept;
+  return weights;
+}
+
+// Each token is drawn for as large a part of the numbers from 0 to 1 as it is probable.
+TEST(Draw, GivesTokensTheirShare) {
+  std::mt19937 random(7);
+  std::normal_distribution<float> normal;
+  constexpr DrawRule kRules[] = {{1, 1, 0, 0},     {0.3, 1, 0, 0},  {1, 1, 1, 0},         {1, 1, 50, 0},
+                                 {2, 1, 3000, 0},  {1, 0.9, 0, 0},  {0.7, 0.3, 0, 0},     {1.5, 0.999, 0, 0},
+                                 {1, 0.8, 40, 0},  {1, 1, 0, 0.05}, {0.8, 0.95, 20, 0.1}, {100, 0.5, 0, 0},
+                                 {0.01, 0.9, 5, 0}};
+  for (const size_t size : {1u, 5u, 64u, 130u, 3000u, 20003u}) {
+    for (const float spread : {0.1f, 3.0f, 20.0f}) {
+      std::vector<float> logits(size);
+      for (float& logit : logits) logit = normal(random) * spread;
+      for (size_t i = 3; i < size; i += 7) logits[i] = -INFINITY;
+      Draw draw(size);
+      for (const DrawRule& rule : kRules) {
+        constexpr int kDraws = 200;
+        std::vector<int> counts(size, 0);
+        for (int i = 0; i < kDraws; ++i) ++counts[static_cast<size_t>(draw.draw(logits, rule, (i + 0.5) / kDraws))];
+        const std::vector<double> expected = probabilities(logits, rule);
+        for (size_t i = 0; i < size; ++i)
+          ASSERT_LT(std::fabs(counts[i] - expected[i] * kDraws), 1.01)
+              << "token " << i << " of " << size << ", spread " << spread << ", temperature " << rule.temperature
+              << ", top_p " << rule.top_p << ", top_k " << rule.top_k << ", min_p " << rule.min_p;
+      }
+    }
+  }
+}
+
+TEST(Draw, LargestOfEqualsAreTheFirst) {
+  std::mt19937 random(3);
+  for (const size_t size : {4u, 100u, 3000u}) {
+    std::vector<float> logits(size);
+    for (float& logit : logits) logit = static_cast<float>(random() % 5);
+    Draw draw(size);
+    double sum = 0;
+    for (const float logit : logits) sum += std::exp(double{logit});
+    const float log_sum = draw.log_sum(logits);
+    EXPECT_NEAR(log_sum, std::log(sum), 1e-5);
+    std::vector<int32_t> order(size);
+    std::iota(order.begin(), order.end(), 0);
+    const auto logit = [&](int32_t i) { return logits[static_cast<size_t>(i)]; };
+    std::ranges::stable_sort(order, [&](int32_t a, int32_t b) { return logit(a) > logit(b); });
+    const auto largest = draw.largest(logits, 20, log_sum);
+    ASSERT_EQ(largest.size(), std::min<size_t>(size, 20));
+    for (size_t i = 0; i < largest.size(); ++i) {
+      EXPECT_EQ(largest[i].token, order[i]);
+      EXPECT_EQ(largest[i].logprob, logit(order[i]) - log_sum);
+    }
+  }
 }
 
 // Also where the probabilities of all tokens that are allowed round to nothing.

@@ -1,8 +1,8 @@
 #include "runtime/sampler.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
-#include <limits>
 #include <random>
 
 #include "backends/best_rows.h"
@@ -36,10 +36,6 @@ uint64_t split_mix(uint64_t& state) {
   return z ^ (z >> 31);
 }
 
-bool more_probable(const TokenLogprob& a, const TokenLogprob& b) {
-  return a.logprob > b.logprob || (a.logprob == b.logprob && a.token < b.token);
-}
-
 }  // namespace
 
 void SamplingOptions::check(int64_t vocabulary) const {
@@ -70,17 +66,18 @@ int32_t LogitTokens::index(int32_t token) const {
 }
 
 Sampler::Sampler(const SamplingOptions& options, LogitTokens tokens, std::span<const int32_t> prompt)
-    : options_(options), tokens_(tokens) {
+    : options_(options),
+      tokens_(tokens),
+      draw_(options.temperature > 0 || options.num_logprobs > 0 ? tokens.count() : 0) {
   const size_t size = tokens.count();
   generated_.assign(size, 0);
-  seen_.assign(size, false);
+  seen_.assign((size + 63) / 64, 0);
   for (const int32_t token : prompt) {
-    if (const int32_t index = tokens.index(token); index >= 0) seen_[static_cast<size_t>(index)] = true;
+    if (const int32_t index = tokens.index(token); index >= 0) note_seen(index);
   }
   for (const auto& [token, bias] : options.logit_bias) {
     if (const int32_t index = tokens.index(token); index >= 0) biases_.emplace_back(index, bias);
   }
-  candidates_.reserve(size);
   if (options.num_logprobs > 0) plain_.resize(size);
   alternatives_.reserve(static_cast<size_t>(options.num_logprobs) + 1);
   uint64_t state = options.seed ? *options.seed : (uint64_t{std::random_device{}()} << 32) ^ std::random_device{}();
@@ -99,73 +96,29 @@ double Sampler::next_uniform() noexcept {
   return static_cast<double>(result >> 11) * 0x1.0p-53;
 }
 
+void Sampler::note_seen(int32_t index) noexcept {
+  seen_[static_cast<size_t>(index) >> 6] |= uint64_t{1} << (index & 63);
+}
+
 void Sampler::note_logprobs(std::span<const float> logits) noexcept {
-  const float largest = logits[static_cast<size_t>(argmax(logits))];
-  double sum = 0;
-  for (const float logit : logits) sum += std::exp(double{logit} - double{largest});
-  log_sum_ = largest + static_cast<float>(std::log(sum));
-  const auto count = std::min(static_cast<size_t>(options_.num_logprobs), logits.size());
-  candidates_.clear();
-  for (size_t i = 0; i < logits.size(); ++i) candidates_.push_back({static_cast<int32_t>(i), logits[i] - log_sum_});
-  std::partial_sort(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(count), candidates_.end(),
-                    more_probable);
-  alternatives_.assign(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(count));
+  log_sum_ = draw_.log_sum(logits);
+  const auto best = draw_.largest(logits, static_cast<size_t>(options_.num_logprobs), log_sum_);
+  alternatives_.assign(best.begin(), best.end());
   for (TokenLogprob& alternative : alternatives_) alternative.token = tokens_.token(alternative.token);
 }
 
 void Sampler::penalize(std::span<float> logits) const noexcept {
   const auto repetition = static_cast<float>(options_.repetition_penalty);
-  if (repetition != 1) {
-    for (size_t i = 0; i < logits.size(); ++i) {
-      if (seen_[i]) logits[i] = logits[i] > 0 ? logits[i] / repetition : logits[i] * repetition;
-    }
-  }
-  if (options_.presence_penalty != 0 || options_.frequency_penalty != 0) {
-    for (size_t i = 0; i < logits.size(); ++i) {
-      if (generated_[i] == 0) continue;
-      logits[i] -= static_cast<float>(options_.presence_penalty + options_.frequency_penalty * generated_[i]);
+  const bool counts = options_.presence_penalty != 0 || options_.frequency_penalty != 0;
+  for (size_t word = 0; word < seen_.size() && (repetition != 1 || counts); ++word) {
+    for (uint64_t bits = seen_[word]; bits != 0; bits &= bits - 1) {
+      const size_t i = word * 64 + static_cast<size_t>(std::countr_zero(bits));
+      logits[i] = logits[i] > 0 ? logits[i] / repetition : logits[i] * repetition;
+      if (generated_[i] > 0)
+        logits[i] -= static_cast<float>(options_.presence_penalty + options_.frequency_penalty * generated_[i]);
     }
   }
   for (const auto& [index, bias] : biases_) logits[static_cast<size_t>(index)] += bias;
-}
-
-// Temperature, then top-k, top-p and min-p, then a draw from what is left.
-int32_t Sampler::draw(std::span<const float> logits) noexcept {
-  const auto inverse = static_cast<float>(1.0 / options_.temperature);
-  const float largest = logits[static_cast<size_t>(argmax(logits))];
-  // Forbidden tokens, at minus infinity, are below either.
-  const auto floor =
-      options_.min_p > 0 ? static_cast<float>(std::log(options_.min_p)) : std::numeric_limits<float>::lowest();
-  candidates_.clear();
-  for (size_t i = 0; i < logits.size(); ++i) {
-    const float scaled = (logits[i] - largest) * inverse;
-    if (scaled >= floor) candidates_.push_back({static_cast<int32_t>(i), scaled});
-  }
-  if (candidates_.empty()) return argmax(logits);  // none is a number
-  const auto k = static_cast<size_t>(options_.top_k);
-  if (k > 0 && k < candidates_.size()) {
-    std::nth_element(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(k), candidates_.end(),
-                     more_probable);
-    candidates_.resize(k);
-  }
-  if (options_.top_p < 1) std::sort(candidates_.begin(), candidates_.end(), more_probable);
-  double total = 0;
-  for (const TokenLogprob& candidate : candidates_) total += std::exp(double{candidate.logprob});
-  double kept = total;
-  if (options_.top_p < 1) {
-    double sum = 0;
-    size_t count = 0;
-    while (count < candidates_.size() && sum < options_.top_p * total)
-      sum += std::exp(double{candidates_[count++].logprob});
-    candidates_.resize(std::max<size_t>(count, 1));
-    kept = sum;
-  }
-  double target = next_uniform() * kept;
-  for (const TokenLogprob& candidate : candidates_) {
-    target -= std::exp(double{candidate.logprob});
-    if (target < 0) return candidate.token;
-  }
-  return candidates_.back().token;
 }
 
 int32_t Sampler::sample(std::span<float> logits, std::span<const uint64_t> allowed) noexcept {
@@ -175,7 +128,8 @@ int32_t Sampler::sample(std::span<float> logits, std::span<const uint64_t> allow
   }
   penalize(logits);
   forbid_others(logits, allowed, tokens_);
-  const int32_t index = options_.temperature == 0 ? argmax(logits) : draw(logits);
+  const DrawRule rule{options_.temperature, options_.top_p, options_.top_k, options_.min_p};
+  const int32_t index = options_.temperature == 0 ? argmax(logits) : draw_.draw(logits, rule, next_uniform());
   if (options_.num_logprobs > 0) last_logprob_ = plain_[static_cast<size_t>(index)] - log_sum_;
   return take(index);
 }
@@ -186,7 +140,7 @@ bool Sampler::takes_best() const noexcept {
 }
 
 int32_t Sampler::take(int32_t index) noexcept {
-  seen_[static_cast<size_t>(index)] = true;
+  note_seen(index);
   auto& count = generated_[static_cast<size_t>(index)];
   if (count < UINT16_MAX) ++count;
   return tokens_.token(index);

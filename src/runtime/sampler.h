@@ -7,27 +7,24 @@
 #include <span>
 #include <vector>
 
+#include "runtime/draw.h"
+
 namespace edgewise {
 
 struct SamplingOptions {
-  double temperature = 0;         // 0: greedy, the exact argmax
-  double top_p = 1;               // nucleus: the smallest set of tokens with this much probability (arXiv:1904.09751)
-  int top_k = 0;                  // 0: all
-  double min_p = 0;               // tokens at least this share as probable as the best one (arXiv:2407.01082)
-  double repetition_penalty = 1;  // of tokens in prompt and answer (arXiv:1909.05858)
-  double presence_penalty = 0;    // of tokens in the answer, once
-  double frequency_penalty = 0;   // of tokens in the answer, each time
-  std::optional<uint64_t> seed;   // absent: a fresh one
-  std::map<int32_t, float> logit_bias;
+  double temperature = 0;  // 0: greedy, the exact argmax
+  double top_p = 1;        // these three as in DrawRule
+  int top_k = 0;
+  double min_p = 0;
+  double repetition_penalty = 1;      // of tokens in prompt and answer (arXiv:1909.05858)
+  double presence_penalty = 0;        // of tokens in the answer, once
+  double frequency_penalty = 0;       // of tokens in the answer, each time
+  std::optional<uint64_t> seed = {};  // absent: a fresh one
+  std::map<int32_t, float> logit_bias = {};
   int num_logprobs = 0;  // alternatives to report with each token
 
   // Throws Error(kUsage) naming the option, its value and its range.
   void check(int64_t vocabulary) const;
-};
-
-struct TokenLogprob {
-  int32_t token = 0;
-  float logprob = 0;
 };
 
 // Which token each logit is of: all of a vocabulary, or the ascending ids of a reduced one, which outlive this.
@@ -66,9 +63,9 @@ class Sampler {
   std::span<const TokenLogprob> last_alternatives() const { return alternatives_; }
 
  private:
+  void note_seen(int32_t index) noexcept;
   void note_logprobs(std::span<const float> logits) noexcept;
   void penalize(std::span<float> logits) const noexcept;
-  int32_t draw(std::span<const float> logits) noexcept;
   double next_uniform() noexcept;
 
   SamplingOptions options_;
@@ -76,8 +73,8 @@ class Sampler {
   // By index of the logit, as are the candidates.
   std::vector<std::pair<int32_t, float>> biases_;
   std::vector<uint16_t> generated_;  // times each token was generated
-  std::vector<bool> seen_;           // in the prompt or the answer
-  std::vector<TokenLogprob> candidates_;
+  std::vector<uint64_t> seen_;       // bits: in the prompt or the answer
+  Draw draw_;
   std::vector<TokenLogprob> alternatives_;
   std::vector<float> plain_;  // the model's logits, when log probabilities are reported
   float log_sum_ = 0;
