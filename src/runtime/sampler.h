@@ -70,7 +70,7 @@ class Sampler {
 
   SamplingOptions options_;
   LogitTokens tokens_;
-  // By index of the logit, as are the candidates.
+  // By index of the logit.
   std::vector<std::pair<int32_t, float>> biases_;
   std::vector<uint16_t> generated_;  // times each token was generated
   std::vector<uint64_t> seen_;       // bits: in the prompt or the answer

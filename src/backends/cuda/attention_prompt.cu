@@ -15,12 +15,6 @@ namespace {
 
 constexpr float kLog2E = 1.44269504f;
 
-__device__ inline float exp2_of(float x) {
-  float result;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-  return result;
-}
-
 template <bool kBF16>
 __device__ inline uint32_t rounded_pair(float x, float y) {
   if constexpr (kBF16) return bits_of(__floats2bfloat162_rn(x, y));

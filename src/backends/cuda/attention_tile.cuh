@@ -129,12 +129,13 @@ __device__ inline int oldest_of(const AttendTile& tile, int window) {
   return window > 0 ? max(first - window + 1, 0) : 0;
 }
 
-// exp(x), or zero where that is below 2^-126.
-__device__ inline float exp_of(float x) {
+// 2^x, or zero where that is below 2^-126.
+__device__ inline float exp2_of(float x) {
   float result;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x * 1.4426950408889634f));
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
   return result;
 }
+__device__ inline float exp_of(float x) { return exp2_of(x * 1.4426950408889634f); }
 __device__ inline float soft_tanh(float x) { return 1.0f - __fdividef(2.0f, 1.0f + exp_of(2.0f * x)); }
 
 // Whether all rows see all of 16 tokens as they are.

@@ -90,6 +90,13 @@ Graph make_graph(const Matrix& m, int64_t n, int64_t k, std::mt19937& random) {
   return graph;
 }
 
+LoadOptions options_of(int tokens) {
+  LoadOptions options;
+  options.max_tokens = tokens;
+  options.kv_pages = 1;
+  return options;
+}
+
 std::vector<float> multiply(Executable& executable, const std::vector<float>& x, int64_t tokens, int64_t n) {
   std::vector<float> first(static_cast<size_t>(tokens * n));
   std::vector<float> second(static_cast<size_t>(tokens * ((n + 1) / 2)));
@@ -126,9 +133,7 @@ TEST_F(CudaLinearTest, MatchesReference) {
   for (const auto& [n, k] : {std::pair<int64_t, int64_t>{1000, 328}, {61, 1104}, {203, 72}}) {
     for (const Matrix& m : matrices) {
       const Graph graph = make_graph(m, n, k, random);
-      LoadOptions options;
-      options.max_tokens = 400;
-      options.kv_pages = 1;
+      const LoadOptions options = options_of(400);
       reference::ReferenceExecutable slow(graph, options);
       const Graph fast = packed(graph, CudaBackend());
       CudaExecutable quick(fast, options);
@@ -169,9 +174,7 @@ void expect_no_company() {
                                {26000, 256},
                                {is_large ? 90000 : 9000, 640}}) {
       const Graph graph = packed(make_graph(m, n, k, random), CudaBackend());
-      LoadOptions options;
-      options.max_tokens = 64;
-      options.kv_pages = 1;
+      const LoadOptions options = options_of(64);
       CudaExecutable executable(graph, options);
       const std::vector<float> x = random_tensor(random, DType::kF32, {64, k}, -2, 2).to_floats();
       const auto of_first = [&](int64_t tokens) {
@@ -206,9 +209,7 @@ TEST_F(CudaLinearTest, GatesOfAnySize) {
       const auto both = add_product(graph, "both", m, x, k, {inner, inner}, random);
       const ValueId gated = graph.add(Op::kSwiGlu, "gated", {both[0], both[1]});
       graph.mark_output(add_product(graph, "down", m, gated, inner, {kOut}, random)[0]);
-      LoadOptions options;
-      options.max_tokens = 64;
-      options.kv_pages = 1;
+      const LoadOptions options = options_of(64);
       reference::ReferenceExecutable slow(graph, options);
       const Graph fast = packed(graph, CudaBackend());
       CudaExecutable quick(fast, options);

@@ -3,6 +3,8 @@
 // warp brings and walks its own 16 tokens of a page and waits for no other.
 #pragma once
 
+#include "backends/cuda/async_copy.cuh"
+#include "backends/cuda/barrier.cuh"
 #include "backends/cuda/step_here.cuh"
 #include "backends/cuda/step_join.cuh"
 #include "backends/cuda/step_packets.cuh"
@@ -23,30 +25,26 @@ __device__ inline void ask_rows(const KvLayer& layer, bool is_value, int page, i
   const std::byte* from = static_cast<const std::byte*>(is_value ? layer.values : layer.keys) + first * words * 16;
   std::byte* to = rows_of_page + ((is_value ? kPageSlots : 0) + token) * stride;
 #pragma unroll 4
-  for (int i = at.lane; i < 16 * words; i += 32)
-    copy_words(to + of_row.quotient(i) * stride + of_row.rest(i) * 16, from + i * 16);
+  for (int i = at.lane; i < 16 * words; i += 32) {
+    std::byte* const place = to + of_row.quotient(i) * stride + of_row.rest(i) * 16;
+    const std::byte* const word = from + i * 16;
+    copy_word(shared_address(place), word);
+  }
 }
-__device__ inline void end_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-// Until only the last kCount groups may be under way.
-template <int kCount>
-__device__ inline void wait_groups() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kCount) : "memory");
-}
-
 // What does not depend on this step's queries, while those are on their way.
 __device__ inline void bring_near(const TileWork& work) {
   const StepOp& op = work.op;
   const int half = op.q_path.half;
   const int i = this_thread();
   if (i < work.dim()) {
-    if (op.q_path.norm != nullptr) copy_word(work.memory.norms[0] + i, op.q_path.norm + i);
-    if (op.k_path.norm != nullptr) copy_word(work.memory.norms[1] + i, op.k_path.norm + i);
+    if (op.q_path.norm != nullptr) copy_quarter_word(shared_address(work.memory.norms[0] + i), op.q_path.norm + i);
+    if (op.k_path.norm != nullptr) copy_quarter_word(shared_address(work.memory.norms[1] + i), op.k_path.norm + i);
   }
   if (i < work.call.tokens * half) {  // 4 * 64 at most
-    copy_word(work.memory.angles[0] + i, op.q_path.cos + i);
-    copy_word(work.memory.angles[1] + i, op.q_path.sin + i);
+    copy_quarter_word(shared_address(work.memory.angles[0] + i), op.q_path.cos + i);
+    copy_quarter_word(shared_address(work.memory.angles[1] + i), op.q_path.sin + i);
   }
-  end_group();
+  end_stage();
 }
 
 // Queries, new keys and new values as they come.
@@ -173,11 +171,11 @@ __device__ inline void attend_tile(const TileWork& work) {
   const auto stored = [&](int page) { return page < end ? page_of(tile, work.call.pages, page) : -1; };
   const auto ask = [&](bool is_value, int page) {
     if (page >= 0) ask_rows<T>(work.op.layer, is_value, page, work.kv_head, at, rows);
-    end_group();
+    end_stage();
   };
   // What was asked for has come, but for the last group.
   const auto complete = [&](bool is_value, int page) {
-    wait_groups<1>();
+    wait_stages<1>();
     __syncwarp();
     patch_rows<T>(work, is_value, page, at, rows);
     __syncwarp();
@@ -187,7 +185,7 @@ __device__ inline void attend_tile(const TileWork& work) {
   ask(true, now);
   int next = stored(first + turns);
   receive_heads(work);
-  wait_groups<2>();
+  wait_stages<2>();
   sync_block();
   walk_heads<T>(work);
   sync_block();

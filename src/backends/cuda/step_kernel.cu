@@ -13,7 +13,7 @@ namespace {
 [[maybe_unused]] __device__ inline void fetch_next(const StepOp* from, StepOp* to) {
   const auto at = static_cast<size_t>(threadIdx.x) * 16;
   if (at < sizeof(StepOp))
-    copy_words(reinterpret_cast<std::byte*>(to) + at, reinterpret_cast<const std::byte*>(from) + at);
+    copy_word(shared_address(reinterpret_cast<std::byte*>(to) + at), reinterpret_cast<const std::byte*>(from) + at);
 }
 __device__ inline void wait_for_next() {
   asm volatile("cp.async.wait_all;" ::: "memory");

@@ -6,18 +6,6 @@
 
 namespace edgewise::cuda {
 
-// Four or 16 bytes on their way to shared memory, for whoever waits for all of this thread's (cp.async).
-__device__ inline void copy_word(float* to, const void* from) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(to))),
-               "l"(from)
-               : "memory");
-}
-__device__ inline void copy_words(std::byte* to, const std::byte* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(to))),
-               "l"(from)
-               : "memory");
-}
-
 // The thread's number, as if it could change: what follows from it is else computed ahead of all operators and kept in
 // registers that are wanted.
 __device__ inline int this_thread() {
