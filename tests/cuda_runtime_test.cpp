@@ -13,7 +13,7 @@ size_t free_memory() {
   return free;
 }
 
-TEST_F(CudaRuntimeTest, GreedyRowsNeedNoLogits) { compare_picks(); }
+TEST_F(CudaRuntimeTest, RowsThatChooseNeedNoLogits) { compare_picks(true); }
 
 // Prompts of all lengths, greedy and sampled answers, guesses, and sequences that come and go.
 TEST_F(CudaRuntimeTest, StepsTakeNoMemory) {

@@ -30,9 +30,9 @@ class FrailExecutable final : Owned, public WrappedExecutable {
   explicit FrailExecutable(std::unique_ptr<Executable> inner)
       : Owned{std::move(inner)}, WrappedExecutable(*Owned::executable) {}
   using Executable::run;
-  StepOutcome run(const StepInput& input, StepOutputs outputs, std::span<int32_t> best) noexcept override {
+  StepOutcome run(const StepInput& input, StepOutputs outputs, std::span<int32_t> chosen) noexcept override {
     burnt_ = burnt_ || g_burnt;
-    return burnt_ ? StepOutcome::kDeviceFault : inner_.run(input, outputs, best);
+    return burnt_ ? StepOutcome::kDeviceFault : inner_.run(input, outputs, chosen);
   }
   std::string fault() const override { return burnt_ ? kFault : ""; }
 

@@ -64,11 +64,11 @@ class FaultyExecutable final : public WrappedExecutable {
   StepOutcome next = StepOutcome::kDone;
 
   using Executable::run;
-  StepOutcome run(const StepInput& input, StepOutputs outputs, std::span<int32_t> best) noexcept override {
-    const StepOutcome outcome = inner_.run(input, outputs, best);
+  StepOutcome run(const StepInput& input, StepOutputs outputs, std::span<int32_t> chosen) noexcept override {
+    const StepOutcome outcome = inner_.run(input, outputs, chosen);
     if (next == StepOutcome::kDone) return outcome;
     for (const auto& output : outputs) std::ranges::fill(output, NAN);  // whatever it has left
-    std::ranges::fill(best, 7);
+    std::ranges::fill(chosen, 7);
     return std::exchange(next, StepOutcome::kDone);
   }
 };

@@ -23,7 +23,7 @@ TEST_F(RuntimeTest, AnswersDoNotDependOnCompanyOrChunks) {
   EXPECT_EQ(run(3, 32, {prompts[1], prompts[2], prompts[3]}, sampling)[0], run(1, 128, {prompts[1]}, sampling)[0]);
 }
 
-TEST_F(RuntimeTest, GreedyRowsNeedNoLogits) { compare_picks(); }
+TEST_F(RuntimeTest, RowsThatChooseNeedNoLogits) { compare_picks(false); }
 
 TEST_F(RuntimeTest, AStepAllocatesNothing) {
   const auto l = limits(2, 64);

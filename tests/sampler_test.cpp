@@ -8,6 +8,7 @@
 #include <numeric>
 #include <random>
 
+#include "backends/backend.h"
 #include "backends/best_rows.h"
 
 namespace edgewise {
@@ -170,6 +171,67 @@ TEST(Sampler, PenaltiesBiasAndLogprobs) {
   repeat.repetition_penalty = 4;
   std::vector<float> again{3, 2, 1};
   EXPECT_EQ(Sampler(repeat, 3, std::vector<int32_t>{0}).sample(again), 1);
+}
+
+// Token by token, against what the options say.
+TEST(Sampler, PenaltiesCountWhatWasSeen) {
+  constexpr size_t kTokens = 40;
+  SamplingOptions options;
+  options.repetition_penalty = 1.3;
+  options.presence_penalty = 0.5;
+  options.frequency_penalty = 0.25;
+  options.logit_bias = {{7, -2.0f}, {11, 1.0f}};
+  const std::vector<int32_t> prompt{3, 9, 11, 3};
+  Sampler sampler(options, kTokens, prompt);
+  std::vector<int> generated(kTokens, 0);
+  std::vector<bool> seen(kTokens, false);
+  for (const int32_t token : prompt) seen[static_cast<size_t>(token)] = true;
+  std::mt19937 random(5);
+  for (int step = 0; step < 200; ++step) {
+    std::vector<float> logits(kTokens);
+    for (float& logit : logits) logit = static_cast<float>(random() % 100000) / 1e4f - 3;
+    std::vector<double> expected;
+    for (size_t i = 0; i < kTokens; ++i) {
+      double logit = double{logits[i]};
+      if (seen[i]) logit = logit > 0 ? logit / 1.3 : logit * 1.3;
+      if (generated[i] > 0) logit -= 0.5 + 0.25 * generated[i];
+      expected.push_back(logit + (i == 7 ? -2 : i == 11 ? 1 : 0));
+    }
+    RowDraw draw;
+    ASSERT_EQ(sampler.ask(1, draw), kKeepLogits);  // another token would come first
+    ASSERT_EQ(sampler.ask(0, draw), kDraw);
+    EXPECT_EQ(draw.rule.temperature, 0);
+    EXPECT_TRUE(std::ranges::is_sorted(draw.changes, {}, &LogitChange::index));
+    const int32_t token = sampler.sample(logits);
+    ASSERT_EQ(token, std::ranges::max_element(expected) - expected.begin()) << step;
+    seen[static_cast<size_t>(token)] = true;
+    ++generated[static_cast<size_t>(token)];
+  }
+}
+
+// Whoever takes what was drawn elsewhere draws on with the same numbers.
+TEST(Sampler, AsksForWhatItWouldDraw) {
+  SamplingOptions options;
+  options.temperature = 1;
+  options.top_k = 20;
+  options.seed = 9;
+  Sampler here(options, 50, {});
+  Sampler there(options, 50, {});
+  Draw draw(50);
+  std::mt19937 random(2);
+  for (int step = 0; step < 50; ++step) {
+    std::vector<float> logits(50);
+    for (float& logit : logits) logit = static_cast<float>(random() % 1000) / 200;
+    RowDraw asked;
+    ASSERT_EQ(there.ask(0, asked), kDraw);
+    RowDraw next;
+    there.ask(1, next);
+    const int32_t index = draw.draw(logits, asked.rule, asked.uniform);
+    EXPECT_EQ(there.take(index), here.sample(logits));
+    RowDraw after;
+    there.ask(0, after);
+    EXPECT_EQ(next.uniform, after.uniform);
+  }
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "backends/backend.h"
 
@@ -32,21 +33,23 @@ class WrappedExecutable : public Executable {
   Executable& inner_;
 };
 
-// Leaves nothing of the logits of rows that were to give their best token only, or makes no choices at all.
+// Leaves nothing of the logits of rows that were to give their token only, or makes no choices at all.
 class PickyExecutable final : public WrappedExecutable {
  public:
   PickyExecutable(Executable& inner, int64_t vocabulary, bool picks)
       : WrappedExecutable(inner), vocabulary_(static_cast<size_t>(vocabulary)), picks_(picks) {}
   int picked = 0;
+  int drawn = 0;
   int kept = 0;
 
   using Executable::run;
-  StepOutcome run(const StepInput& input, StepOutputs outputs, std::span<int32_t> best) noexcept override {
+  StepOutcome run(const StepInput& input, StepOutputs outputs, std::span<int32_t> chosen) noexcept override {
     if (!picks_) return inner_.run(input, outputs);
-    const StepOutcome outcome = inner_.run(input, outputs, best);
-    for (size_t row = 0; row < best.size(); ++row) {
-      ++(best[row] >= 0 ? picked : kept);
-      if (best[row] >= 0) std::ranges::fill(outputs[0].subspan(row * vocabulary_, vocabulary_), NAN);
+    const std::vector<int32_t> asked(chosen.begin(), chosen.end());
+    const StepOutcome outcome = inner_.run(input, outputs, chosen);
+    for (size_t row = 0; row < chosen.size(); ++row) {
+      ++(chosen[row] < 0 ? kept : asked[row] == kDraw ? drawn : picked);
+      if (chosen[row] >= 0) std::ranges::fill(outputs[0].subspan(row * vocabulary_, vocabulary_), NAN);
     }
     return outcome;
   }

@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "backends/draw.h"
 #include "base/tensor.h"
 #include "graph/graph.h"
 #include "graph/low_rank.h"
@@ -50,6 +51,7 @@ struct StepInput {
   std::span<const float> hidden;       // [N, columns], for graphs with the input "hidden_states"
   std::span<const SequenceSlice> sequences;
   std::span<const int32_t> logits_rows;  // [R], ascending
+  std::span<const RowDraw> draws = {};   // [R], or empty where `chosen` has no kDraw
 
   // N; `columns` of the hidden states, 0 when the graph starts from tokens.
   size_t count(int64_t columns) const {
@@ -94,10 +96,11 @@ using NodeObserver = std::function<void(const Node& node, std::span<const Tensor
 // output whose buffer is empty or missing is not written.
 using StepOutputs = std::span<const std::span<float>>;
 
-// Entries of `best` on the way into Executable::run(), which puts the index of the row's largest logit in the place of
-// kPickBest, as argmax() in best_rows.h has it.
+// Entries of `chosen` on the way into Executable::run(), which puts the index of the row's largest logit in the place
+// of kPickBest, as argmax() in best_rows.h has it, and in that of kDraw what StepInput::draws asks for, as Draw has it.
 inline constexpr int32_t kPickBest = -1;
 inline constexpr int32_t kKeepLogits = -2;
+inline constexpr int32_t kDraw = -3;
 
 // An adapter as an executable keeps it; only executables of the same engine take it.
 class PackedAdapter {
@@ -109,9 +112,11 @@ class PackedAdapter {
 class Executable {
  public:
   virtual ~Executable() = default;
-  // Runs one step; the first output are the logits [R, vocabulary]. Allocates nothing. `best` is [R] or empty: of rows
-  // whose entry is kPickBest the logits need not be brought to the output, whose contents there are anything.
-  virtual StepOutcome run(const StepInput& input, StepOutputs outputs, std::span<int32_t> best) noexcept = 0;
+  // Runs one step; the first output are the logits [R, vocabulary]. Allocates nothing. `chosen` is [R] or empty: of
+  // rows that ask for a token the logits need not be brought to the output, whose contents there are anything. Where
+  // logits lie in the host's memory anyway, or for want of room, what `draws` asks for may be left to whoever asked:
+  // then the entry is below 0, and the logits are there.
+  virtual StepOutcome run(const StepInput& input, StepOutputs outputs, std::span<int32_t> chosen) noexcept = 0;
   StepOutcome run(const StepInput& input, StepOutputs outputs) noexcept { return run(input, outputs, {}); }
   StepOutcome run(const StepInput& input, std::span<float> first) noexcept {
     return run(input, StepOutputs(&first, 1), {});

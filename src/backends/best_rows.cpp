@@ -23,10 +23,10 @@ int32_t argmax(std::span<const float> logits) noexcept {
   return found == logits.end() ? 0 : static_cast<int32_t>(found - logits.begin());
 }
 
-void pick_best(std::span<const float> logits, int64_t columns, std::span<int32_t> best) noexcept {
+void pick_best(std::span<const float> logits, int64_t columns, std::span<int32_t> chosen) noexcept {
   const auto width = static_cast<size_t>(columns);
-  for (size_t row = 0; row < best.size(); ++row) {
-    if (best[row] == kPickBest) best[row] = argmax(logits.subspan(row * width, width));
+  for (size_t row = 0; row < chosen.size(); ++row) {
+    if (chosen[row] == kPickBest) chosen[row] = argmax(logits.subspan(row * width, width));
   }
 }
 

@@ -55,6 +55,7 @@ std::vector<std::vector<Request>> make_requests(const Session& session, const Be
     Request& request = groups.back().emplace_back();
     request.prompt = std::move(prompt);
     request.max_tokens = options.output_length;
+    request.sampling = options.sampling;
     request.ignore_eos = whole;
     if (!options.adapters.empty())
       request.adapter = options.adapters[(groups.back().size() - 1) % options.adapters.size()];

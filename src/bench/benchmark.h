@@ -18,6 +18,7 @@ struct BenchOptions {
   int iterations = 5;
   int warmup = 1;
   std::vector<std::filesystem::path> adapters;  // PEFT directories; the sequences take them in turn
+  SamplingOptions sampling = {};                // greedy
   SessionOptions session = {.share_prefixes = false};
   std::vector<std::string> prompts = {};  // asked in place of tokens in no order: what is guessed depends on the text
 };

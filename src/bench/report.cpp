@@ -11,6 +11,14 @@ static std::vector<double> in_ms(std::vector<double> seconds) {
   return seconds;
 }
 
+std::string describe(const SamplingOptions& sampling) {
+  const std::string penalty =
+      sampling.repetition_penalty == 1 ? "" : fmt::format(", repetition_penalty {}", sampling.repetition_penalty);
+  if (sampling.temperature == 0) return "greedy" + penalty;
+  return fmt::format("temperature {}, top_p {}, top_k {}{}", sampling.temperature, sampling.top_p, sampling.top_k,
+                     penalty);
+}
+
 OrderedJson to_json(const BenchResult& r, const BenchOptions& options) {
   OrderedJson points = OrderedJson::array();
   for (const BenchPoint& p : r.points) {
@@ -34,6 +42,11 @@ OrderedJson to_json(const BenchResult& r, const BenchOptions& options) {
           {"input_len", options.input_length},
           {"output_len", options.output_length},
           {"iterations", options.iterations},
+          {"sampling",
+           {{"temperature", options.sampling.temperature},
+            {"top_p", options.sampling.top_p},
+            {"top_k", options.sampling.top_k},
+            {"repetition_penalty", options.sampling.repetition_penalty}}},
           {"load_seconds", r.load_seconds},
           {"memory_bandwidth_bytes_per_second", r.bandwidth},
           {"peak_memory_bytes", r.peak_memory},
@@ -46,11 +59,11 @@ OrderedJson to_json(const BenchResult& r, const BenchOptions& options) {
 
 std::string to_markdown(const std::vector<BenchResult>& results, const BenchOptions& options) {
   std::string text = fmt::format(
-      "{} prompt tokens, {} generated, median of {} runs (± half width of the 95% interval of the mean).\n\n"
+      "{} prompt tokens, {} generated, {}, median of {} runs (± half width of the 95% interval of the mean).\n\n"
       "| engine | batch | TTFT ms | ITL ms p50 / p90 / p99 | prefill tok/s | decode tok/s | of bandwidth | load s | "
       "peak MB |\n"
       "|---|---|---|---|---|---|---|---|---|\n",
-      options.input_length, options.output_length, options.iterations);
+      options.input_length, options.output_length, describe(options.sampling), options.iterations);
   for (const BenchResult& r : results) {
     for (const BenchPoint& p : r.points) {
       text += fmt::format(

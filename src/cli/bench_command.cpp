@@ -68,6 +68,10 @@ void add_bench(Commands& commands) {
   add_flag(command, "batch_sizes", o.batch_sizes, "sequences side by side");
   add_flag(command, "iterations", o.iterations, "measured runs");
   add_flag(command, "warmup", o.warmup, "runs beforehand that do not count");
+  add_flag(command, "temperature", o.sampling.temperature, "0 is greedy");
+  add_flag(command, "top_p", o.sampling.top_p, "nucleus sampling");
+  add_flag(command, "top_k", o.sampling.top_k, "sample from the k best tokens (0: all)");
+  add_flag(command, "repetition_penalty", o.sampling.repetition_penalty, "above 1 discourages repetition");
   add_flag(command, "threads", o.session.threads, "CPU threads (0: all cores)");
   add_flag(command, "lora", o.adapters, "directories of PEFT adapters, which the sequences take in turn");
   add_flag(command, "prompts", flags->prompts, "text file of prompts, one a line, in place of tokens in no order");

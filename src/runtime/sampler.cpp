@@ -5,6 +5,7 @@
 #include <cmath>
 #include <random>
 
+#include "backends/backend.h"
 #include "backends/best_rows.h"
 #include "base/error.h"
 
@@ -27,13 +28,6 @@ void forbid_others(std::span<float> logits, std::span<const uint64_t> allowed, c
       if ((allowed[word] >> (i & 63) & 1) == 0) logits[i] = -INFINITY;
     }
   }
-}
-
-uint64_t split_mix(uint64_t& state) {
-  uint64_t z = state += 0x9e3779b97f4a7c15u;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-  return z ^ (z >> 31);
 }
 
 }  // namespace
@@ -68,36 +62,58 @@ int32_t LogitTokens::index(int32_t token) const {
 Sampler::Sampler(const SamplingOptions& options, LogitTokens tokens, std::span<const int32_t> prompt)
     : options_(options),
       tokens_(tokens),
+      uniforms_(options.seed ? *options.seed : (uint64_t{std::random_device{}()} << 32) ^ std::random_device{}()),
       draw_(options.temperature > 0 || options.num_logprobs > 0 ? tokens.count() : 0) {
-  const size_t size = tokens.count();
-  generated_.assign(size, 0);
-  seen_.assign((size + 63) / 64, 0);
-  for (const int32_t token : prompt) {
-    if (const int32_t index = tokens.index(token); index >= 0) note_seen(index);
-  }
-  for (const auto& [token, bias] : options.logit_bias) {
-    if (const int32_t index = tokens.index(token); index >= 0) biases_.emplace_back(index, bias);
-  }
-  if (options.num_logprobs > 0) plain_.resize(size);
+  if (changes_logits()) note_prompt(prompt);
+  if (options.num_logprobs > 0) plain_.resize(tokens.count());
   alternatives_.reserve(static_cast<size_t>(options.num_logprobs) + 1);
-  uint64_t state = options.seed ? *options.seed : (uint64_t{std::random_device{}()} << 32) ^ std::random_device{}();
-  random_[0] = split_mix(state);
-  random_[1] = split_mix(state);
 }
 
-// xoroshiro128+, the 53 high bits: https://prng.di.unimi.it
-double Sampler::next_uniform() noexcept {
-  const uint64_t a = random_[0];
-  uint64_t b = random_[1];
-  const uint64_t result = a + b;
-  b ^= a;
-  random_[0] = ((a << 24) | (a >> 40)) ^ b ^ (b << 16);
-  random_[1] = (b << 37) | (b >> 27);
+Uniforms::Uniforms(uint64_t seed) {
+  for (uint64_t* const state : {&a_, &b_}) {
+    uint64_t z = seed += 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    *state = z ^ (z >> 31);
+  }
+}
+
+double Uniforms::next() noexcept {
+  const uint64_t result = a_ + b_;
+  const uint64_t b = a_ ^ b_;
+  a_ = std::rotl(a_, 24) ^ b ^ (b << 16);
+  b_ = std::rotl(b, 37);
   return static_cast<double>(result >> 11) * 0x1.0p-53;
 }
 
-void Sampler::note_seen(int32_t index) noexcept {
-  seen_[static_cast<size_t>(index) >> 6] |= uint64_t{1} << (index & 63);
+double Sampler::uniform(int ahead) const noexcept {
+  Uniforms uniforms = uniforms_;
+  for (int i = 0; i < ahead; ++i) uniforms.next();
+  return uniforms.next();
+}
+
+bool Sampler::changes_logits() const noexcept {
+  return options_.repetition_penalty != 1 || options_.presence_penalty != 0 || options_.frequency_penalty != 0 ||
+         !options_.logit_bias.empty();
+}
+
+void Sampler::note_prompt(std::span<const int32_t> prompt) {
+  std::vector<int32_t> seen;
+  for (const int32_t token : prompt) {
+    if (const int32_t index = tokens_.index(token); index >= 0) seen.push_back(index);
+  }
+  std::ranges::sort(seen);
+  seen.erase(std::ranges::unique(seen).begin(), seen.end());
+  changes_.reserve(tokens_.count());
+  for (const int32_t index : seen) changes_.push_back({index, static_cast<float>(options_.repetition_penalty)});
+  for (const auto& [token, bias] : options_.logit_bias) {
+    if (const int32_t index = tokens_.index(token); index >= 0) change_of(index).add = bias;
+  }
+}
+
+LogitChange& Sampler::change_of(int32_t index) noexcept {
+  const auto found = std::ranges::lower_bound(changes_, index, {}, &LogitChange::index);
+  return found != changes_.end() && found->index == index ? *found : *changes_.insert(found, {index});
 }
 
 void Sampler::note_logprobs(std::span<const float> logits) noexcept {
@@ -107,42 +123,38 @@ void Sampler::note_logprobs(std::span<const float> logits) noexcept {
   for (TokenLogprob& alternative : alternatives_) alternative.token = tokens_.token(alternative.token);
 }
 
-void Sampler::penalize(std::span<float> logits) const noexcept {
-  const auto repetition = static_cast<float>(options_.repetition_penalty);
-  const bool counts = options_.presence_penalty != 0 || options_.frequency_penalty != 0;
-  for (size_t word = 0; word < seen_.size() && (repetition != 1 || counts); ++word) {
-    for (uint64_t bits = seen_[word]; bits != 0; bits &= bits - 1) {
-      const size_t i = word * 64 + static_cast<size_t>(std::countr_zero(bits));
-      logits[i] = logits[i] > 0 ? logits[i] / repetition : logits[i] * repetition;
-      if (generated_[i] > 0)
-        logits[i] -= static_cast<float>(options_.presence_penalty + options_.frequency_penalty * generated_[i]);
-    }
-  }
-  for (const auto& [index, bias] : biases_) logits[static_cast<size_t>(index)] += bias;
-}
-
 int32_t Sampler::sample(std::span<float> logits, std::span<const uint64_t> allowed) noexcept {
   if (options_.num_logprobs > 0) {
     note_logprobs(logits);
     std::copy(logits.begin(), logits.end(), plain_.begin());
   }
-  penalize(logits);
+  for (const LogitChange& change : changes_) {
+    float& logit = logits[static_cast<size_t>(change.index)];
+    logit = changed_logit(logit, change);
+  }
   forbid_others(logits, allowed, tokens_);
-  const DrawRule rule{options_.temperature, options_.top_p, options_.top_k, options_.min_p};
-  const int32_t index = options_.temperature == 0 ? argmax(logits) : draw_.draw(logits, rule, next_uniform());
+  const int32_t index = options_.temperature == 0 ? argmax(logits) : draw_.draw(logits, rule(), uniform(0));
   if (options_.num_logprobs > 0) last_logprob_ = plain_[static_cast<size_t>(index)] - log_sum_;
   return take(index);
 }
 
-bool Sampler::takes_best() const noexcept {
-  return options_.temperature == 0 && options_.num_logprobs == 0 && options_.repetition_penalty == 1 &&
-         options_.presence_penalty == 0 && options_.frequency_penalty == 0 && biases_.empty();
+int32_t Sampler::ask(int ahead, RowDraw& draw) const noexcept {
+  if (options_.num_logprobs > 0) return kKeepLogits;
+  if (options_.temperature == 0 && !changes_logits()) return kPickBest;
+  if (ahead > 0 && changes_logits()) return kKeepLogits;  // the tokens in between will change more
+  draw = {rule(), uniform(ahead), changes_};
+  return kDraw;
 }
 
 int32_t Sampler::take(int32_t index) noexcept {
-  note_seen(index);
-  auto& count = generated_[static_cast<size_t>(index)];
-  if (count < UINT16_MAX) ++count;
+  if (options_.temperature > 0) uniforms_.next();
+  if (changes_logits()) {
+    LogitChange& change = change_of(index);
+    change.repetition_penalty = static_cast<float>(options_.repetition_penalty);
+    if (change.times == 0) change.add -= static_cast<float>(options_.presence_penalty);
+    change.add -= static_cast<float>(options_.frequency_penalty);
+    ++change.times;
+  }
   return tokens_.token(index);
 }
 

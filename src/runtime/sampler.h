@@ -7,7 +7,7 @@
 #include <span>
 #include <vector>
 
-#include "runtime/draw.h"
+#include "backends/draw.h"
 
 namespace edgewise {
 
@@ -45,6 +45,16 @@ class LogitTokens {
   std::span<const int32_t> kept_;
 };
 
+// Numbers from [0, 1): splitmix64 for the state, xoroshiro128+ from there, the 53 high bits (https://prng.di.unimi.it).
+class Uniforms {
+ public:
+  explicit Uniforms(uint64_t seed);
+  double next() noexcept;
+
+ private:
+  uint64_t a_, b_;
+};
+
 // One sequence's sampling state. sample() allocates nothing.
 class Sampler {
  public:
@@ -53,9 +63,10 @@ class Sampler {
   // Chooses a token from `logits` [tokens.count()], which it overwrites, and takes the choice into account from then
   // on. `allowed` has a bit for each token of the whole vocabulary, one with a logit among them; empty: any token.
   int32_t sample(std::span<float> logits, std::span<const uint64_t> allowed = {}) noexcept;
-  // Whether it always chooses the largest of the model's logits and asks nothing more of them, where all are allowed.
-  bool takes_best() const noexcept;
-  // What sample() would do with logits whose largest is at `index`, for a sampler that takes_best().
+  // What sample() may leave to an executable, where all tokens are allowed: an entry of `chosen` in Executable::run(),
+  // with its draw where it is kDraw. `ahead`: how many tokens will have been chosen before.
+  int32_t ask(int ahead, RowDraw& draw) const noexcept;
+  // What sample() would do, had it chosen `index`.
   int32_t take(int32_t index) noexcept;
   // Log probability of the last token under the model (before penalties, temperature and truncation), and the
   // num_logprobs most probable tokens. Filled when num_logprobs > 0.
@@ -63,23 +74,22 @@ class Sampler {
   std::span<const TokenLogprob> last_alternatives() const { return alternatives_; }
 
  private:
-  void note_seen(int32_t index) noexcept;
+  bool changes_logits() const noexcept;
+  void note_prompt(std::span<const int32_t> prompt);
+  LogitChange& change_of(int32_t index) noexcept;
   void note_logprobs(std::span<const float> logits) noexcept;
-  void penalize(std::span<float> logits) const noexcept;
-  double next_uniform() noexcept;
+  DrawRule rule() const noexcept { return {options_.temperature, options_.top_p, options_.top_k, options_.min_p}; }
+  double uniform(int ahead) const noexcept;
 
   SamplingOptions options_;
   LogitTokens tokens_;
-  // By index of the logit.
-  std::vector<std::pair<int32_t, float>> biases_;
-  std::vector<uint16_t> generated_;  // times each token was generated
-  std::vector<uint64_t> seen_;       // bits: in the prompt or the answer
+  Uniforms uniforms_;
+  std::vector<LogitChange> changes_;  // by index; of tokens with a bias, and of those seen where that matters
   Draw draw_;
   std::vector<TokenLogprob> alternatives_;
   std::vector<float> plain_;  // the model's logits, when log probabilities are reported
   float log_sum_ = 0;
   float last_logprob_ = 0;
-  uint64_t random_[2];
 };
 
 }  // namespace edgewise

@@ -41,7 +41,8 @@ Scheduler::Scheduler(Executable& executable, const SchedulerLimits& limits, std:
   slices_.reserve(sequences);
   sliced_.reserve(sequences);
   rows_.reserve(rows);
-  best_.reserve(rows);
+  chosen_.reserve(rows);
+  draws_.reserve(rows);
   first_rows_.reserve(sequences);
   tree_masks_.reserve(rows);
   path_.reserve(kMostTreeTokens);
@@ -100,7 +101,7 @@ StepOutcome Scheduler::run() noexcept {
   const std::span<float> outputs[] = {logits_, embeds ? std::span(hidden_) : std::span<float>(),
                                       drafter_ == nullptr ? std::span<float>() : drafter_->features()};
   mask_worker_.start(sliced_);
-  const StepOutcome outcome = executable_.run({tokens_, positions_, {}, slices_, rows_}, outputs, best_);
+  const StepOutcome outcome = executable_.run({tokens_, positions_, {}, slices_, rows_, draws_}, outputs, chosen_);
   mask_worker_.wait();
   const double seconds = seconds_since(start);
   const int prefilled = static_cast<int>(tokens_.size()) - decoding_;
@@ -169,7 +170,8 @@ void Scheduler::plan() noexcept {
   slices_.clear();
   sliced_.clear();
   rows_.clear();
-  best_.clear();
+  chosen_.clear();
+  draws_.clear();
   first_rows_.clear();
   tree_masks_.clear();
   // Decoding sequences first, so a long prompt delays nobody by more than its chunk.
@@ -201,14 +203,15 @@ void Scheduler::add_rows(Sequence& sequence, int count) noexcept {
   sliced_.push_back(&sequence);
   const bool last = sequence.kv_length + count == sequence.length();
   first_rows_.push_back(last ? static_cast<int32_t>(rows_.size()) : -1);
-  if (last) add_logits(sequence, first + count - 1);
+  if (last) add_logits(sequence, first + count - 1, 0);
 }
 
-// A row whose sequence wants the most probable token and nothing else leaves its logits where they are.
-void Scheduler::add_logits(const Sequence& sequence, int32_t row) noexcept {
-  const bool chosen = !sequence.constraint && sequence.sampler.takes_best();
+// A row whose token the executable may choose leaves its logits where they are. `ahead`: how many guesses it is behind.
+void Scheduler::add_logits(const Sequence& sequence, int32_t row, int ahead) noexcept {
   rows_.push_back(row);
-  best_.push_back(chosen || sequence.embed ? kPickBest : kKeepLogits);
+  draws_.emplace_back();
+  const int32_t asked = sequence.constraint ? kKeepLogits : sequence.sampler.ask(ahead, draws_.back());
+  chosen_.push_back(sequence.embed ? kPickBest : asked);
 }
 
 void Scheduler::commit() noexcept {
@@ -249,7 +252,7 @@ void Scheduler::sample_rows(Sequence& sequence, const SequenceSlice& slice, size
     if (sequence.finished()) break;
     const auto logits = std::span(logits_).subspan(row * vocabulary, vocabulary);
     const int32_t token =
-        best_[row] >= 0 ? sequence.sampler.take(best_[row]) : sequence.sampler.sample(logits, allowed);
+        chosen_[row] >= 0 ? sequence.sampler.take(chosen_[row]) : sequence.sampler.sample(logits, allowed);
     accept(sequence, token);
     const int32_t child = sequence.finished() ? -1 : sequence.draft.child(node, token);
     if (child < 0) break;

@@ -79,7 +79,7 @@ class Scheduler {
   void preempt_last() noexcept;
   void plan() noexcept;
   void add_rows(Sequence& sequence, int count) noexcept;
-  void add_logits(const Sequence& sequence, int32_t row) noexcept;
+  void add_logits(const Sequence& sequence, int32_t row, int ahead) noexcept;
   void add_draft(Sequence& sequence) noexcept;
   StepOutcome run() noexcept;
   void commit() noexcept;
@@ -111,7 +111,8 @@ class Scheduler {
   std::vector<SequenceSlice> slices_;
   std::vector<Sequence*> sliced_;
   std::vector<int32_t> rows_;
-  std::vector<int32_t> best_;         // of rows_: the index of the largest logit, or that the logits came
+  std::vector<int32_t> chosen_;       // of rows_: the index of the token, or that the logits came
+  std::vector<RowDraw> draws_;        // of rows_ whose token is to be drawn
   std::vector<int32_t> first_rows_;   // of each slice among rows_, -1 for none
   std::vector<uint64_t> tree_masks_;  // of rows in trees
   int decoding_ = 0;                  // rows of decoding sequences, which come first

@@ -20,9 +20,10 @@ void Scheduler::add_draft(Sequence& sequence) noexcept {
     slice.tree = std::span(tree_masks_).subspan(begin);
   }
   for (int i = 0; i < sequence.draft.size(); ++i) {
-    add_logits(sequence, static_cast<int32_t>(tokens_.size()));
+    const int32_t position = slice.position(i + 1);
+    add_logits(sequence, static_cast<int32_t>(tokens_.size()), position - slice.kv_length);
     tokens_.push_back(sequence.draft.tokens[static_cast<size_t>(i)]);
-    positions_.push_back(slice.position(i + 1));
+    positions_.push_back(position);
   }
 }
 

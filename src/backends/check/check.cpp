@@ -36,11 +36,11 @@ class CheckExecutable final : public Executable {
   }
 
   using Executable::run;
-  StepOutcome run(const StepInput& input, StepOutputs outputs, std::span<int32_t> best) noexcept override {
+  StepOutcome run(const StepInput& input, StepOutputs outputs, std::span<int32_t> chosen) noexcept override {
     different_ = false;
     const StepOutcome outcome = reference_->run(input, outputs);
     if (outcome != StepOutcome::kDone) return outcome;
-    const StepOutcome tested = tested_->run(input, outputs, best);
+    const StepOutcome tested = tested_->run(input, outputs, chosen);
     return different_ ? StepOutcome::kDeviceFault : tested;
   }
   void copy_slots(std::span<const SlotCopy> copies) noexcept override {

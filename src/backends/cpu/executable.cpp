@@ -162,7 +162,7 @@ size_t CpuExecutable::steps_for(StepOutputs outputs) const noexcept {
   return end == 0 ? steps_.size() : end;
 }
 
-StepOutcome CpuExecutable::run(const StepInput& input, StepOutputs outputs, std::span<int32_t> best) noexcept {
+StepOutcome CpuExecutable::run(const StepInput& input, StepOutputs outputs, std::span<int32_t> chosen) noexcept {
   const auto tokens = static_cast<int>(input.count(hidden_columns_));
   const auto rows = static_cast<int>(input.logits_rows.size());
   if (tokens > options_.max_tokens || rows > options_.max_rows) return StepOutcome::kTooLarge;
@@ -182,7 +182,7 @@ StepOutcome CpuExecutable::run(const StepInput& input, StepOutputs outputs, std:
   if (adapters_.any()) context.adapters = &adapters_;
   failed_ = false;
   pool_.run([&](int worker) { run_nodes(context, worker); });
-  if (!best.empty()) pick_best(outputs[0], graph_.value(graph_.outputs()[0]).shape[1], best);
+  if (!chosen.empty()) pick_best(outputs[0], graph_.value(graph_.outputs()[0]).shape[1], chosen);
   return failed_ ? StepOutcome::kDeviceFault : StepOutcome::kDone;
 }
 

@@ -31,7 +31,7 @@ class CpuExecutable final : public Executable {
  public:
   CpuExecutable(const Graph& graph, const LoadOptions& options, Isa isa);
   using Executable::run;
-  StepOutcome run(const StepInput& input, StepOutputs outputs, std::span<int32_t> best) noexcept override;
+  StepOutcome run(const StepInput& input, StepOutputs outputs, std::span<int32_t> chosen) noexcept override;
   void copy_slots(std::span<const SlotCopy> copies) noexcept override;
   MemoryUse memory() const override;
   size_t page_bytes() const override;

@@ -77,13 +77,13 @@ class Bench {
     options.max_tokens = options.max_rows = options.max_sequences = point.batch;
     options.kv_pages = static_cast<int>(table.size());
     KvLayer layer{.type = cache.type, .kv_heads = heads.kv, .head_dim = heads.dim};
-    StepTables tables(options, {tile_shape(layer, heads.q)}, kSlots);
+    StepTables tables(options, 1, {tile_shape(layer, heads.q)}, kSlots);
     DeviceArena arena(DeviceArena::rounded(tables.bytes()), "tables", "");
     tables.place(arena);
     StepInput input;
     input.tokens = input.positions = input.logits_rows = numbers;
     input.sequences = sequences;
-    if (!tables.fill(input, Sharing())) return std::printf("too large\n"), void();
+    if (!tables.fill(input, {}, Sharing())) return std::printf("too large\n"), void();
     tables.fetch(stream_);
     StepContext context;
     tables.describe(context);

@@ -79,6 +79,7 @@ DeviceMemory upload(std::span<const std::byte> bytes, const char* what) {
   if (bytes.empty()) return memory;
   check_cuda(cudaMemset(memory.data(), 0, memory.size()), "clear memory");
   check_cuda(cudaMemcpy(memory.data(), bytes.data(), bytes.size(), cudaMemcpyHostToDevice), "copy weights");
+  check_cuda(cudaStreamSynchronize(cudaStreamLegacy), "copy weights");  // which no other stream waits for
   return memory;
 }
 

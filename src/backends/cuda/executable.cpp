@@ -27,7 +27,7 @@ StepContext CudaExecutable::context_of(int tokens, int rows) const noexcept {
   return context;
 }
 
-StepOutcome CudaExecutable::run(const StepInput& input, StepOutputs outputs, std::span<int32_t> best) noexcept {
+StepOutcome CudaExecutable::run(const StepInput& input, StepOutputs outputs, std::span<int32_t> chosen) noexcept {
   if (fault_ != cudaSuccess) return StepOutcome::kDeviceFault;
   StepContext context =
       context_of(static_cast<int>(input.count(hidden_columns_)), static_cast<int>(input.logits_rows.size()));
@@ -38,11 +38,11 @@ StepOutcome CudaExecutable::run(const StepInput& input, StepOutputs outputs, std
   context.adapters = adapters_.any();
   context.program = program_runs(context, outputs);
   const Sharing sharing = context.program ? Sharing{program_->most_splits(), 1} : Sharing();
-  if (!tables_->fill(input, sharing)) return StepOutcome::kTooLarge;
+  if (!tables_->fill(input, chosen, sharing)) return StepOutcome::kTooLarge;
   context.several_pages = tables_->several_pages();
   context.whole_tiles = tables_->whole_tiles();
   tables_->describe(context);
-  results_.begin(best);
+  results_.begin(chosen);
   if (hidden_ != kNone) {
     std::ranges::copy(input.hidden, hidden_staging_.as<float>());
     cudaMemcpyAsync(values_[static_cast<size_t>(hidden_)], hidden_staging_.data(), input.hidden.size_bytes(),
@@ -50,7 +50,7 @@ StepOutcome CudaExecutable::run(const StepInput& input, StepOutputs outputs, std
   }
   const size_t end = steps_for(outputs);
   StepOutcome outcome = profiling_ || observer_ ? run_nodes(context, end) : launch(context, end);
-  if (outcome == StepOutcome::kDone) outcome = results_.read(context, outputs, best);
+  if (outcome == StepOutcome::kDone) outcome = results_.read(context, outputs, chosen);
   if (outcome == StepOutcome::kDeviceFault) note_fault();
   return outcome;
 }

@@ -25,7 +25,7 @@ class CudaExecutable final : public Executable, private BuildContext {
   CudaExecutable(const Graph& graph, const LoadOptions& options);
   using Executable::add_adapter;
   using Executable::run;
-  StepOutcome run(const StepInput& input, StepOutputs outputs, std::span<int32_t> best) noexcept override;
+  StepOutcome run(const StepInput& input, StepOutputs outputs, std::span<int32_t> chosen) noexcept override;
   void copy_slots(std::span<const SlotCopy> copies) noexcept override;
   MemoryUse memory() const override;
   std::string fault() const override;

@@ -86,7 +86,8 @@ CudaExecutable::CudaExecutable(const Graph& graph, const LoadOptions& options)
   uploader_->finish();
   uploader_.reset();
   program_ = StepProgram::make(*this, ops_);
-  tables_ = std::make_unique<StepTables>(options, tile_shapes_, partial_slots_);
+  tables_ = std::make_unique<StepTables>(options, static_cast<size_t>(graph.value(graph.outputs()[0]).shape[1]),
+                                         tile_shapes_, partial_slots_);
   place_values(workspace);
   profile_.assign(graph.nodes().size(), 0.0);
   warm_up();

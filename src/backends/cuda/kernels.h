@@ -7,6 +7,10 @@
 #include <cstddef>
 #include <cstdint>
 
+namespace edgewise {
+struct LogitChange;
+}
+
 namespace edgewise::cuda {
 
 // ---- linear_stream.cu: weights as layout.h describes them, one look at each of them for up to 64 columns
@@ -210,10 +214,36 @@ struct FetchRange {
 };
 // Copies ranges of `host` to the same places on the device.
 void fetch(cudaStream_t stream, const void* host, const FetchRange* ranges, int count, void* device);
-// The index of each row's largest logit, the first of equals, to `best` [rows] in pinned memory. Numbers that are none
-// count for nothing. keys, arrived [rows]: zeros, and zeros again behind.
-void best_rows(cudaStream_t stream, const float* logits, int rows, int columns, unsigned long long* keys,
-               unsigned* arrived, int32_t* best);
+
+// How a row's token is found: what RowDraw (backends/draw.h) says, as kernels want it. By itself: the largest logit.
+struct DrawRow {
+  float inverse = 0;  // 0: nothing is to be drawn
+  float floor = 0;
+  int32_t most = 0;
+  int32_t first_change = 0;  // of the step's
+  double top_p = 1;
+  double uniform = 0;
+  int32_t change_count = 0;
+};
+// What finding a row's token takes: zeros, but for what best_rows() leaves in `index` and `logit`.
+struct RowChoice {
+  unsigned long long key = 0;
+  unsigned arrived = 0;
+  int32_t index = 0;
+  float logit = 0;
+};
+// Changes logits as their rows ask for it. Then the index of each row's largest one, the first of equals, to `tokens`
+// [rows] in pinned memory, or, for rows that draw, to `choices` [rows]. Numbers that are none count for nothing.
+void best_rows(cudaStream_t stream, float* logits, int rows, int columns, const DrawRow* draws,
+               const LogitChange* changes, RowChoice* choices, int32_t* tokens);
+
+// ---- draw.cu
+
+// The tokens of rows that draw to `tokens` [rows] in pinned memory; their logits are lost. `choices` as best_rows()
+// leaves it; `scratch` [rows][draw_bytes(columns)]: zeros, and zeros again behind, as far as that matters.
+void draw_rows(cudaStream_t stream, float* logits, int rows, int columns, int multiprocessors, const DrawRow* draws,
+               const RowChoice* choices, void* scratch, int32_t* tokens);
+size_t draw_bytes(int columns);
 
 // ---- low_rank.cu, for the rows of sequences with an adapter
 

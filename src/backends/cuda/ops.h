@@ -27,6 +27,8 @@ struct StepContext {
   const int32_t* context = nullptr;      // [N] tokens known of the row's sequence
   const int32_t* slots = nullptr;        // [N] page * 64 + slot
   const int32_t* logits_rows = nullptr;  // [R]
+  const DrawRow* draws = nullptr;        // [R]
+  const LogitChange* changes = nullptr;  // of all rows
   const uint64_t* masks = nullptr;       // [N]
   const int32_t* pages = nullptr;        // page tables of all sequences
   struct Tiles {

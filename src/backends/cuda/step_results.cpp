@@ -5,10 +5,16 @@
 #include <cstring>
 
 namespace edgewise::cuda {
+namespace {
+
+bool gives_token(int32_t entry) { return entry == kPickBest || entry == kDraw; }
+
+}  // namespace
 
 StepResults::StepResults(const Graph& graph, const LoadOptions& options)
     : graph_(graph),
       most_rows_(static_cast<size_t>(options.max_rows)),
+      columns_(static_cast<int>(graph.value(graph.outputs()[0]).shape[1])),
       tokens_(most_rows_ * sizeof(int32_t), "pinned memory for tokens") {
   for (const ValueId id : graph.outputs()) {
     const Shape& shape = graph.value(id).shape;
@@ -18,17 +24,21 @@ StepResults::StepResults(const Graph& graph, const LoadOptions& options)
   pieces_.reserve(most_rows_ + staging_.size());
 }
 
-void StepResults::begin(std::span<const int32_t> best) noexcept {
-  picks_ = std::ranges::find(best, kPickBest) != best.end();
-  std::ranges::fill_n(tokens_.as<int32_t>(), static_cast<std::ptrdiff_t>(best.size()), kPickBest);
+size_t StepResults::bytes() const { return most_rows_ * (sizeof(RowChoice) + draw_bytes(columns_)); }
+
+void StepResults::begin(std::span<const int32_t> chosen) noexcept {
+  picks_ = std::ranges::any_of(chosen, gives_token);
+  std::ranges::fill_n(tokens_.as<int32_t>(), static_cast<std::ptrdiff_t>(chosen.size()), kPickBest);
 }
 
 void StepResults::launch(const StepContext& context) const noexcept {
   if (context.rows == 0) return;
-  const ValueId logits = graph_.outputs()[0];
-  best_rows(context.stream, context.values[logits], context.rows, static_cast<int>(graph_.value(logits).shape[1]),
-            choices_.as<unsigned long long>(), choices_.as<unsigned>(most_rows_ * sizeof(unsigned long long)),
-            tokens_.as<int32_t>());
+  float* const logits = context.values[graph_.outputs()[0]];
+  auto* const choices = choices_.as<RowChoice>();
+  auto* const tokens = tokens_.as<int32_t>();
+  best_rows(context.stream, logits, context.rows, columns_, context.draws, context.changes, choices, tokens);
+  draw_rows(context.stream, logits, context.rows, columns_, device_info().multiprocessors, context.draws, choices,
+            choices + most_rows_, tokens);
 }
 
 // Asks for rows [first, end) of an output.
@@ -42,7 +52,7 @@ void StepResults::ask(const StepContext& context, size_t output, size_t first, s
   pieces_.push_back(piece);
 }
 
-StepOutcome StepResults::read(const StepContext& context, StepOutputs outputs, std::span<int32_t> best) noexcept {
+StepOutcome StepResults::read(const StepContext& context, StepOutputs outputs, std::span<int32_t> chosen) noexcept {
   pieces_.clear();
   for (size_t i = 0; i < std::min(outputs.size(), staging_.size()); ++i) {
     if (outputs[i].empty()) continue;
@@ -51,7 +61,7 @@ StepOutcome StepResults::read(const StepContext& context, StepOutputs outputs, s
     if (outputs[i].size() < rows * static_cast<size_t>(shape[1])) return StepOutcome::kTooLarge;
     size_t first = 0;  // of the rows not asked for yet
     for (size_t row = 0; row < rows && i == 0 && picks_; ++row) {
-      if (best[row] != kPickBest) continue;
+      if (!gives_token(chosen[row])) continue;
       ask(context, i, first, row, outputs[i].data());
       first = row + 1;
     }
@@ -61,8 +71,8 @@ StepOutcome StepResults::read(const StepContext& context, StepOutputs outputs, s
       pieces_.empty() && picks_ ? await_tokens(context) : cudaStreamSynchronize(context.stream) == cudaSuccess;
   if (!done || cudaGetLastError() != cudaSuccess) return StepOutcome::kDeviceFault;
   for (const Piece& piece : pieces_) std::memcpy(piece.to, piece.staging, piece.count * sizeof(float));
-  for (size_t row = 0; row < best.size() && picks_; ++row) {
-    if (best[row] == kPickBest) best[row] = tokens_.as<const int32_t>()[row];
+  for (size_t row = 0; row < chosen.size() && picks_; ++row) {
+    if (gives_token(chosen[row])) chosen[row] = tokens_.as<const int32_t>()[row];
   }
   return StepOutcome::kDone;
 }

@@ -17,9 +17,9 @@ class StepResults {
   // Chooses a token for each row of logits; behind the graph's last node.
   void launch(const StepContext& context) const noexcept;
   // Waits for the step, and takes what was asked for of it.
-  StepOutcome read(const StepContext& context, StepOutputs outputs, std::span<int32_t> best) noexcept;
+  StepOutcome read(const StepContext& context, StepOutputs outputs, std::span<int32_t> chosen) noexcept;
   // On the device, which place() gives it.
-  size_t bytes() const { return most_rows_ * (sizeof(unsigned long long) + sizeof(unsigned)); }
+  size_t bytes() const;
   void place(DeviceArena& arena) { choices_ = arena.take(bytes()); }
 
  private:
@@ -34,11 +34,12 @@ class StepResults {
 
   const Graph& graph_;
   size_t most_rows_;
+  int columns_;                        // of logits
   std::vector<PinnedMemory> staging_;  // of each output
   PinnedMemory tokens_;                // [R], kPickBest until they are there
-  DeviceBytes choices_;                // what finding them takes
+  DeviceBytes choices_;                // [R] what finding them takes, and drawing them
   std::vector<Piece> pieces_;          // of this step
-  bool picks_ = false;
+  bool picks_ = false;                 // some row gives a token
 };
 
 }  // namespace edgewise::cuda

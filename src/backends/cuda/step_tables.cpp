@@ -6,8 +6,9 @@
 #include <cstring>
 
 namespace edgewise::cuda {
-StepTables::StepTables(const LoadOptions& options, std::vector<TileShape> shapes, int partial_slots)
-    : most_tokens_(options.max_tokens),
+StepTables::StepTables(const LoadOptions& options, size_t vocabulary, std::vector<TileShape> shapes, int partial_slots)
+    : vocabulary_(vocabulary),
+      most_tokens_(options.max_tokens),
       most_rows_(options.max_rows),
       most_pages_(options.max_sequences * options.kv_pages),
       most_tiles_(options.max_tokens + partial_slots),
@@ -28,6 +29,8 @@ StepTables::StepTables(const LoadOptions& options, std::vector<TileShape> shapes
   slots_ = place(n * 4);
   masks_ = place(n * 8);
   logits_rows_ = place(static_cast<size_t>(most_rows_) * 4);
+  draws_ = place(static_cast<size_t>(most_rows_) * sizeof(DrawRow));
+  changes_ = place(most_changes() * sizeof(LogitChange));
   counts_ = place(shapes_.size() * 4);
   tiles_stride_ = (static_cast<size_t>(most_tiles_) * sizeof(AttendTile) + 15) / 16 * 16;
   tiles_ = place(shapes_.size() * tiles_stride_);
@@ -48,11 +51,12 @@ StepTables::StepTables(const LoadOptions& options, std::vector<TileShape> shapes
   page_begin_.reserve(static_cast<size_t>(options.max_sequences));
 }
 
-bool StepTables::fill(const StepInput& input, Sharing sharing) noexcept {
+bool StepTables::fill(const StepInput& input, std::span<int32_t> chosen, Sharing sharing) noexcept {
   ++*host<uint32_t>(number_);
   std::ranges::copy(input.tokens, host<int32_t>(tokens_));
   std::ranges::copy(input.positions, host<int32_t>(positions_));
   std::ranges::copy(input.logits_rows, host<int32_t>(logits_rows_));
+  fill_draws(input, chosen);
   page_begin_.clear();
   int pages = 0;
   for (const SequenceSlice& sequence : input.sequences) {
@@ -91,6 +95,12 @@ void StepTables::list_ranges(size_t tokens, size_t rows, size_t pages) noexcept 
   add(number_, 4);
   add(masks_, tokens * 8);
   add(logits_rows_, rows * 4);
+  add(draws_, rows * sizeof(DrawRow));
+  for (size_t i = 0; i < kChangeRanges; ++i) {
+    const size_t begin = change_count_ * i / kChangeRanges;
+    add(changes_ + begin * sizeof(LogitChange),
+        (change_count_ * (i + 1) / kChangeRanges - begin) * sizeof(LogitChange));
+  }
   add(counts_, shapes_.size() * 4);
   add(pages_, pages * 4);
   for (size_t shape = 0; shape < shapes_.size(); ++shape) {
@@ -101,6 +111,30 @@ void StepTables::list_ranges(size_t tokens, size_t rows, size_t pages) noexcept 
 
 void StepTables::fetch(cudaStream_t stream) const noexcept {
   cuda::fetch(stream, host_.data(), host<const FetchRange>(ranges_), static_cast<int>(range_count()), device_.data());
+}
+
+void StepTables::fill_draws(const StepInput& input, std::span<int32_t> chosen) noexcept {
+  change_count_ = 0;
+  for (size_t row = 0; row < input.logits_rows.size(); ++row) {
+    DrawRow& to = host<DrawRow>(draws_)[row];
+    to = {};
+    if (row >= chosen.size() || chosen[row] != kDraw) continue;
+    const auto& [rule, uniform, changes] = input.draws[row];
+    if (change_count_ + changes.size() > most_changes()) {
+      chosen[row] = kKeepLogits;
+      continue;
+    }
+    to.change_count = static_cast<int32_t>(changes.size());
+    to.first_change = static_cast<int32_t>(change_count_);
+    std::ranges::copy(changes, host<LogitChange>(changes_) + change_count_);
+    change_count_ += changes.size();
+    if (rule.temperature == 0) continue;
+    to.inverse = rule.inverse();
+    to.floor = rule.floor();
+    to.most = rule.most(vocabulary_);
+    to.top_p = rule.top_p;
+    to.uniform = uniform;
+  }
 }
 
 namespace {
@@ -197,6 +231,8 @@ void StepTables::describe(StepContext& context, int bucket) noexcept {
   context.slots = device_.as<const int32_t>(slots_);
   context.masks = device_.as<const uint64_t>(masks_);
   context.logits_rows = device_.as<const int32_t>(logits_rows_);
+  context.changes = device_.as<const LogitChange>(changes_);
+  context.draws = device_.as<const DrawRow>(draws_);
   context.pages = device_.as<const int32_t>(pages_);
   for (size_t shape = 0; shape < shapes_.size(); ++shape)
     described_[shape] = {device_.as<const AttendTile>(tiles_at(shape)), device_.as<const int32_t>(counts_) + shape,

@@ -30,10 +30,11 @@ constexpr int tile_rows(int group) { return group >= kMostTileRows ? 1 : kMostTi
 class StepTables {
  public:
   // `shapes`: those of the attention operators' tiles.
-  StepTables(const LoadOptions& options, std::vector<TileShape> shapes, int partial_slots);
+  StepTables(const LoadOptions& options, size_t vocabulary, std::vector<TileShape> shapes, int partial_slots);
 
-  // False when the step is larger than what was announced.
-  bool fill(const StepInput& input, Sharing sharing) noexcept;
+  // False when the step is larger than what was announced. Entries of `chosen` whose rows change more logits than there
+  // is room for become kKeepLogits.
+  bool fill(const StepInput& input, std::span<int32_t> chosen, Sharing sharing) noexcept;
   // To the device, whatever was filled in: a launch that a captured graph may hold.
   void fetch(cudaStream_t stream) const noexcept;
   // Fills in the pointers, and how many tiles there are to launch for.
@@ -58,10 +59,16 @@ class StepTables {
   size_t tiles_at(size_t shape) const { return tiles_ + shape * tiles_stride_; }
   size_t prompt_tiles_at(size_t shape) const { return prompt_tiles_ + shape * prompt_stride_; }
   bool fill_tiles(const StepInput& input, size_t shape, Sharing sharing) noexcept;
+  void fill_draws(const StepInput& input, std::span<int32_t> chosen) noexcept;
   void fill_prompt_tiles(const StepInput& input, size_t shape) noexcept;
-  size_t range_count() const { return 9 + 2 * shapes_.size(); }
+  size_t most_changes() const { return static_cast<size_t>(most_rows_) * kChangesEach; }
+  size_t range_count() const { return 10 + kChangeRanges + 2 * shapes_.size(); }
   void list_ranges(size_t tokens, size_t rows, size_t pages) noexcept;
 
+  static constexpr size_t kChangesEach = 2048;  // logits that a row may change, on average
+  static constexpr size_t kChangeRanges = 4;    // that share them out, as they may be long
+
+  size_t vocabulary_;
   int most_tokens_;
   int most_rows_;
   int most_pages_;
@@ -69,8 +76,8 @@ class StepTables {
   int partial_slots_;
   std::vector<TileShape> shapes_;
   // Byte offsets.
-  size_t ranges_, number_, tokens_, positions_, context_, slots_, masks_, logits_rows_, counts_, tiles_, prompt_tiles_,
-      pages_;
+  size_t ranges_, number_, tokens_, positions_, context_, slots_, masks_, logits_rows_, draws_, changes_, counts_,
+      tiles_, prompt_tiles_, pages_;
   size_t tiles_stride_, prompt_stride_;  // from one shape's to the next one's
   PinnedMemory host_;
   DeviceBytes device_;
@@ -80,6 +87,7 @@ class StepTables {
   int bucket_ = 1;
   bool several_pages_ = false;
   bool whole_tiles_ = false;
+  size_t change_count_ = 0;
 };
 
 }  // namespace edgewise::cuda

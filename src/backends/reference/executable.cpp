@@ -141,7 +141,7 @@ std::vector<float> ReferenceExecutable::floats(const Node& node, size_t index) c
   return graph_.constant(node.inputs[index]).to_floats();
 }
 
-StepOutcome ReferenceExecutable::run(const StepInput& input, StepOutputs outputs, std::span<int32_t> best) noexcept {
+StepOutcome ReferenceExecutable::run(const StepInput& input, StepOutputs outputs, std::span<int32_t> chosen) noexcept {
   const ValueId hidden = graph_.find_value(kHiddenInput);
   tokens_ = input.count(hidden == kNone ? 0 : graph_.value(hidden).shape.at(1));
   if (tokens_ > static_cast<size_t>(options_.max_tokens)) return StepOutcome::kTooLarge;
@@ -170,7 +170,7 @@ StepOutcome ReferenceExecutable::run(const StepInput& input, StepOutputs outputs
       if (outputs[i].size() < result.data.size()) return StepOutcome::kTooLarge;
       std::copy(result.data.begin(), result.data.end(), outputs[i].begin());
     }
-    if (!best.empty()) pick_best(outputs[0], graph_.value(graph_.outputs()[0]).shape[1], best);
+    if (!chosen.empty()) pick_best(outputs[0], graph_.value(graph_.outputs()[0]).shape[1], chosen);
     return StepOutcome::kDone;
   } catch (const std::bad_alloc&) {
     return StepOutcome::kOutOfMemory;

@@ -52,7 +52,7 @@ class ReferenceExecutable final : public Executable {
   ReferenceExecutable(const Graph& graph, const LoadOptions& options);
 
   using Executable::run;
-  StepOutcome run(const StepInput& input, StepOutputs outputs, std::span<int32_t> best) noexcept override;
+  StepOutcome run(const StepInput& input, StepOutputs outputs, std::span<int32_t> chosen) noexcept override;
   void copy_slots(std::span<const SlotCopy> copies) noexcept override;
   MemoryUse memory() const override;
   size_t page_bytes() const override;

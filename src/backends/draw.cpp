@@ -1,10 +1,10 @@
-#include "runtime/draw.h"
+#include "backends/draw.h"
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "backends/best_rows.h"
 
@@ -15,23 +15,6 @@ constexpr float kNothing = -std::numeric_limits<float>::infinity();
 
 bool more_probable(const TokenLogprob& a, const TokenLogprob& b) {
   return a.logprob > b.logprob || (a.logprob == b.logprob && a.token < b.token);
-}
-
-// `x` or, where it does not hold, zero: without a branch, which compilers make where sums might trap.
-float where(bool holds, float x) {
-  return std::bit_cast<float>(std::bit_cast<uint32_t>(x) & -static_cast<uint32_t>(holds));
-}
-
-// exp(x) for x up to 0, to 2e-7 of it; zero below -87 and for what is no number. Without branches and calls, so that it
-// becomes vectors: 2^x is 2^n of its whole part times a polynomial (Taylor's, of ln 2 times what is left).
-float exp_of(float x) {
-  const bool small = x > -87.0f;
-  const float near = where(small, x);
-  const auto whole = static_cast<int32_t>(near * 1.44269504f - 0.5f);  // to nearest, of what is not positive
-  const float f = (near - static_cast<float>(whole) * 0.693359375f) + static_cast<float>(whole) * 2.12194440e-4f;
-  const float cubed = ((((f / 5040 + 1.0f / 720) * f + 1.0f / 120) * f + 1.0f / 24) * f + 1.0f / 6) * f;
-  const float power = ((cubed + 0.5f) * f + 1) * f + 1;
-  return where(small, power * std::bit_cast<float>((whole + 127) << 23));
 }
 
 // Of what are numbers.
@@ -48,6 +31,11 @@ float largest_of(std::span<const float> values) {
 
 }  // namespace
 
+// Forbidden tokens, at minus infinity, are below either.
+float DrawRule::floor() const {
+  return min_p > 0 ? static_cast<float>(std::log(min_p)) : std::numeric_limits<float>::lowest();
+}
+
 Draw::Draw(size_t tokens) : weights_(tokens) {
   const size_t blocks = (tokens + kBlock - 1) / kBlock;
   sums_.resize(blocks);
@@ -56,7 +44,7 @@ Draw::Draw(size_t tokens) : weights_(tokens) {
   candidates_.reserve(tokens);
 }
 
-// exp((logit - largest) * inverse) where that power is at least `floor`, and their sums by blocks.
+// Weights, and their sums by blocks.
 void Draw::weigh(std::span<const float> logits, float largest, float inverse, float floor) noexcept {
   for (size_t block = 0; block < sums_.size(); ++block) {
     const size_t begin = block * kBlock;
@@ -73,13 +61,14 @@ void Draw::weigh(std::span<const float> logits, float largest, float inverse, fl
     }
     for (float& weight : weights) {
       const float power = (weight - largest) * inverse;
-      weight = where(power >= floor, exp_of(power));
+      weight = where(power >= floor, draw_weight(power));
     }
-    std::array<float, 8> sums = {};
+    // Exact: 2^46 at most.
+    std::array<double, 8> sums = {};
     for (size_t i = 0; i < kBlock; i += sums.size()) {
-      for (size_t j = 0; j < sums.size(); ++j) sums[j] += weights[i + j];
+      for (size_t j = 0; j < sums.size(); ++j) sums[j] += double{weights[i + j]};
     }
-    sums_[block] = ((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7]));
+    sums_[block] = static_cast<uint64_t>(std::accumulate(sums.begin(), sums.end(), 0.0));
     std::copy_n(weights.data(), count, to);
   }
 }
@@ -112,17 +101,24 @@ void Draw::keep_first(size_t count) noexcept {
   candidates_.resize(count);
 }
 
-// The fewest candidates with so much weight, the largest first; what they have together.
-double Draw::keep_mass(double mass) noexcept {
+uint64_t Draw::mass_of_candidates() const noexcept {
+  uint64_t mass = 0;
+  for (const TokenLogprob& candidate : candidates_) mass += static_cast<uint64_t>(candidate.logprob);
+  return mass;
+}
+
+// The fewest candidates with so much weight, the largest first, of which the last one is the least; what they have
+// together.
+uint64_t Draw::keep_mass(uint64_t mass) noexcept {
   constexpr std::ptrdiff_t kFew = 64;
   auto first = candidates_.begin();
   auto last = candidates_.end();
-  double sum = 0;  // of what lies before `first`, which stays
+  uint64_t sum = 0;  // of what lies before `first`, which stays
   while (last - first > kFew) {
     const auto middle = first + (last - first) / 2;
     std::nth_element(first, middle, last, more_probable);
-    double larger = 0;
-    for (auto i = first; i != middle; ++i) larger += i->logprob;
+    uint64_t larger = 0;
+    for (auto i = first; i != middle; ++i) larger += static_cast<uint64_t>(i->logprob);
     if (sum + larger >= mass) {
       last = middle;
     } else {
@@ -131,75 +127,49 @@ double Draw::keep_mass(double mass) noexcept {
     }
   }
   std::sort(first, last, more_probable);
-  while (first != last && sum < mass) sum += (first++)->logprob;
-  candidates_.erase(std::max(first, candidates_.begin() + 1), candidates_.end());
+  while (first != last && sum < mass) sum += static_cast<uint64_t>((first++)->logprob);
+  candidates_.erase(first, candidates_.end());
   return sum;
 }
 
-int32_t Draw::draw_of_all(double target) const noexcept {
-  int32_t found = -1;
-  for (size_t block = 0; block < sums_.size(); ++block) {
-    if (sums_[block] == 0) continue;
-    const bool here = target < sums_[block];
-    const size_t end = std::min(weights_.size(), (block + 1) * kBlock);
-    // Sums of a block are rounded: its last token is as good as none.
-    for (size_t i = block * kBlock; i < end; ++i) {
-      if (weights_[i] == 0) continue;
-      found = static_cast<int32_t>(i);
-      if (!here) continue;
-      target -= weights_[i];
-      if (target < 0) return found;
-    }
-    if (here) return found;
-    target -= sums_[block];
-  }
-  return found;
+int32_t Draw::draw_of_all(uint64_t place) const noexcept {
+  size_t block = 0;
+  for (; place >= sums_[block]; ++block) place -= sums_[block];
+  size_t i = block * kBlock;
+  for (; place >= static_cast<uint64_t>(weights_[i]); ++i) place -= static_cast<uint64_t>(weights_[i]);
+  return static_cast<int32_t>(i);
 }
 
 int32_t Draw::draw(std::span<const float> logits, const DrawRule& rule, double uniform) noexcept {
-  const float largest = logits[static_cast<size_t>(argmax(logits))];
-  // Forbidden tokens, at minus infinity, are below either.
-  const auto floor = rule.min_p > 0 ? static_cast<float>(std::log(rule.min_p)) : std::numeric_limits<float>::lowest();
-  weigh(logits, largest, static_cast<float>(1.0 / rule.temperature), floor);
-  double total = 0;
-  for (const float sum : sums_) total += sum;
-  if (!(total > 0)) return argmax(logits);  // none is a number
-  const auto k = static_cast<size_t>(rule.top_k);
-  const bool few = k > 0 && k < logits.size();
-  if (!few && rule.top_p >= 1) return draw_of_all(uniform * total);
-  if (few) {
-    gather(weights_, k);
-    keep_first(k);
-    total = 0;
-    for (const TokenLogprob& candidate : candidates_) total += candidate.logprob;
+  const int32_t best = argmax(logits);
+  weigh(logits, logits[static_cast<size_t>(best)], rule.inverse(), rule.floor());
+  uint64_t mass = std::accumulate(sums_.begin(), sums_.end(), uint64_t{0});
+  if (mass == 0) return best;  // none is a number
+  const auto most = static_cast<size_t>(rule.most(logits.size()));
+  if (most == 0 && rule.top_p >= 1) return draw_of_all(place_in(mass, uniform));
+  if (most > 0) {
+    gather(weights_, most);
+    keep_first(most);
+    mass = mass_of_candidates();
   }
-  double kept = total;
   if (rule.top_p < 1) {
+    mass = share_of(mass, rule.top_p);
     // The nucleus is small, most times.
-    for (size_t count = 256; !few; count *= 8) {
+    for (size_t count = 256; most == 0; count *= 8) {
       gather(weights_, std::min(count, logits.size()));
-      double mass = 0;
-      for (const TokenLogprob& candidate : candidates_) mass += candidate.logprob;
-      if (mass >= rule.top_p * total || count >= logits.size()) break;
+      if (mass_of_candidates() >= mass) break;
     }
-    kept = keep_mass(rule.top_p * total);
+    mass = keep_mass(mass);
   }
-  double target = uniform * kept;
-  int32_t found = -1;
-  for (const TokenLogprob& candidate : candidates_) {
-    if (candidate.logprob > 0) found = candidate.token;
-    target -= candidate.logprob;
-    if (target < 0) break;
-  }
-  return found;
+  keep_mass(place_in(mass, uniform) + 1);
+  return candidates_.back().token;
 }
 
 float Draw::log_sum(std::span<const float> logits) noexcept {
   const float largest = logits[static_cast<size_t>(argmax(logits))];
   weigh(logits, largest, 1, std::numeric_limits<float>::lowest());
-  double total = 0;
-  for (const float sum : sums_) total += sum;
-  return largest + static_cast<float>(std::log(total));
+  const uint64_t total = std::accumulate(sums_.begin(), sums_.end(), uint64_t{0});
+  return largest + static_cast<float>(std::log(static_cast<double>(total) / double{kMostWeight}));
 }
 
 std::span<const TokenLogprob> Draw::largest(std::span<const float> logits, size_t count, float log_sum) noexcept {

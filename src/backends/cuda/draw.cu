@@ -1,0 +1,462 @@
+// Tokens drawn from logits on the GPU: the ones that Draw (backends/draw.h) draws on the host, since weights are whole
+// numbers whose sums are the same in any order, and a rule says which token a place in them means. Compiled without
+// fused multiplications, as the host's part is.
+//
+// One kernel leaves weights where the logits were, and of each row how many, and how much weight, lie above each of a
+// few edges. In the other one a block a row picks its token. Rules ask for a boundary by rank three times at most:
+// where top_k ends, where top_p ends, and where the token itself is. What lies between the two edges around it is
+// brought to shared memory and put in order, or, where that is too much, counted again between edges that lie closer.
+#include <algorithm>
+#include <cstddef>
+
+#include "backends/cuda/device_code.cuh"
+#include "backends/cuda/kernels.h"
+#include "backends/draw_weight.h"
+
+namespace edgewise::cuda {
+namespace {
+
+constexpr unsigned kWeighThreads = 256;
+constexpr int kWeighBlocks = 4;  // on a multiprocessor
+constexpr unsigned kPickThreads = 1024;
+constexpr unsigned kPickWarps = kPickThreads / 32;
+constexpr unsigned kEach = 4;            // values of a chunk in a thread
+constexpr unsigned kChunk = 32 * kEach;  // that a warp looks at together
+constexpr unsigned kHeld = 2 * kPickThreads;
+constexpr int kEdges = 8;
+
+// Of weights from an edge on.
+struct Above {
+  unsigned long long mass;
+  unsigned count;
+};
+
+// Edges descend; no weight is above the first one, and all but zeros are above the last one.
+struct Ladder {
+  float edges[kEdges + 1];
+  Above above[kEdges + 1];
+};
+
+// What one kernel tells the other of a row: zeros between steps. Its chunks follow in memory.
+struct RowSums {
+  Above above[kEdges];
+};
+struct ChunkSum {
+  unsigned long long mass;
+  float largest;
+};
+
+// So many of the tokens by rank, or so much weight of them.
+struct Goal {
+  bool counts;
+  unsigned long long amount;
+  __device__ unsigned long long of(const Above& above) const { return counts ? above.count : above.mass; }
+};
+
+// The last token that a goal asks for: the mass up to it, and the token or, where that is not known yet, which one of
+// those of its weight it is, from 1 on.
+struct Boundary {
+  unsigned long long mass;
+  int token;
+  float weight;
+  unsigned long long number;
+};
+
+struct Shared {
+  unsigned long long keys[kHeld];    // weight and the token's complement
+  unsigned long long masses[kHeld];  // of the first ones together
+  Above of_warps[kPickWarps][kEdges];
+  Ladder ladder;
+  unsigned long long of_warp[kPickWarps];
+  unsigned count;
+  unsigned begin, end;
+  unsigned long long rest;
+};
+
+// A whole number up to kMostWeight, by its bits: many times as fast as the conversion.
+__device__ inline unsigned long long whole(float weight) {
+  const unsigned bits = __float_as_uint(weight);
+  const unsigned long long digits = bits & 0x7fffffu | 0x800000u;
+  return digits << 17 >> min(127 + 40 - (bits >> 23), 63u);
+}
+
+__device__ inline float first_edge(int i) {
+  constexpr float kFirst[kEdges + 1] = {kMostWeight * 2,        kMostWeight * 0x1p-1f,  kMostWeight * 0x1p-3f,
+                                        kMostWeight * 0x1p-6f,  kMostWeight * 0x1p-9f,  kMostWeight * 0x1p-12f,
+                                        kMostWeight * 0x1p-16f, kMostWeight * 0x1p-22f, 1.0f};
+  return kFirst[i];
+}
+
+__device__ inline void add(Above& sum, float weight, unsigned long long mass, float edge) {
+  if (weight < edge) return;
+  sum.mass += mass;
+  ++sum.count;
+}
+
+// Of masses below 2^54: halves of 27 bits, so that no sum is too long.
+__device__ inline Above sum_of_warp(const Above& sum) {
+  const auto low = static_cast<unsigned>(sum.mass) & 0x7ffffffu;
+  const auto high = static_cast<unsigned>(sum.mass >> 27);
+  return {(static_cast<unsigned long long>(__reduce_add_sync(~0u, high)) << 27) + __reduce_add_sync(~0u, low),
+          __reduce_add_sync(~0u, sum.count)};
+}
+
+// Of all threads, for each edge: in the warp of its number.
+template <unsigned kWarps>
+__device__ inline Above sum_of_block(const Above (&sums)[kEdges], Above (&of_warps)[kWarps][kEdges]) {
+  static_assert(kWarps >= kEdges);
+  const unsigned warp = threadIdx.x / 32;
+  const unsigned lane = threadIdx.x % 32;
+#pragma unroll
+  for (int i = 0; i < kEdges; ++i) {
+    const Above sum = sum_of_warp(sums[i]);
+    if (lane == 0) of_warps[warp][i] = sum;
+  }
+  __syncthreads();
+  if (warp >= kEdges) return {};
+  Above sum = lane < kWarps ? of_warps[lane][warp] : Above{};
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) {
+    sum.mass += __shfl_xor_sync(~0u, sum.mass, offset);
+    sum.count += __shfl_xor_sync(~0u, sum.count, offset);
+  }
+  return sum;
+}
+
+// A warp's chunk, minus infinity behind the end.
+struct Chunk {
+  float values[kEach];
+  unsigned first;  // place of this thread's first one; the others 32 further each
+
+  __device__ Chunk(const float* row, unsigned number, unsigned columns) : first(number * kChunk + threadIdx.x % 32) {
+#pragma unroll
+    for (unsigned j = 0; j < kEach; ++j) values[j] = place(j) < columns ? __ldcg(row + place(j)) : -INFINITY;
+  }
+  __device__ unsigned place(unsigned j) const { return first + j * 32; }
+};
+
+// Puts weights where the logits were; the block's warps take chunks in turns.
+__global__ void __launch_bounds__(kWeighThreads, kWeighBlocks)
+    weigh_kernel(float* logits, unsigned columns, const DrawRow* draws, const RowChoice* choices, std::byte* scratch,
+                 size_t stride) {
+  wait_for_inputs();
+  const unsigned row = blockIdx.y;
+  const DrawRow rule = draws[row];
+  if (rule.inverse == 0) return;
+  const float largest = choices[row].logit;
+  logits += static_cast<size_t>(row) * columns;
+  RowSums& sums = *reinterpret_cast<RowSums*>(scratch + row * stride);
+  auto* const chunks = reinterpret_cast<ChunkSum*>(&sums + 1);
+  const bool some = rule.most > 0 || rule.top_p < 1;
+  const unsigned warp = threadIdx.x / 32;
+  const unsigned lane = threadIdx.x % 32;
+  constexpr unsigned kWarps = kWeighThreads / 32;
+  Above above[kEdges] = {};
+  for (unsigned number = blockIdx.x * kWarps + warp; number * kChunk < columns; number += gridDim.x * kWarps) {
+    Chunk chunk(logits, number, columns);
+    Above all = {};
+    float most = 0;
+#pragma unroll
+    for (unsigned j = 0; j < kEach; ++j) {
+      const float power = (chunk.values[j] - largest) * rule.inverse;
+      const float weight = where(power >= rule.floor, draw_weight(power));
+      if (chunk.place(j) < columns) logits[chunk.place(j)] = weight;
+      const unsigned long long mass = whole(weight);
+      add(all, weight, mass, 1.0f);
+      most = fmaxf(most, weight);
+      if (!some || !__any_sync(~0u, weight >= first_edge(kEdges - 1))) continue;
+#pragma unroll
+      for (int i = 0; i < kEdges - 1; ++i) add(above[i], weight, mass, first_edge(i + 1));
+    }
+    above[kEdges - 1].mass += all.mass;
+    above[kEdges - 1].count += all.count;
+    const unsigned long long mass = sum_of_warp(all).mass;
+    const float largest_weight = __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(most)));
+    if (lane == 0) chunks[number] = {mass, largest_weight};
+  }
+  __shared__ Above of_warps[kWarps][kEdges];
+  const Above sum = sum_of_block(above, of_warps);
+  if (lane != 0 || sum.count == 0) return;
+  atomicAdd(&sums.above[warp].mass, sum.mass);
+  atomicAdd(&sums.above[warp].count, sum.count);
+}
+
+// The sum of this thread's value and those of the threads before it.
+__device__ inline unsigned long long sum_up_to(unsigned long long value, Shared& shared) {
+  const unsigned lane = threadIdx.x % 32;
+#pragma unroll
+  for (unsigned offset = 1; offset < 32; offset *= 2) {
+    const unsigned long long before = __shfl_up_sync(~0u, value, offset);
+    if (lane >= offset) value += before;
+  }
+  __syncthreads();  // of_warp may still be read for the sum before
+  if (lane == 31) shared.of_warp[threadIdx.x / 32] = value;
+  __syncthreads();
+  for (unsigned warp = 0; warp < threadIdx.x / 32; ++warp) value += shared.of_warp[warp];
+  return value;
+}
+
+// A block's look at a row.
+class RowPick {
+ public:
+  __device__ RowPick(const float* weights, unsigned columns, const RowSums& sums, Shared& shared)
+      : weights_(weights),
+        columns_(columns),
+        chunk_count_((columns + kChunk - 1) / kChunk),
+        sums_(sums),
+        chunks_(reinterpret_cast<const ChunkSum*>(&sums + 1)),
+        shared_(shared) {}
+
+  __device__ int draw_of_all(double uniform) {
+    const unsigned each = (chunk_count_ + kPickThreads - 1) / kPickThreads;
+    const unsigned begin = min(threadIdx.x * each, chunk_count_);
+    const unsigned end = min(begin + each, chunk_count_);
+    unsigned long long mine = 0;
+    for (unsigned i = begin; i < end; ++i) mine += chunks_[i].mass;
+    keep_if_here(mine, place_in(all().mass, uniform) + 1, begin * kChunk, min(end * kChunk, columns_));
+    return find([](float weight) { return whole(weight); });
+  }
+
+  __device__ int draw_of_some(const DrawRow& rule) {
+    unsigned long long mass = all().mass;
+    if (rule.most > 0 && static_cast<unsigned>(rule.most) < all().count)
+      mass = settle({true, static_cast<unsigned>(rule.most)}).mass;
+    if (rule.top_p < 1) mass = settle({false, share_of(mass, rule.top_p)}).mass;
+    const Boundary found = settle({false, place_in(mass, rule.uniform) + 1});
+    if (found.token >= 0) return found.token;
+    if (threadIdx.x == 0) {
+      shared_.begin = 0;
+      shared_.end = columns_;
+      shared_.rest = found.number;
+    }
+    __syncthreads();
+    return find([&](float weight) -> unsigned long long { return weight == found.weight; });
+  }
+
+  __device__ Above all() const { return load(kEdges - 1); }
+
+ private:
+  __device__ Above load(int edge) const { return sums_.above[edge]; }
+
+  // Calls `take` with each weight that may be at least `low`, and its place; whole warps take part together.
+  template <typename Take>
+  __device__ void for_weights(float low, Take take) const {
+    const unsigned warp = threadIdx.x / 32;
+    const unsigned lane = threadIdx.x % 32;
+    for (unsigned first = warp; first < chunk_count_; first += 32 * kPickWarps) {
+      const unsigned mine = first + lane * kPickWarps;
+      for (unsigned left = __ballot_sync(~0u, mine < chunk_count_ && chunks_[mine].largest >= low); left != 0;
+           left &= left - 1) {
+        const unsigned number = first + static_cast<unsigned>(__ffs(static_cast<int>(left)) - 1) * kPickWarps;
+        const Chunk chunk(weights_, number, columns_);
+#pragma unroll
+        for (unsigned j = 0; j < kEach; ++j) take(chunk.values[j], chunk.place(j));
+      }
+    }
+  }
+
+  // Of a thread that finds its amount to end between the threads before it and the one behind it.
+  __device__ void keep_if_here(unsigned long long mine, unsigned long long amount, unsigned begin, unsigned end) {
+    const unsigned long long upto = sum_up_to(mine, shared_);
+    if (upto - mine < amount && amount <= upto) {
+      shared_.begin = begin;
+      shared_.end = end;
+      shared_.rest = amount - (upto - mine);
+    }
+    __syncthreads();
+  }
+
+  // The first place of [shared.begin, shared.end) that has shared.rest with those before it.
+  template <typename Amount>
+  __device__ int find(Amount amount) {
+    while (shared_.end - shared_.begin > 1) {
+      const unsigned each = (shared_.end - shared_.begin + kPickThreads - 1) / kPickThreads;
+      const unsigned begin = min(shared_.begin + threadIdx.x * each, shared_.end);
+      const unsigned end = min(begin + each, shared_.end);
+      const unsigned long long rest = shared_.rest;
+      unsigned long long mine = 0;
+      for (unsigned i = begin; i < end; ++i) mine += amount(__ldcg(weights_ + i));
+      keep_if_here(mine, rest, begin, end);
+    }
+    return static_cast<int>(shared_.begin);
+  }
+
+  __device__ Boundary settle(Goal goal) {
+    if (held_ > 0 && goal.of(held_base_) < goal.amount && goal.of(held_base_) + held_of(goal) >= goal.amount)
+      return boundary_in_held(goal);
+    Ladder& ladder = shared_.ladder;
+    __syncthreads();
+    if (threadIdx.x <= kEdges) {
+      ladder.edges[threadIdx.x] = first_edge(static_cast<int>(threadIdx.x));
+      ladder.above[threadIdx.x] = threadIdx.x == 0 ? Above{} : load(static_cast<int>(threadIdx.x) - 1);
+    }
+    __syncthreads();
+    while (true) {
+      int i = 1;
+      while (goal.of(ladder.above[i]) < goal.amount) ++i;
+      const float low = ladder.edges[i];
+      const bool whole_top = ladder.above[i].count <= kHeld;  // then later goals find theirs there too
+      const float high = whole_top ? first_edge(0) : ladder.edges[i - 1];
+      const Above base = whole_top ? Above{} : ladder.above[i - 1];
+      const unsigned count = ladder.above[i].count - base.count;
+      if (count <= kHeld) {
+        hold(low, high, count, base);
+        return boundary_in_held(goal);
+      }
+      const int bits = __float_as_int(low);
+      const int gap = __float_as_int(high) - bits;
+      if (gap == 1) {  // all of them weigh the same
+        const unsigned long long each = goal.counts ? 1 : whole(low);
+        const unsigned long long number = (goal.amount - goal.of(base) + each - 1) / each;
+        return {base.mass + number * whole(low), -1, low, number};
+      }
+      climb(bits, gap, base);
+    }
+  }
+
+  // A ladder between two edges, the higher one with `base` above it.
+  __device__ void climb(int bits, int gap, Above base) {
+    const auto edge = [&](int i) {
+      return __int_as_float(bits + static_cast<int>(static_cast<long long>(gap) * (kEdges - i) / kEdges));
+    };
+    float edges[kEdges];
+    Above sums[kEdges] = {};
+#pragma unroll
+    for (int i = 0; i < kEdges; ++i) edges[i] = edge(i + 1);
+    for_weights(edges[kEdges - 1], [&](float weight, unsigned) {
+      if (!__any_sync(~0u, weight >= edges[kEdges - 1])) return;
+      const unsigned long long mass = whole(weight);
+#pragma unroll
+      for (int i = 0; i < kEdges; ++i) add(sums[i], weight, mass, edges[i]);
+    });
+    __syncthreads();  // the ladder has been read
+    const Above sum = sum_of_block(sums, shared_.of_warps);
+    const unsigned warp = threadIdx.x / 32;
+    if (threadIdx.x % 32 == 0 && warp < kEdges) {
+      shared_.ladder.edges[warp + 1] = edge(static_cast<int>(warp) + 1);
+      shared_.ladder.above[warp + 1] = sum;
+    }
+    if (threadIdx.x == 0) {
+      shared_.ladder.edges[0] = edge(0);
+      shared_.ladder.above[0] = base;
+    }
+    __syncthreads();
+  }
+
+  // Brings the weights of [low, high) to shared memory, in order.
+  __device__ void hold(float low, float high, unsigned count, Above base) {
+    held_ = count;
+    held_base_ = base;
+    unsigned size = 2;
+    while (size < count) size *= 2;
+    for (unsigned i = threadIdx.x; i < size; i += kPickThreads) shared_.keys[i] = 0;
+    if (threadIdx.x == 0) shared_.count = 0;
+    __syncthreads();
+    const unsigned lane = threadIdx.x % 32;
+    for_weights(low, [&](float weight, unsigned i) {
+      const bool mine = weight >= low && weight < high;
+      const unsigned together = __ballot_sync(~0u, mine);
+      if (together == 0) return;
+      unsigned first = 0;
+      if (lane == 0) first = atomicAdd(&shared_.count, static_cast<unsigned>(__popc(together)));
+      first = __shfl_sync(~0u, first, 0) + static_cast<unsigned>(__popc(together & ((1u << lane) - 1)));
+      if (mine) shared_.keys[first] = static_cast<unsigned long long>(__float_as_uint(weight)) << 32 | ~i;
+    });
+    __syncthreads();
+    sort(size);
+    const unsigned at = 2 * threadIdx.x;
+    const unsigned long long a = at < size ? mass_of(at) : 0;
+    const unsigned long long b = at < size ? mass_of(at + 1) : 0;
+    const unsigned long long upto = sum_up_to(a + b, shared_);
+    shared_.masses[at] = upto - b;
+    shared_.masses[at + 1] = upto;
+    __syncthreads();
+  }
+
+  __device__ unsigned long long mass_of(unsigned i) const {
+    return whole(__uint_as_float(static_cast<unsigned>(shared_.keys[i] >> 32)));
+  }
+
+  // Descending (Batcher's bitonic network).
+  __device__ void sort(unsigned size) {
+    for (unsigned length = 2; length <= size; length *= 2) {
+      for (unsigned gap = length / 2; gap > 0; gap /= 2) {
+        const unsigned i = 2 * threadIdx.x - (threadIdx.x & (gap - 1));
+        if (i + gap < size) {
+          const unsigned long long a = shared_.keys[i];
+          const unsigned long long b = shared_.keys[i + gap];
+          if (((i & length) == 0) == (a < b)) {
+            shared_.keys[i] = b;
+            shared_.keys[i + gap] = a;
+          }
+        }
+        __syncthreads();
+      }
+    }
+  }
+
+  __device__ unsigned long long held_of(Goal goal) const { return goal.counts ? held_ : shared_.masses[held_ - 1]; }
+
+  __device__ Boundary boundary_in_held(Goal goal) const {
+    const unsigned long long amount = goal.amount - goal.of(held_base_);
+    unsigned i = static_cast<unsigned>(amount) - 1;
+    if (!goal.counts) {
+      i = 0;
+      for (unsigned end = held_ - 1; i < end;) {
+        const unsigned middle = (i + end) / 2;
+        if (shared_.masses[middle] >= amount)
+          end = middle;
+        else
+          i = middle + 1;
+      }
+    }
+    const int token = static_cast<int>(~static_cast<unsigned>(shared_.keys[i]));
+    return {held_base_.mass + shared_.masses[i], token, 0, 0};
+  }
+
+  const float* weights_;
+  unsigned columns_;
+  unsigned chunk_count_;
+  const RowSums& sums_;
+  const ChunkSum* chunks_;
+  Shared& shared_;
+  unsigned held_ = 0;
+  Above held_base_ = {};
+};
+
+__global__ void __launch_bounds__(kPickThreads)
+    pick_kernel(const float* weights, unsigned columns, const DrawRow* draws, const RowChoice* choices,
+                std::byte* scratch, size_t stride, volatile int32_t* tokens) {
+  wait_for_inputs();
+  const unsigned row = blockIdx.x;
+  const DrawRow rule = draws[row];
+  if (rule.inverse == 0) return;
+  __shared__ Shared shared;
+  RowSums& sums = *reinterpret_cast<RowSums*>(scratch + row * stride);
+  RowPick pick(weights + static_cast<size_t>(row) * columns, columns, sums, shared);
+  int token = choices[row].index;
+  if (pick.all().mass > 0)
+    token = rule.most > 0 || rule.top_p < 1 ? pick.draw_of_some(rule) : pick.draw_of_all(rule.uniform);
+  if (threadIdx.x == 0) tokens[row] = token;
+  __syncthreads();
+  if (threadIdx.x < kEdges) sums.above[threadIdx.x] = {};
+}
+
+}  // namespace
+
+size_t draw_bytes(int columns) {
+  return sizeof(RowSums) + (static_cast<size_t>(columns) + kChunk - 1) / kChunk * sizeof(ChunkSum);
+}
+
+void draw_rows(cudaStream_t stream, float* logits, int rows, int columns, int multiprocessors, const DrawRow* draws,
+               const RowChoice* choices, void* scratch, int32_t* tokens) {
+  constexpr int kLeast = static_cast<int>(kWeighThreads * kEach);
+  const int blocks = std::min((columns + kLeast - 1) / kLeast, std::max(kWeighBlocks * multiprocessors / rows, 1));
+  auto* const bytes = static_cast<std::byte*>(scratch);
+  launch(weigh_kernel, dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(rows)), kWeighThreads, 0, stream,
+         logits, static_cast<unsigned>(columns), draws, choices, bytes, draw_bytes(columns));
+  launch(pick_kernel, dim3(static_cast<unsigned>(rows)), kPickThreads, 0, stream, logits,
+         static_cast<unsigned>(columns), draws, choices, bytes, draw_bytes(columns), tokens);
+}
+
+}  // namespace edgewise::cuda
