@@ -7,6 +7,7 @@
 #include "models/families.h"
 #include "runtime/prompt_lookup.h"
 #include "runtime/scheduler.h"
+#include "text/tokenizer.h"
 #include "wrapped_executable.h"
 
 namespace edgewise {
@@ -80,13 +81,17 @@ class RuntimeTest : public testing::Test {
   // Sequences get the same tokens from what their rows choose as from their logits, with guesses too. `draws`: also
   // those that are drawn.
   void compare_picks(bool draws) const {
-    std::vector<SamplingOptions> sampling(7);
+    std::vector<SamplingOptions> sampling(9);  // the last two write letters
     sampling[1].temperature = 0.8;
     sampling[1].seed = 3;
     sampling[6] = {.temperature = 1.2, .top_p = 0.9, .top_k = 200, .seed = 4};
     sampling[2].repetition_penalty = 1.2;
     sampling[3].num_logprobs = 2;
     sampling[4].logit_bias[5] = 100;
+    sampling[8] = sampling[6];
+    const Tokenizer tokenizer =
+        Tokenizer::load(std::filesystem::path(EDGEWISE_SOURCE_DIR) / "models/edge-tiny-16m/tokenizer.json");
+    const auto letters = GrammarCompiler(tokenizer, static_cast<int32_t>(vocabulary_), {2}).compile_regex("[a-z]{90}");
     auto l = limits(6, 64);
     l.weigh_drafts = false;
     const auto answers = [&](bool picks) {
@@ -104,11 +109,12 @@ class RuntimeTest : public testing::Test {
         ids.insert(ids.end(), ids.begin(), ids.begin() + 30);
         sequences.push_back(std::make_unique<Sequence>(ids, sampling[i], 20, vocabulary_));
         sequences.back()->speculate = i != 3;
+        if (i > 6) sequences.back()->constraint = std::make_unique<TokenConstraint>(letters);
         EXPECT_TRUE(scheduler.submit(*sequences.back()));
       }
       finish(scheduler);
       EXPECT_EQ(picky.picked > 40, picks);
-      EXPECT_EQ(picky.drawn > 20, picks && draws);
+      EXPECT_EQ(picky.drawn > 100, picks && draws);
       EXPECT_EQ(picky.drawn + picky.kept > 80, picks);
       std::vector<std::vector<int32_t>> tokens;
       for (const auto& sequence : sequences) tokens.push_back(sequence->tokens);

@@ -198,8 +198,8 @@ TEST(Sampler, PenaltiesCountWhatWasSeen) {
       expected.push_back(logit + (i == 7 ? -2 : i == 11 ? 1 : 0));
     }
     RowDraw draw;
-    ASSERT_EQ(sampler.ask(1, draw), kKeepLogits);  // another token would come first
-    ASSERT_EQ(sampler.ask(0, draw), kDraw);
+    ASSERT_EQ(sampler.ask(1, {}, draw), kKeepLogits);  // another token would come first
+    ASSERT_EQ(sampler.ask(0, {}, draw), kDraw);
     EXPECT_EQ(draw.rule.temperature, 0);
     EXPECT_TRUE(std::ranges::is_sorted(draw.changes, {}, &LogitChange::index));
     const int32_t token = sampler.sample(logits);
@@ -223,13 +223,13 @@ TEST(Sampler, AsksForWhatItWouldDraw) {
     std::vector<float> logits(50);
     for (float& logit : logits) logit = static_cast<float>(random() % 1000) / 200;
     RowDraw asked;
-    ASSERT_EQ(there.ask(0, asked), kDraw);
+    ASSERT_EQ(there.ask(0, {}, asked), kDraw);
     RowDraw next;
-    there.ask(1, next);
+    there.ask(1, {}, next);
     const int32_t index = draw.draw(logits, asked.rule, asked.uniform);
     EXPECT_EQ(there.take(index), here.sample(logits));
     RowDraw after;
-    there.ask(0, after);
+    there.ask(0, {}, after);
     EXPECT_EQ(next.uniform, after.uniform);
   }
 }

@@ -45,6 +45,14 @@ struct SequenceSlice {
   }
 };
 
+// Masks that somebody else makes while a step runs.
+class MaskMaker {
+ public:
+  virtual ~MaskMaker() = default;
+  // Until RowDraw::allowed of the step's rows can be read.
+  virtual void wait() noexcept = 0;
+};
+
 struct StepInput {
   std::span<const int32_t> tokens;     // [N]
   std::span<const int32_t> positions;  // [N]
@@ -52,6 +60,7 @@ struct StepInput {
   std::span<const SequenceSlice> sequences;
   std::span<const int32_t> logits_rows;  // [R], ascending
   std::span<const RowDraw> draws = {};   // [R], or empty where `chosen` has no kDraw
+  MaskMaker* masks = nullptr;            // asked where a draw has a mask
 
   // N; `columns` of the hidden states, 0 when the graph starts from tokens.
   size_t count(int64_t columns) const {

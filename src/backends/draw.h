@@ -33,6 +33,7 @@ struct RowDraw {
   DrawRule rule;  // temperature 0: the largest logit
   double uniform = 0;
   std::span<const LogitChange> changes = {};  // of different logits; they outlive the step
+  std::span<const uint64_t> allowed = {};     // a bit each logit, set where it may be chosen; empty: all may
 };
 
 // Works in time that grows with the vocabulary alone, by blocks that compilers make vectors of: only tokens that may be

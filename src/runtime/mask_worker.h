@@ -6,20 +6,21 @@
 #include <thread>
 #include <vector>
 
+#include "backends/backend.h"
 #include "runtime/sequence.h"
 
 namespace edgewise {
 
-class MaskWorker {
+class MaskWorker final : public MaskMaker {
  public:
   explicit MaskWorker(int max_sequences) { work_.reserve(static_cast<size_t>(max_sequences)); }
-  ~MaskWorker();
+  ~MaskWorker() override;
 
   // Once before the first start(); the thread is there from then on.
   void launch();
   // Between start() and wait() the constraints of `sequences` are the worker's.
   void start(const std::vector<Sequence*>& sequences) noexcept;
-  void wait() noexcept;
+  void wait() noexcept override;
 
  private:
   void loop();

@@ -138,11 +138,12 @@ int32_t Sampler::sample(std::span<float> logits, std::span<const uint64_t> allow
   return take(index);
 }
 
-int32_t Sampler::ask(int ahead, RowDraw& draw) const noexcept {
-  if (options_.num_logprobs > 0) return kKeepLogits;
-  if (options_.temperature == 0 && !changes_logits()) return kPickBest;
-  if (ahead > 0 && changes_logits()) return kKeepLogits;  // the tokens in between will change more
-  draw = {rule(), uniform(ahead), changes_};
+int32_t Sampler::ask(int ahead, std::span<const uint64_t> allowed, RowDraw& draw) const noexcept {
+  const bool masked = !allowed.empty();
+  if (options_.num_logprobs > 0 || (masked && tokens_.reduced())) return kKeepLogits;
+  if (ahead > 0 && (masked || changes_logits())) return kKeepLogits;  // the tokens in between matter
+  if (options_.temperature == 0 && !masked && !changes_logits()) return kPickBest;
+  draw = {rule(), uniform(ahead), changes_, allowed};
   return kDraw;
 }
 

@@ -63,9 +63,9 @@ class Sampler {
   // Chooses a token from `logits` [tokens.count()], which it overwrites, and takes the choice into account from then
   // on. `allowed` has a bit for each token of the whole vocabulary, one with a logit among them; empty: any token.
   int32_t sample(std::span<float> logits, std::span<const uint64_t> allowed = {}) noexcept;
-  // What sample() may leave to an executable, where all tokens are allowed: an entry of `chosen` in Executable::run(),
-  // with its draw where it is kDraw. `ahead`: how many tokens will have been chosen before.
-  int32_t ask(int ahead, RowDraw& draw) const noexcept;
+  // What sample() may leave to an executable: an entry of `chosen` in Executable::run(), with its draw where it is
+  // kDraw. `ahead`: how many tokens will have been chosen before; `allowed`, as for sample(), is not read.
+  int32_t ask(int ahead, std::span<const uint64_t> allowed, RowDraw& draw) const noexcept;
   // What sample() would do, had it chosen `index`.
   int32_t take(int32_t index) noexcept;
   // Log probability of the last token under the model (before penalties, temperature and truncation), and the

@@ -101,7 +101,8 @@ StepOutcome Scheduler::run() noexcept {
   const std::span<float> outputs[] = {logits_, embeds ? std::span(hidden_) : std::span<float>(),
                                       drafter_ == nullptr ? std::span<float>() : drafter_->features()};
   mask_worker_.start(sliced_);
-  const StepOutcome outcome = executable_.run({tokens_, positions_, {}, slices_, rows_, draws_}, outputs, chosen_);
+  const StepOutcome outcome =
+      executable_.run({tokens_, positions_, {}, slices_, rows_, draws_, &mask_worker_}, outputs, chosen_);
   mask_worker_.wait();
   const double seconds = seconds_since(start);
   const int prefilled = static_cast<int>(tokens_.size()) - decoding_;
@@ -210,7 +211,9 @@ void Scheduler::add_rows(Sequence& sequence, int count) noexcept {
 void Scheduler::add_logits(const Sequence& sequence, int32_t row, int ahead) noexcept {
   rows_.push_back(row);
   draws_.emplace_back();
-  const int32_t asked = sequence.constraint ? kKeepLogits : sequence.sampler.ask(ahead, draws_.back());
+  const std::span<const uint64_t> allowed =
+      sequence.constraint ? std::span(sequence.constraint->mask) : std::span<const uint64_t>();
+  const int32_t asked = sequence.sampler.ask(ahead, allowed, draws_.back());
   chosen_.push_back(sequence.embed ? kPickBest : asked);
 }
 

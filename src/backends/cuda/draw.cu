@@ -142,7 +142,7 @@ __global__ void __launch_bounds__(kWeighThreads, kWeighBlocks)
   wait_for_inputs();
   const unsigned row = blockIdx.y;
   const DrawRow rule = draws[row];
-  if (rule.inverse == 0) return;
+  if (rule.inverse == 0 || rule.later) return;
   const float largest = choices[row].logit;
   logits += static_cast<size_t>(row) * columns;
   RowSums& sums = *reinterpret_cast<RowSums*>(scratch + row * stride);
@@ -430,7 +430,7 @@ __global__ void __launch_bounds__(kPickThreads)
   wait_for_inputs();
   const unsigned row = blockIdx.x;
   const DrawRow rule = draws[row];
-  if (rule.inverse == 0) return;
+  if (rule.inverse == 0 || rule.later) return;
   __shared__ Shared shared;
   RowSums& sums = *reinterpret_cast<RowSums*>(scratch + row * stride);
   RowPick pick(weights + static_cast<size_t>(row) * columns, columns, sums, shared);

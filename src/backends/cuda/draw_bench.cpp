@@ -24,9 +24,11 @@ struct Case {
   bool drawn;
   DrawRule rule;
   int changes = 0;
+  bool masked = false;
 };
 constexpr Case kCases[] = {{"greedy", false, {}},
                            {"greedy, 1000 tokens seen", false, {}, 1000},
+                           {"greedy, of every other token", false, {}, 0, true},
                            {"temperature 0.8", true, {0.8, 1, 0, 0}},
                            {"temperature 0.8, top_p 0.95", true, {0.8, 0.95, 0, 0}},
                            {"temperature 0.8, top_k 50", true, {0.8, 1, 50, 0}},
@@ -62,6 +64,7 @@ class Bench {
                     .top_p = rule.top_p,
                     .uniform = (static_cast<double>(i) + 0.5) / rows};
       rules[i].change_count = wanted.changes;
+      rules[i].words = wanted.masked ? kVocabulary / 64 : 0;
     }
     const DeviceMemory draws = upload(std::as_bytes(std::span(rules)), "draws");
     const auto time = [&](bool chosen) {
@@ -77,8 +80,8 @@ class Bench {
  private:
   void choose(int rows, const DrawRow* draws) {
     auto* const choices = choices_.as<RowChoice>();
-    best_rows(stream_.get(), work_.as<float>(), rows, kVocabulary, draws, changes_.as<const LogitChange>(), choices,
-              tokens_.as<int32_t>());
+    best_rows(stream_.get(), work_.as<float>(), rows, kVocabulary, draws, changes_.as<const LogitChange>(),
+              mask_.as<const uint64_t>(), choices, tokens_.as<int32_t>());
     draw_rows(stream_.get(), work_.as<float>(), rows, kVocabulary, device_info().multiprocessors, draws, choices,
               scratch_.data(), tokens_.as<int32_t>());
   }
@@ -92,6 +95,7 @@ class Bench {
   static constexpr int kMostChanges = 1000;
   Stream stream_;
   DeviceMemory changes_ = make_changes();
+  DeviceMemory mask_ = upload(std::vector<std::byte>(kVocabulary / 8, std::byte{0x55}), "a mask");
   DeviceMemory work_{size_t{kMostRows} * kVocabulary * sizeof(float), "logits"};
   DeviceMemory choices_ = upload(std::vector<std::byte>(kMostRows * sizeof(RowChoice)), "choices");
   DeviceMemory scratch_ = upload(std::vector<std::byte>(kMostRows * draw_bytes(kVocabulary)), "scratch");

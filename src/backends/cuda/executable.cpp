@@ -50,6 +50,11 @@ StepOutcome CudaExecutable::run(const StepInput& input, StepOutputs outputs, std
   }
   const size_t end = steps_for(outputs);
   StepOutcome outcome = profiling_ || observer_ ? run_nodes(context, end) : launch(context, end);
+  if (outcome == StepOutcome::kDone && tables_->any_masks()) {
+    input.masks->wait();
+    tables_->send_masked(input, context);
+    results_.launch(context);
+  }
   if (outcome == StepOutcome::kDone) outcome = results_.read(context, outputs, chosen);
   if (outcome == StepOutcome::kDeviceFault) note_fault();
   return outcome;

@@ -224,6 +224,9 @@ struct DrawRow {
   double top_p = 1;
   double uniform = 0;
   int32_t change_count = 0;
+  int32_t first_word = 0;  // of the masks
+  int32_t words = 0;       // of 64 tokens each, which may be chosen where the bit is set, as may those behind them
+  bool later = false;      // not in this launch
 };
 // What finding a row's token takes: zeros, but for what best_rows() leaves in `index` and `logit`.
 struct RowChoice {
@@ -232,10 +235,11 @@ struct RowChoice {
   int32_t index = 0;
   float logit = 0;
 };
-// Changes logits as their rows ask for it. Then the index of each row's largest one, the first of equals, to `tokens`
-// [rows] in pinned memory, or, for rows that draw, to `choices` [rows]. Numbers that are none count for nothing.
+// Changes logits as their rows ask for it, and makes those that may not be chosen minus infinity. Then the index of
+// each row's largest one, the first of equals, to `tokens` [rows] in pinned memory, or, for rows that draw, to
+// `choices` [rows]. Numbers that are none count for nothing.
 void best_rows(cudaStream_t stream, float* logits, int rows, int columns, const DrawRow* draws,
-               const LogitChange* changes, RowChoice* choices, int32_t* tokens);
+               const LogitChange* changes, const uint64_t* masks, RowChoice* choices, int32_t* tokens);
 
 // ---- draw.cu
 

@@ -29,6 +29,7 @@ struct StepContext {
   const int32_t* logits_rows = nullptr;  // [R]
   const DrawRow* draws = nullptr;        // [R]
   const LogitChange* changes = nullptr;  // of all rows
+  const uint64_t* allowed = nullptr;     // masks of all rows
   const uint64_t* masks = nullptr;       // [N]
   const int32_t* pages = nullptr;        // page tables of all sequences
   struct Tiles {

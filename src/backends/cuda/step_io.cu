@@ -44,11 +44,14 @@ __device__ void change_logits(float* logits, const LogitChange* changes, int cou
 
 // The block that comes last in a row leaves its token, and zeros for the next step.
 __global__ void best_kernel(float* logits, unsigned columns, const DrawRow* draws, const LogitChange* changes,
-                            RowChoice* choices, volatile int32_t* tokens) {
+                            const uint64_t* masks, RowChoice* choices, volatile int32_t* tokens) {
   wait_for_inputs();
   const unsigned row = blockIdx.y;
   const DrawRow& draw = draws[row];
+  if (draw.later) return;
   const bool drawn = draw.inverse != 0;
+  const auto words = static_cast<unsigned>(draw.words);
+  masks += draw.first_word;
   logits += static_cast<size_t>(row) * columns;
   if (draw.change_count > 0) {
     change_logits(logits, changes + draw.first_change, draw.change_count);
@@ -59,7 +62,11 @@ __global__ void best_kernel(float* logits, unsigned columns, const DrawRow* draw
 #pragma unroll
   for (int j = 0; j < kLogitsEach; ++j) {
     const unsigned i = first + static_cast<unsigned>(j) * kThreads;
-    if (i < columns) key = max(key, logit_key(logits[i], i));
+    if (i >= columns) continue;
+    float logit = logits[i];
+    if (i / 64 < words && (masks[i / 64] >> i % 64 & 1) == 0)
+      logits[i] = logit = -INFINITY;
+    key = max(key, logit_key(logit, i));
   }
 #pragma unroll
   for (int offset = 16; offset > 0; offset /= 2) key = max(key, __shfl_xor_sync(~0u, key, offset));
@@ -91,10 +98,10 @@ void fetch(cudaStream_t stream, const void* host, const FetchRange* ranges, int 
 }
 
 void best_rows(cudaStream_t stream, float* logits, int rows, int columns, const DrawRow* draws,
-               const LogitChange* changes, RowChoice* choices, int32_t* tokens) {
+               const LogitChange* changes, const uint64_t* masks, RowChoice* choices, int32_t* tokens) {
   const auto blocks = static_cast<unsigned>((columns + kLogits - 1) / kLogits);
   launch(best_kernel, dim3(blocks, static_cast<unsigned>(rows)), kThreads, 0, stream, logits,
-         static_cast<unsigned>(columns), draws, changes, choices, tokens);
+         static_cast<unsigned>(columns), draws, changes, masks, choices, tokens);
 }
 
 }  // namespace edgewise::cuda

@@ -36,7 +36,8 @@ void StepResults::launch(const StepContext& context) const noexcept {
   float* const logits = context.values[graph_.outputs()[0]];
   auto* const choices = choices_.as<RowChoice>();
   auto* const tokens = tokens_.as<int32_t>();
-  best_rows(context.stream, logits, context.rows, columns_, context.draws, context.changes, choices, tokens);
+  best_rows(context.stream, logits, context.rows, columns_, context.draws, context.changes, context.allowed, choices,
+            tokens);
   draw_rows(context.stream, logits, context.rows, columns_, device_info().multiprocessors, context.draws, choices,
             choices + most_rows_, tokens);
 }

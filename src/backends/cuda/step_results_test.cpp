@@ -45,7 +45,7 @@ TEST_F(StepResultsTest, ChoosesAsTheHostDoes) {
     const PinnedMemory tokens(rows * sizeof(int32_t), "tokens");
     for (int round = 0; round < 2; ++round) {  // the second one finds zeros again
       best_rows(stream.get(), there.as<float>(), static_cast<int>(rows), static_cast<int>(columns),
-                draws.as<const DrawRow>(), nullptr, choices.as<RowChoice>(), tokens.as<int32_t>());
+                draws.as<const DrawRow>(), nullptr, nullptr, choices.as<RowChoice>(), tokens.as<int32_t>());
       check_cuda(cudaStreamSynchronize(stream.get()), "choose tokens");
       for (size_t row = 0; row < rows; ++row)
         ASSERT_EQ(tokens.as<int32_t>()[row], argmax(std::span(logits).subspan(row * columns, columns))) << row;
@@ -116,6 +116,9 @@ int32_t token_of(std::vector<float> logits, const RowDraw& wanted) {
     float& logit = logits[static_cast<size_t>(change.index)];
     logit = changed_logit(logit, change);
   }
+  for (size_t i = 0; i < std::min(logits.size(), wanted.allowed.size() * 64); ++i) {
+    if ((wanted.allowed[i / 64] >> i % 64 & 1) == 0) logits[i] = -INFINITY;
+  }
   return wanted.rule.temperature == 0 ? argmax(logits) : Draw(logits.size()).draw(logits, wanted.rule, wanted.uniform);
 }
 
@@ -161,7 +164,7 @@ TEST_F(StepResultsTest, DrawsAsTheHostDoes) {
           const auto* const rule = rules.as<const DrawRow>() + row;
           const auto count = static_cast<int>(together);
           best_rows(stream.get(), at, count, static_cast<int>(columns), rule, changes_there.as<const LogitChange>(),
-                    choices.as<RowChoice>(), tokens.as<int32_t>() + row);
+                    nullptr, choices.as<RowChoice>(), tokens.as<int32_t>() + row);
           draw_rows(stream.get(), at, count, static_cast<int>(columns), device_info().multiprocessors, rule,
                     choices.as<const RowChoice>(), scratch.data(), tokens.as<int32_t>() + row);
         }
@@ -178,8 +181,19 @@ TEST_F(StepResultsTest, DrawsAsTheHostDoes) {
   }
 }
 
+// There when somebody has waited for it.
+struct LateMask final : MaskMaker {
+  explicit LateMask(size_t words) : words(words) {}
+  void wait() noexcept override {
+    for (uint64_t& word : words) word = uint64_t{random()} << 32 | random();
+  }
+  std::mt19937 random{4};
+  std::vector<uint64_t> words;
+};
+
 TEST_F(StepResultsTest, RowsGiveTokensOrLogits) {
-  const TestModel model;
+  TestModel model;
+  model.vocabulary = 1000;
   const auto columns = static_cast<size_t>(model.vocabulary);
   const Graph graph = packed(model.build(), CudaBackend());
   StepMaker steps(3, 700, model.vocabulary, 5);
@@ -189,6 +203,7 @@ TEST_F(StepResultsTest, RowsGiveTokensOrLogits) {
   options.kv_pages = steps.pages();
   CudaExecutable executable(graph, options);
   const std::vector<LogitChange> changes = difficult_changes(columns);
+  LateMask masks(columns / 64);  // none of the last tokens
   std::mt19937 random(3);
   for (const auto& feeds : std::vector<std::vector<Feed>>{
            {{0, 130}, {1, 7}}, {{2, 1}}, {{1, 5}, {0, 1}, {2, 3}}, {{2, 1}}, {{0, 1}, {1, 1}}, {{0, 1}, {1, 1}}}) {
@@ -203,10 +218,12 @@ TEST_F(StepResultsTest, RowsGiveTokensOrLogits) {
         chosen[row] = random() % share != 0 ? kKeepLogits : random() % 2 == 0 ? kPickBest : kDraw;
         draws[row] = {{random() % 3 == 0 ? 0 : 0.8, 0.95, random() % 2 == 0 ? 5 : 0}, random() * 0x1p-32};
         if (random() % 2 == 0) draws[row].changes = changes;
+        if (row < static_cast<size_t>(options.max_sequences)) draws[row].allowed = masks.words;
       }
       const std::vector<int32_t> asked = chosen;
       StepInput with_draws = input;
       with_draws.draws = draws;
+      with_draws.masks = &masks;
       std::vector<float> found(logits.size(), 7.0f);
       const std::span<float> output(found);
       ASSERT_EQ(executable.run(with_draws, {&output, 1}, chosen), StepOutcome::kDone);

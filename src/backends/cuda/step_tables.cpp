@@ -43,6 +43,12 @@ StepTables::StepTables(const LoadOptions& options, size_t vocabulary, std::vecto
   prompt_stride_ = static_cast<size_t>(most_prompt_tiles) * sizeof(PromptTile);
   prompt_tiles_ = place(shapes_.size() * prompt_stride_);
   pages_ = place(static_cast<size_t>(most_pages_) * 4);
+  most_masked_ = static_cast<size_t>(options.max_sequences);
+  words_ = (vocabulary + 127) / 128 * 2;
+  masked_ranges_ = place((most_masked_ + 1) * sizeof(FetchRange));
+  masked_draws_ = place(static_cast<size_t>(most_rows_) * sizeof(DrawRow));
+  allowed_ = place(most_masked_ * words_ * sizeof(uint64_t));
+  masked_.reserve(most_masked_);
   host_ = PinnedMemory(end, "pinned memory for steps");
   std::memset(host_.data(), 0, end);
   described_.resize(shapes_.size());
@@ -111,30 +117,6 @@ void StepTables::list_ranges(size_t tokens, size_t rows, size_t pages) noexcept 
 
 void StepTables::fetch(cudaStream_t stream) const noexcept {
   cuda::fetch(stream, host_.data(), host<const FetchRange>(ranges_), static_cast<int>(range_count()), device_.data());
-}
-
-void StepTables::fill_draws(const StepInput& input, std::span<int32_t> chosen) noexcept {
-  change_count_ = 0;
-  for (size_t row = 0; row < input.logits_rows.size(); ++row) {
-    DrawRow& to = host<DrawRow>(draws_)[row];
-    to = {};
-    if (row >= chosen.size() || chosen[row] != kDraw) continue;
-    const auto& [rule, uniform, changes] = input.draws[row];
-    if (change_count_ + changes.size() > most_changes()) {
-      chosen[row] = kKeepLogits;
-      continue;
-    }
-    to.change_count = static_cast<int32_t>(changes.size());
-    to.first_change = static_cast<int32_t>(change_count_);
-    std::ranges::copy(changes, host<LogitChange>(changes_) + change_count_);
-    change_count_ += changes.size();
-    if (rule.temperature == 0) continue;
-    to.inverse = rule.inverse();
-    to.floor = rule.floor();
-    to.most = rule.most(vocabulary_);
-    to.top_p = rule.top_p;
-    to.uniform = uniform;
-  }
 }
 
 namespace {
@@ -232,6 +214,7 @@ void StepTables::describe(StepContext& context, int bucket) noexcept {
   context.masks = device_.as<const uint64_t>(masks_);
   context.logits_rows = device_.as<const int32_t>(logits_rows_);
   context.changes = device_.as<const LogitChange>(changes_);
+  context.allowed = device_.as<const uint64_t>(allowed_);
   context.draws = device_.as<const DrawRow>(draws_);
   context.pages = device_.as<const int32_t>(pages_);
   for (size_t shape = 0; shape < shapes_.size(); ++shape)

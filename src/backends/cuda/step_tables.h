@@ -32,11 +32,15 @@ class StepTables {
   // `shapes`: those of the attention operators' tiles.
   StepTables(const LoadOptions& options, size_t vocabulary, std::vector<TileShape> shapes, int partial_slots);
 
-  // False when the step is larger than what was announced. Entries of `chosen` whose rows change more logits than there
-  // is room for become kKeepLogits.
+  // False when the step is larger than what was announced. Entries of `chosen` whose rows bring more than there is room
+  // for become kKeepLogits.
   bool fill(const StepInput& input, std::span<int32_t> chosen, Sharing sharing) noexcept;
   // To the device, whatever was filled in: a launch that a captured graph may hold.
   void fetch(cudaStream_t stream) const noexcept;
+  // Whether rows have masks, for which their tokens have to wait.
+  bool any_masks() const noexcept { return !masked_.empty(); }
+  // Once the masks can be read: those rows, and nothing of others, to the device and into `context`.
+  void send_masked(const StepInput& input, StepContext& context) noexcept;
   // Fills in the pointers, and how many tiles there are to launch for.
   void describe(StepContext& context) noexcept;
   // As for a step of so many tiles and no prompt, for a graph to be captured.
@@ -77,7 +81,9 @@ class StepTables {
   std::vector<TileShape> shapes_;
   // Byte offsets.
   size_t ranges_, number_, tokens_, positions_, context_, slots_, masks_, logits_rows_, draws_, changes_, counts_,
-      tiles_, prompt_tiles_, pages_;
+      tiles_, prompt_tiles_, pages_, masked_ranges_, masked_draws_, allowed_;
+  size_t words_;  // of a mask
+  size_t most_masked_;
   size_t tiles_stride_, prompt_stride_;  // from one shape's to the next one's
   PinnedMemory host_;
   DeviceBytes device_;
@@ -88,6 +94,7 @@ class StepTables {
   bool several_pages_ = false;
   bool whole_tiles_ = false;
   size_t change_count_ = 0;
+  std::vector<size_t> masked_;  // rows
 };
 
 }  // namespace edgewise::cuda
