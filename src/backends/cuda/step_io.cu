@@ -64,8 +64,7 @@ __global__ void best_kernel(float* logits, unsigned columns, const DrawRow* draw
     const unsigned i = first + static_cast<unsigned>(j) * kThreads;
     if (i >= columns) continue;
     float logit = logits[i];
-    if (i / 64 < words && (masks[i / 64] >> i % 64 & 1) == 0)
-      logits[i] = logit = -INFINITY;
+    if (i / 64 < words && (masks[i / 64] >> i % 64 & 1) == 0) logits[i] = logit = -INFINITY;
     key = max(key, logit_key(logit, i));
   }
 #pragma unroll
