@@ -5,7 +5,8 @@
 // One kernel leaves weights where the logits were, and of each row how many, and how much weight, lie above each of a
 // few edges. In the other one a block a row picks its token. Rules ask for a boundary by rank three times at most:
 // where top_k ends, where top_p ends, and where the token itself is. What lies between the two edges around it is
-// brought to shared memory and put in order, or, where that is too much, counted again between edges that lie closer.
+// brought to shared memory and put in order; where that is too much, a histogram says between which closer ones it
+// lies.
 #include <algorithm>
 #include <cstddef>
 
@@ -24,17 +25,15 @@ constexpr unsigned kEach = 4;            // values of a chunk in a thread
 constexpr unsigned kChunk = 32 * kEach;  // that a warp looks at together
 constexpr unsigned kHeld = 2 * kPickThreads;
 constexpr int kEdges = 8;
+constexpr unsigned kBinsEach = 4;  // of a thread
+constexpr int kBins = static_cast<int>(kBinsEach * kPickThreads);
+constexpr int kMostShift = 13;  // so that what differs in a bin of 2^19 weights adds up in 32 bits
 
 // Of weights from an edge on.
 struct Above {
   unsigned long long mass;
   unsigned count;
-};
-
-// Edges descend; no weight is above the first one, and all but zeros are above the last one.
-struct Ladder {
-  float edges[kEdges + 1];
-  Above above[kEdges + 1];
+  __device__ Above operator+(const Above& other) const { return {mass + other.mass, count + other.count}; }
 };
 
 // What one kernel tells the other of a row: zeros between steps. Its chunks follow in memory.
@@ -62,25 +61,44 @@ struct Boundary {
   unsigned long long number;
 };
 
+// Where a goal lies: among `count` weights whose bits are from `low` on and below `high`.
+struct Bracket {
+  int low, high;
+  Above base;  // of those above
+  unsigned count;
+};
+
 struct Shared {
-  unsigned long long keys[kHeld];    // weight and the token's complement
-  unsigned long long masses[kHeld];  // of the first ones together
-  Above of_warps[kPickWarps][kEdges];
-  Ladder ladder;
+  union {
+    struct {
+      unsigned long long keys[kHeld];    // weight and the token's complement
+      unsigned long long masses[kHeld];  // of the first ones together
+    };
+    struct {
+      unsigned counts[kBins];  // of bins, the highest first
+      unsigned rests[kBins];   // of their weights' bits, the last ones summed up
+    };
+  };
+  Bracket bracket;
   unsigned long long of_warp[kPickWarps];
   unsigned count;
   unsigned begin, end;
   unsigned long long rest;
 };
 
-// A whole number up to kMostWeight, by its bits: many times as fast as the conversion.
-__device__ inline unsigned long long whole(float weight) {
-  const unsigned bits = __float_as_uint(weight);
-  const unsigned long long digits = bits & 0x7fffffu | 0x800000u;
+// Digits with the exponent of a weight's bits, as a whole number up to some times kMostWeight.
+__device__ inline unsigned long long whole(unsigned long long digits, unsigned bits) {
   return digits << 17 >> min(127 + 40 - (bits >> 23), 63u);
 }
+__device__ inline unsigned long long digits_of(unsigned bits) { return bits & 0x7fffffu | 0x800000u; }
+// By its bits, which is faster than the conversion.
+__device__ inline unsigned long long whole(float weight) {
+  const unsigned bits = __float_as_uint(weight);
+  return whole(digits_of(bits), bits);
+}
 
-__device__ inline float first_edge(int i) {
+// They descend: no weight is above the first one, and all but zeros are above the last one.
+__device__ inline float edge(int i) {
   constexpr float kFirst[kEdges + 1] = {kMostWeight * 2,        kMostWeight * 0x1p-1f,  kMostWeight * 0x1p-3f,
                                         kMostWeight * 0x1p-6f,  kMostWeight * 0x1p-9f,  kMostWeight * 0x1p-12f,
                                         kMostWeight * 0x1p-16f, kMostWeight * 0x1p-22f, 1.0f};
@@ -99,28 +117,6 @@ __device__ inline Above sum_of_warp(const Above& sum) {
   const auto high = static_cast<unsigned>(sum.mass >> 27);
   return {(static_cast<unsigned long long>(__reduce_add_sync(~0u, high)) << 27) + __reduce_add_sync(~0u, low),
           __reduce_add_sync(~0u, sum.count)};
-}
-
-// Of all threads, for each edge: in the warp of its number.
-template <unsigned kWarps>
-__device__ inline Above sum_of_block(const Above (&sums)[kEdges], Above (&of_warps)[kWarps][kEdges]) {
-  static_assert(kWarps >= kEdges);
-  const unsigned warp = threadIdx.x / 32;
-  const unsigned lane = threadIdx.x % 32;
-#pragma unroll
-  for (int i = 0; i < kEdges; ++i) {
-    const Above sum = sum_of_warp(sums[i]);
-    if (lane == 0) of_warps[warp][i] = sum;
-  }
-  __syncthreads();
-  if (warp >= kEdges) return {};
-  Above sum = lane < kWarps ? of_warps[lane][warp] : Above{};
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) {
-    sum.mass += __shfl_xor_sync(~0u, sum.mass, offset);
-    sum.count += __shfl_xor_sync(~0u, sum.count, offset);
-  }
-  return sum;
 }
 
 // A warp's chunk, minus infinity behind the end.
@@ -151,6 +147,9 @@ __global__ void __launch_bounds__(kWeighThreads, kWeighBlocks)
   const unsigned warp = threadIdx.x / 32;
   const unsigned lane = threadIdx.x % 32;
   constexpr unsigned kWarps = kWeighThreads / 32;
+  __shared__ Above of_block[kEdges];
+  if (threadIdx.x < kEdges) of_block[threadIdx.x] = {};
+  __syncthreads();
   Above above[kEdges] = {};
   for (unsigned number = blockIdx.x * kWarps + warp; number * kChunk < columns; number += gridDim.x * kWarps) {
     Chunk chunk(logits, number, columns);
@@ -164,9 +163,9 @@ __global__ void __launch_bounds__(kWeighThreads, kWeighBlocks)
       const unsigned long long mass = whole(weight);
       add(all, weight, mass, 1.0f);
       most = fmaxf(most, weight);
-      if (!some || !__any_sync(~0u, weight >= first_edge(kEdges - 1))) continue;
+      if (!some || !__any_sync(~0u, weight >= edge(kEdges - 1))) continue;
 #pragma unroll
-      for (int i = 0; i < kEdges - 1; ++i) add(above[i], weight, mass, first_edge(i + 1));
+      for (int i = 0; i < kEdges - 1; ++i) add(above[i], weight, mass, edge(i + 1));
     }
     above[kEdges - 1].mass += all.mass;
     above[kEdges - 1].count += all.count;
@@ -174,11 +173,17 @@ __global__ void __launch_bounds__(kWeighThreads, kWeighBlocks)
     const float largest_weight = __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(most)));
     if (lane == 0) chunks[number] = {mass, largest_weight};
   }
-  __shared__ Above of_warps[kWarps][kEdges];
-  const Above sum = sum_of_block(above, of_warps);
-  if (lane != 0 || sum.count == 0) return;
-  atomicAdd(&sums.above[warp].mass, sum.mass);
-  atomicAdd(&sums.above[warp].count, sum.count);
+#pragma unroll
+  for (int i = 0; i < kEdges; ++i) {
+    const Above sum = sum_of_warp(above[i]);
+    if (lane != 0 || sum.count == 0) continue;
+    atomicAdd(&of_block[i].mass, sum.mass);
+    atomicAdd(&of_block[i].count, sum.count);
+  }
+  __syncthreads();
+  if (threadIdx.x >= kEdges || of_block[threadIdx.x].count == 0) return;
+  atomicAdd(&sums.above[threadIdx.x].mass, of_block[threadIdx.x].mass);
+  atomicAdd(&sums.above[threadIdx.x].count, of_block[threadIdx.x].count);
 }
 
 // The sum of this thread's value and those of the threads before it.
@@ -233,11 +238,9 @@ class RowPick {
     return find([&](float weight) -> unsigned long long { return weight == found.weight; });
   }
 
-  __device__ Above all() const { return load(kEdges - 1); }
+  __device__ Above all() const { return sums_.above[kEdges - 1]; }
 
  private:
-  __device__ Above load(int edge) const { return sums_.above[edge]; }
-
   // Calls `take` with each weight that may be at least `low`, and its place; whole warps take part together.
   template <typename Take>
   __device__ void for_weights(float low, Take take) const {
@@ -284,77 +287,87 @@ class RowPick {
   __device__ Boundary settle(Goal goal) {
     if (held_ > 0 && goal.of(held_base_) < goal.amount && goal.of(held_base_) + held_of(goal) >= goal.amount)
       return boundary_in_held(goal);
-    Ladder& ladder = shared_.ladder;
-    __syncthreads();
-    if (threadIdx.x <= kEdges) {
-      ladder.edges[threadIdx.x] = first_edge(static_cast<int>(threadIdx.x));
-      ladder.above[threadIdx.x] = threadIdx.x == 0 ? Above{} : load(static_cast<int>(threadIdx.x) - 1);
-    }
-    __syncthreads();
-    while (true) {
-      int i = 1;
-      while (goal.of(ladder.above[i]) < goal.amount) ++i;
-      const float low = ladder.edges[i];
-      const bool whole_top = ladder.above[i].count <= kHeld;  // then later goals find theirs there too
-      const float high = whole_top ? first_edge(0) : ladder.edges[i - 1];
-      const Above base = whole_top ? Above{} : ladder.above[i - 1];
-      const unsigned count = ladder.above[i].count - base.count;
-      if (count <= kHeld) {
-        hold(low, high, count, base);
+    __syncthreads();  // what is held has been read
+    held_ = 0;
+    for (Bracket around = first_bracket(goal);; narrow(around, goal)) {
+      if (around.count <= kHeld) {
+        hold(around);
         return boundary_in_held(goal);
       }
-      const int bits = __float_as_int(low);
-      const int gap = __float_as_int(high) - bits;
-      if (gap == 1) {  // all of them weigh the same
-        const unsigned long long each = goal.counts ? 1 : whole(low);
-        const unsigned long long number = (goal.amount - goal.of(base) + each - 1) / each;
-        return {base.mass + number * whole(low), -1, low, number};
-      }
-      climb(bits, gap, base);
+      if (around.high - around.low > 1) continue;
+      // All of them weigh the same.
+      const float weight = __int_as_float(around.low);
+      const unsigned long long each = goal.counts ? 1 : whole(weight);
+      const unsigned long long number = (goal.amount - goal.of(around.base) + each - 1) / each;
+      return {around.base.mass + number * whole(weight), -1, weight, number};
     }
   }
 
-  // A ladder between two edges, the higher one with `base` above it.
-  __device__ void climb(int bits, int gap, Above base) {
-    const auto edge = [&](int i) {
-      return __int_as_float(bits + static_cast<int>(static_cast<long long>(gap) * (kEdges - i) / kEdges));
-    };
-    float edges[kEdges];
-    Above sums[kEdges] = {};
-#pragma unroll
-    for (int i = 0; i < kEdges; ++i) edges[i] = edge(i + 1);
-    for_weights(edges[kEdges - 1], [&](float weight, unsigned) {
-      if (!__any_sync(~0u, weight >= edges[kEdges - 1])) return;
-      const unsigned long long mass = whole(weight);
-#pragma unroll
-      for (int i = 0; i < kEdges; ++i) add(sums[i], weight, mass, edges[i]);
+  __device__ Bracket first_bracket(Goal goal) const {
+    int i = 0;
+    while (goal.of(sums_.above[i]) < goal.amount) ++i;
+    const unsigned count = sums_.above[i].count;
+    const int low = __float_as_int(edge(i + 1));
+    // If all above fits, later goals find theirs there too.
+    if (i == 0 || count <= kHeld) return {low, __float_as_int(edge(0)), {}, count};
+    return {low, __float_as_int(edge(i)), sums_.above[i - 1], count - sums_.above[i - 1].count};
+  }
+
+  // Bins are of weights whose bits share all but the last `shift` ones, so that all of a bin have one exponent. Where
+  // there are not enough of them, they begin at the upper end.
+  __device__ void narrow(Bracket& around, Goal goal) {
+    int shift = 0;
+    while (shift < kMostShift && ((around.high - 1) >> shift) - (around.low >> shift) >= kBins) ++shift;
+    const int top = (around.high - 1) >> shift;
+    const int low = max(around.low, (top - kBins + 1) << shift);
+    for (unsigned i = threadIdx.x; i < static_cast<unsigned>(kBins); i += kPickThreads)
+      shared_.counts[i] = shared_.rests[i] = 0;
+    __syncthreads();
+    for_weights(__int_as_float(low), [&](float weight, unsigned) {
+      const int bits = __float_as_int(weight);
+      if (bits < low || bits >= around.high) return;
+      const int bin = top - (bits >> shift);
+      atomicAdd(&shared_.counts[bin], 1u);
+      atomicAdd(&shared_.rests[bin], static_cast<unsigned>(bits & ((1 << shift) - 1)));
     });
-    __syncthreads();  // the ladder has been read
-    const Above sum = sum_of_block(sums, shared_.of_warps);
-    const unsigned warp = threadIdx.x / 32;
-    if (threadIdx.x % 32 == 0 && warp < kEdges) {
-      shared_.ladder.edges[warp + 1] = edge(static_cast<int>(warp) + 1);
-      shared_.ladder.above[warp + 1] = sum;
+    __syncthreads();
+    const int first = static_cast<int>(threadIdx.x * kBinsEach);
+    Above bins[kBinsEach];
+    Above sum = {};
+#pragma unroll
+    for (int j = 0; j < static_cast<int>(kBinsEach); ++j) {
+      const auto bits = static_cast<unsigned>(max(top - first - j, 0) << shift);
+      const unsigned count = shared_.counts[first + j];
+      bins[j] = {whole(count * digits_of(bits) + shared_.rests[first + j], bits), count};
+      sum = sum + bins[j];
     }
-    if (threadIdx.x == 0) {
-      shared_.ladder.edges[0] = edge(0);
-      shared_.ladder.above[0] = base;
+    const unsigned long long mass = sum_up_to(sum.mass, shared_);
+    const auto count = static_cast<unsigned>(sum_up_to(sum.count, shared_));
+    Above above = around.base + Above{mass - sum.mass, count - sum.count};
+    if (threadIdx.x == kPickThreads - 1 && goal.of(above + sum) < goal.amount)
+      shared_.bracket = {around.low, low, above + sum, around.count - count};
+    if (goal.of(above) < goal.amount && goal.amount <= goal.of(above + sum)) {
+      int j = 0;
+      while (goal.of(above + bins[j]) < goal.amount) above = above + bins[j++];
+      const int bin = top - first - j;
+      shared_.bracket = {max(low, bin << shift), min(around.high, (bin + 1) << shift), above, bins[j].count};
     }
     __syncthreads();
+    around = shared_.bracket;
   }
 
-  // Brings the weights of [low, high) to shared memory, in order.
-  __device__ void hold(float low, float high, unsigned count, Above base) {
-    held_ = count;
-    held_base_ = base;
+  // Brings a bracket's weights to shared memory, in order.
+  __device__ void hold(const Bracket& around) {
+    held_ = around.count;
+    held_base_ = around.base;
     unsigned size = 2;
-    while (size < count) size *= 2;
+    while (size < held_) size *= 2;
     for (unsigned i = threadIdx.x; i < size; i += kPickThreads) shared_.keys[i] = 0;
     if (threadIdx.x == 0) shared_.count = 0;
     __syncthreads();
     const unsigned lane = threadIdx.x % 32;
-    for_weights(low, [&](float weight, unsigned i) {
-      const bool mine = weight >= low && weight < high;
+    for_weights(__int_as_float(around.low), [&](float weight, unsigned i) {
+      const bool mine = __float_as_int(weight) >= around.low && __float_as_int(weight) < around.high;
       const unsigned together = __ballot_sync(~0u, mine);
       if (together == 0) return;
       unsigned first = 0;
