@@ -15,7 +15,7 @@ void StepTables::fill_draws(const StepInput& input, std::span<int32_t> chosen) n
     const auto& [rule, uniform, changes, allowed] = input.draws[row];
     const bool masked = !allowed.empty();
     if (change_count_ + changes.size() > most_changes() ||
-        (masked && (masked_.size() == most_masked_ || allowed.size() > words_))) {
+        (masked && (masked_.size() == most_sequences_ || allowed.size() > words_))) {
       chosen[row] = kKeepLogits;
       continue;
     }

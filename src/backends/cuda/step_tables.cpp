@@ -8,6 +8,7 @@
 namespace edgewise::cuda {
 StepTables::StepTables(const LoadOptions& options, size_t vocabulary, std::vector<TileShape> shapes, int partial_slots)
     : vocabulary_(vocabulary),
+      most_sequences_(static_cast<size_t>(options.max_sequences)),
       most_tokens_(options.max_tokens),
       most_rows_(options.max_rows),
       most_pages_(options.max_sequences * options.kv_pages),
@@ -43,12 +44,11 @@ StepTables::StepTables(const LoadOptions& options, size_t vocabulary, std::vecto
   prompt_stride_ = static_cast<size_t>(most_prompt_tiles) * sizeof(PromptTile);
   prompt_tiles_ = place(shapes_.size() * prompt_stride_);
   pages_ = place(static_cast<size_t>(most_pages_) * 4);
-  most_masked_ = static_cast<size_t>(options.max_sequences);
   words_ = (vocabulary + 127) / 128 * 2;
-  masked_ranges_ = place((most_masked_ + 1) * sizeof(FetchRange));
+  masked_ranges_ = place((most_sequences_ + 1) * sizeof(FetchRange));
   masked_draws_ = place(static_cast<size_t>(most_rows_) * sizeof(DrawRow));
-  allowed_ = place(most_masked_ * words_ * sizeof(uint64_t));
-  masked_.reserve(most_masked_);
+  allowed_ = place(most_sequences_ * words_ * sizeof(uint64_t));
+  masked_.reserve(most_sequences_);
   host_ = PinnedMemory(end, "pinned memory for steps");
   std::memset(host_.data(), 0, end);
   described_.resize(shapes_.size());

@@ -65,14 +65,15 @@ class StepTables {
   bool fill_tiles(const StepInput& input, size_t shape, Sharing sharing) noexcept;
   void fill_draws(const StepInput& input, std::span<int32_t> chosen) noexcept;
   void fill_prompt_tiles(const StepInput& input, size_t shape) noexcept;
-  size_t most_changes() const { return static_cast<size_t>(most_rows_) * kChangesEach; }
+  size_t most_changes() const { return most_sequences_ * kChangesEach; }
   size_t range_count() const { return 10 + kChangeRanges + 2 * shapes_.size(); }
   void list_ranges(size_t tokens, size_t rows, size_t pages) noexcept;
 
-  static constexpr size_t kChangesEach = 2048;  // logits that a row may change, on average
+  static constexpr size_t kChangesEach = 2048;  // logits that a sequence may change, on average
   static constexpr size_t kChangeRanges = 4;    // that share them out, as they may be long
 
   size_t vocabulary_;
+  size_t most_sequences_;
   int most_tokens_;
   int most_rows_;
   int most_pages_;
@@ -82,8 +83,7 @@ class StepTables {
   // Byte offsets.
   size_t ranges_, number_, tokens_, positions_, context_, slots_, masks_, logits_rows_, draws_, changes_, counts_,
       tiles_, prompt_tiles_, pages_, masked_ranges_, masked_draws_, allowed_;
-  size_t words_;  // of a mask
-  size_t most_masked_;
+  size_t words_;                         // of a mask
   size_t tiles_stride_, prompt_stride_;  // from one shape's to the next one's
   PinnedMemory host_;
   DeviceBytes device_;
