@@ -135,6 +135,7 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(KvLayer layer, AttendC
       row[lane] = a;
       row[lane + 32] = b;
       const float more = combine_warp(a + b, Sum());
+      __syncwarp();  // all have read what lane 0 now replaces
       if (lane == 0) {
         shrink[query] = before == -INFINITY ? 0.0f : expf(before - now);
         sum[query] = sum[query] * shrink[query] + more;

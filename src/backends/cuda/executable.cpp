@@ -41,6 +41,7 @@ StepOutcome CudaExecutable::run(const StepInput& input, StepOutputs outputs, std
   if (!tables_->fill(input, chosen, sharing)) return StepOutcome::kTooLarge;
   context.several_pages = tables_->several_pages();
   context.whole_tiles = tables_->whole_tiles();
+  context.drawn = tables_->any_drawn();
   tables_->describe(context);
   results_.begin(chosen);
   if (hidden_ != kNone) {
@@ -68,7 +69,7 @@ void CudaExecutable::note_fault() noexcept {
 
 std::string CudaExecutable::fault() const {
   if (fault_ == cudaSuccess) return "";
-  return fmt::format("the GPU failed: {} ({}); the program has to be started anew", cudaGetErrorString(fault_),
+  return fmt::format("the GPU failed: {} ({}); no further engine runs in this process", cudaGetErrorString(fault_),
                      cudaGetErrorName(fault_));
 }
 
@@ -106,7 +107,8 @@ CudaExecutable::GraphKey CudaExecutable::key_of(const StepContext& context, int 
           context.adapters,
           context.program,
           context.program && context.several_pages,
-          !context.program && context.whole_tiles};
+          !context.program && context.whole_tiles,
+          context.program && context.drawn};
 }
 
 void CudaExecutable::launch_program(const StepContext& context, size_t end) const noexcept {

@@ -55,6 +55,7 @@ class CudaExecutable final : public Executable, private BuildContext {
     bool program;        // the step's program runs it, however many tiles there are
     bool several_pages;  // its tiles have
     bool whole_tiles;    // attention's kernel takes heads as they are, where there is no program
+    bool drawn;          // tokens are drawn; without a program only their kernels know
     auto operator<=>(const GraphKey&) const = default;
   };
 

@@ -184,6 +184,7 @@ void CudaExecutable::capture_kind(int tokens, int least_tiles, bool whole_tiles,
     StepContext context = context_of(tokens, tokens);
     context.adapters = adapters;
     context.whole_tiles = whole_tiles;
+    context.drawn = true;
     tables_->describe(context, static_cast<int>(tiles));
     captured_[key_of(context, static_cast<int>(tiles), end)] = capture(context, end);
   }
@@ -192,11 +193,14 @@ void CudaExecutable::capture_kind(int tokens, int least_tiles, bool whole_tiles,
 void CudaExecutable::capture_program(int tokens) {
   const auto end = static_cast<size_t>(graph_.value(graph_.outputs()[0]).producer) + 1;
   for (const bool several_pages : {false, true}) {
-    StepContext context = context_of(tokens, tokens);
-    context.program = true;
-    context.several_pages = several_pages;
-    tables_->describe(context, 1);
-    captured_[key_of(context, 0, end)] = capture(context, end);
+    for (const bool drawn : {false, true}) {
+      StepContext context = context_of(tokens, tokens);
+      context.program = true;
+      context.several_pages = several_pages;
+      context.drawn = drawn;
+      tables_->describe(context, 1);
+      captured_[key_of(context, 0, end)] = capture(context, end);
+    }
   }
 }
 

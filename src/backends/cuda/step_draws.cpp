@@ -7,6 +7,7 @@ namespace edgewise::cuda {
 
 void StepTables::fill_draws(const StepInput& input, std::span<int32_t> chosen) noexcept {
   change_count_ = 0;
+  any_drawn_ = false;
   masked_.clear();
   for (size_t row = 0; row < input.logits_rows.size(); ++row) {
     DrawRow& to = host<DrawRow>(draws_)[row];
@@ -30,6 +31,7 @@ void StepTables::fill_draws(const StepInput& input, std::span<int32_t> chosen) n
       masked_.push_back(row);
     }
     if (rule.temperature == 0) continue;
+    any_drawn_ = true;
     to.inverse = rule.inverse();
     to.floor = rule.floor();
     to.most = rule.most(vocabulary_);

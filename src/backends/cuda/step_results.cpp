@@ -38,6 +38,7 @@ void StepResults::launch(const StepContext& context) const noexcept {
   auto* const tokens = tokens_.as<int32_t>();
   best_rows(context.stream, logits, context.rows, columns_, context.draws, context.changes, context.allowed, choices,
             tokens);
+  if (!context.drawn) return;
   draw_rows(context.stream, logits, context.rows, columns_, device_info().multiprocessors, context.draws, choices,
             choices + most_rows_, tokens);
 }

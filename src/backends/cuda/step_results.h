@@ -14,7 +14,7 @@ class StepResults {
   StepResults(const Graph& graph, const LoadOptions& options);
   // Before the step is launched.
   void begin(std::span<const int32_t> best) noexcept;
-  // Chooses a token for each row of logits; behind the graph's last node.
+  // Chooses a token for each row of logits; behind the graph's last node. Where `drawn` is not set, no row draws.
   void launch(const StepContext& context) const noexcept;
   // Waits for the step, and takes what was asked for of it.
   StepOutcome read(const StepContext& context, StepOutputs outputs, std::span<int32_t> chosen) noexcept;

@@ -39,6 +39,8 @@ class StepTables {
   void fetch(cudaStream_t stream) const noexcept;
   // Whether rows have masks, for which their tokens have to wait.
   bool any_masks() const noexcept { return !masked_.empty(); }
+  // Whether rows draw their tokens, rather than take the best.
+  bool any_drawn() const noexcept { return any_drawn_; }
   // Once the masks can be read: those rows, and nothing of others, to the device and into `context`.
   void send_masked(const StepInput& input, StepContext& context) noexcept;
   // Fills in the pointers, and how many tiles there are to launch for.
@@ -93,6 +95,7 @@ class StepTables {
   int bucket_ = 1;
   bool several_pages_ = false;
   bool whole_tiles_ = false;
+  bool any_drawn_ = false;
   size_t change_count_ = 0;
   std::vector<size_t> masked_;  // rows
 };
