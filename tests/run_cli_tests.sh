@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs one Python test of the command line in a virtual environment that is made once.
-# Usage: tests/run_cli_tests.sh build/edgewise cli_test VENV_DIR; "all" runs every one.
+# Usage: tests/run_cli_tests.sh build/edgewise cli_test VENV_DIR; "all" runs every one that wants this program.
 set -euo pipefail
 edgewise=$1 test=$2 venv=$3
 packages="numpy openai jsonschema"

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # What needs a GPU: its tests, every golden through `edgewise verify --backend cuda`, the same text as on the CPU,
 # and with --sanitize the tests under compute-sanitizer.
-#   tools/gpu_check.sh [--sanitize] [FOLDER WITH edgewise AND THE TESTS cuda_*, backends_cuda_*]    default: build, which it makes first
+#   tools/gpu_check.sh [--sanitize] [FOLDER WITH edgewise, frail_edgewise AND THE TESTS cuda_*, backends_cuda_*]    default: build, which it makes first
 set -uo pipefail
 cd "$(dirname "$0")/.."
 sanitize=
 if [ "${1:-}" = --sanitize ]; then sanitize=1; shift; fi
 programs=${1:-}
 if [ -z "$programs" ]; then
-  make deps all && cmake -S . -B build -DEDGEWISE_TESTS=ON >/dev/null && ninja -C build backends_cuda_test cuda_runtime_test cuda_fault_test || exit 2
-  mkdir -p build/gpu && ln -sf ../edgewise ../tests/backends_cuda_test ../tests/cuda_runtime_test ../tests/cuda_fault_test build/gpu/ && programs=build/gpu
+  make deps all && cmake -S . -B build -DEDGEWISE_TESTS=ON >/dev/null && ninja -C build backends_cuda_test cuda_runtime_test cuda_fault_test frail_edgewise || exit 2
+  mkdir -p build/gpu && ln -sf ../edgewise ../tests/{backends_cuda_test,cuda_runtime_test,cuda_fault_test,frail_edgewise} build/gpu/ && programs=build/gpu
 fi
 failed=0
 work=$(mktemp -d)
@@ -22,6 +22,9 @@ for tests in cuda_fault_test cuda_runtime_test backends_cuda_test; do
   grep -E "FAILED|PASSED|Failure|exception|actual|Expected" "$work/log" | head -40
   report $tests $status
 done
+python3 -c "import numpy" 2>/dev/null && fault_test=(python3 tests/serve_fault_test.py "$programs/frail_edgewise") ||
+  fault_test=(tests/run_cli_tests.sh "$programs/frail_edgewise" serve_fault_test build/venv-tests)
+EDGEWISE_FRAIL_DEVICE=frail-cuda "${fault_test[@]}"; report "a server whose GPU fails" $?
 if [ -n "$sanitize" ]; then
   compute-sanitizer --tool memcheck --error-exitcode 1 "$programs/backends_cuda_test" \
     --gtest_filter='*Float:*Trees:*Company*:*TokenScales:StepResults*' >"$work/log" 2>&1; status=$?

@@ -1,6 +1,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/process.h"
 #include "cli/build_flags.h"
 #include "cli/command.h"
 #include "cli/draft_flags.h"
@@ -41,6 +42,22 @@ void load_adapters(Session& session, const ServeFlags& flags) {
   }
 }
 
+// Until it is told to end, or the device fails: then with true where a new engine is worth a try, which only a new
+// program can make on a GPU (docs/cuda.md). An engine that failed before it answered anything would fail again.
+bool serve_until_fault(const ServeFlags& flags, const std::filesystem::path& engine, const SessionOptions& options) {
+  Session session(engine, options);
+  load_adapters(session, flags);
+  ApiServer server(session, flags.options);
+  fmt::print(stderr, "serving {} at http://{}:{}/v1 ({} answers side by side); Ctrl-C or SIGTERM ends it\n",
+             flags.options.model, flags.options.host, server.port(), session.info().max_batch_size);
+  server.run();
+  const std::string fault = session.executable().fault();
+  if (fault.empty()) return false;
+  if (!server.has_answered() || server.told_to_end()) fail(ErrorKind::kIo, "{}", fault);
+  fmt::print(stderr, "error: {}; starting anew\n", fault);
+  return true;
+}
+
 int serve(ServeFlags& flags) {
   ServeOptions& options = flags.options;
   if (options.model.empty()) options.model = last_name(flags.model);
@@ -57,16 +74,10 @@ int serve(ServeFlags& flags) {
   SessionOptions session_options{.threads = flags.threads, .protect_decoding = true};
   session_options.adapters = {std::chrono::seconds(flags.lora_idle_seconds), flags.max_loras};
   flags.draft.apply(engine, session_options);
-  Session session(engine, session_options);
-  load_adapters(session, flags);
-  ApiServer server(session, options);
   if (options.host != "127.0.0.1" && options.host != "localhost" && options.host != "::1" && options.api_key.empty()) {
     fmt::print(stderr, "warning: anyone who reaches {} may use this server; --api_key asks for a key\n", options.host);
   }
-  fmt::print(stderr, "serving {} at http://{}:{}/v1 ({} answers side by side); Ctrl-C or SIGTERM ends it\n",
-             options.model, options.host, server.port(), session.info().max_batch_size);
-  server.run();
-  if (const std::string fault = session.executable().fault(); !fault.empty()) fail(ErrorKind::kIo, "{}", fault);
+  if (serve_until_fault(flags, engine, session_options)) restart_process();
   fmt::print(stderr, "stopped\n");
   return 0;
 }

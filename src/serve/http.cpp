@@ -222,7 +222,11 @@ void HttpServer::tick(int, short, void* context) {
   self.was_drained_ = drained;
 }
 
-void HttpServer::on_signal(int, short, void* context) { static_cast<HttpServer*>(context)->begin_drain(); }
+void HttpServer::on_signal(int, short, void* context) {
+  auto& self = *static_cast<HttpServer*>(context);
+  self.told_to_end_ = true;
+  self.begin_drain();
+}
 
 void HttpServer::begin_drain() {
   if (draining_) return;

@@ -77,6 +77,8 @@ class HttpServer {
   void run(std::chrono::seconds grace);
   void stop();
   bool draining() const { return draining_; }
+  // Whether a signal came.
+  bool told_to_end() const { return told_to_end_; }
 
  private:
   friend class HttpReply;
@@ -102,6 +104,7 @@ class HttpServer {
   int port_ = 0;
   std::map<HttpReply*, std::shared_ptr<HttpReply>> open_;  // replies under way
   bool draining_ = false;
+  bool told_to_end_ = false;
   bool was_drained_ = false;  // at the last tick
   std::chrono::seconds grace_{0};
   std::chrono::steady_clock::time_point drain_deadline_;

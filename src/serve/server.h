@@ -28,6 +28,9 @@ class ApiServer {
   // Until SIGTERM, SIGINT, stop() or a fault of the device, whose error the answers under way end with.
   void run() { http_.run(options_.grace); }
   void stop() { http_.stop(); }
+  bool told_to_end() const { return http_.told_to_end(); }
+  // Whether any answer has come to its end.
+  bool has_answered() const { return service_.stats().stopped > 0; }
 
  private:
   void handle(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply);

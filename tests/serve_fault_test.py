@@ -1,0 +1,126 @@
+"""A server whose device fails: answers end with the error, and the process goes on with a new engine.
+
+Usage: serve_fault_test.py build/tests/frail_edgewise. EDGEWISE_FRAIL_DEVICE=frail-cuda lets a GPU fail. Prints "N passed, N failed".
+"""
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+
+from cli_support import MODEL, SLOWNESS, Checks, run_parts
+
+DEVICE = os.environ.get("EDGEWISE_FRAIL_DEVICE", "frail-cpu")
+ERROR = {"frail-cpu": "the device burnt down", "frail-cuda": "cudaErrorIllegalAddress"}[DEVICE]
+TIMEOUT = 60 * SLOWNESS
+LIVES = 4
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def gpu_megabytes():
+    """What all processes use of the GPU."""
+    if DEVICE != "frail-cuda":
+        return 0
+    return int(subprocess.check_output(["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"], text=True).split()[0])
+
+
+class Server:
+    def __init__(self, program, engine):
+        self.port = free_port()
+        self.process = subprocess.Popen([str(program.path), "serve", str(engine), "--port", str(self.port), "--model_name", "tiny"],
+                                        stderr=subprocess.PIPE, text=True)
+        self.log = []
+        self.starts = 0
+        self.reader = threading.Thread(target=self.read, daemon=True)
+        self.reader.start()
+
+    def read(self):
+        for line in self.process.stderr:
+            self.log.append(line)
+            self.starts += line.startswith("serving ")
+
+    def wait_for_start(self, number):
+        end = time.time() + TIMEOUT
+        while self.starts < number:
+            if self.process.poll() is not None or time.time() > end:
+                raise RuntimeError(f"start {number} of the server: {''.join(self.log)}")
+            time.sleep(0.01)
+
+    def ask(self):
+        """Status and body."""
+        body = json.dumps({"model": "tiny", "prompt": "The sea is", "max_tokens": 20, "temperature": 0}).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/v1/completions", body)
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT) as reply:
+                return reply.status, json.loads(reply.read())
+        except urllib.error.HTTPError as error:
+            return error.code, json.loads(error.read())
+
+    def burn(self):
+        self.process.send_signal(signal.SIGUSR1)
+        time.sleep(0.1)  # until it has come
+
+    def end(self):
+        code = self.process.wait(TIMEOUT)
+        self.reader.join(TIMEOUT)
+        return code
+
+
+class ServeFaultTest:
+    def __init__(self, program, work):
+        self.checks = Checks()
+        self.program = program
+        self.engine = work / "engine"
+        program("export", "--model_dir", MODEL, "--output_dir", work / "onnx")
+        # Not by program(), which leaves too few addresses for a GPU.
+        subprocess.run([program.path, "build", "--onnxDir", work / "onnx", "--engineDir", self.engine, "--device", DEVICE, "--maxInputLen", "100",
+                        "--maxKVCacheCapacity", "256", "--optLevel", "0"], check=True, capture_output=True)
+
+    def close(self):
+        pass
+
+    def parts(self):
+        return [self.goes_on, self.gives_up]
+
+    def goes_on(self):
+        server = Server(self.program, self.engine)
+        server.wait_for_start(1)
+        status, first = server.ask()
+        self.checks.that(status == 200 and len(first["choices"][0]["text"]) > 20, f"the first answer is {first}")
+        memory = gpu_megabytes()
+        for life in range(2, LIVES + 1):
+            server.burn()
+            status, reply = server.ask()
+            self.checks.that(status == 500 and ERROR in reply["error"]["message"], f"the device failed, and the answer is {status} {reply}")
+            server.wait_for_start(life)
+            status, again = server.ask()
+            self.checks.that(status == 200 and again["choices"] == first["choices"], f"life {life} answers {again}, the first one {first}")
+        more = gpu_megabytes() - memory
+        self.checks.that(more < 50, f"{LIVES - 1} engines left {more} MB on the GPU")
+        self.checks.that(server.process.poll() is None, "the process has ended")
+        server.process.terminate()
+        self.checks.that(server.end() == 0, "exit code 0")
+        self.checks.that(sum("starting anew" in line for line in server.log) == LIVES - 1, f"it says so: {server.log}")
+
+    def gives_up(self):
+        server = Server(self.program, self.engine)
+        server.wait_for_start(1)
+        server.burn()
+        status, reply = server.ask()
+        self.checks.that(status == 500 and ERROR in reply["error"]["message"], f"the answer is {status} {reply}")
+        self.checks.that(server.end() == 2, "an engine that never answered is not loaded anew: exit code 2")
+        self.checks.that(server.log[-1].startswith("error: ") and ERROR in server.log[-1], f"the last line is {server.log[-1]}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_parts(ServeFaultTest))
