@@ -12,8 +12,12 @@ namespace {
 
 // States of a tile's query, and warps of a block, at most.
 constexpr int states_of(int blocks) { return page_turns(blocks) * kPageWarps; }
-// As many registers as leave room for three blocks of kPageWarps on a multiprocessor, or for two.
-constexpr int bound_of(int blocks) { return (blocks == 1 ? 3 : 2) * kPageWarps * 32; }
+constexpr int kNarrow = 32 * kPageWarps;  // threads of a block where tiles are many
+constexpr int kWide = 2 * kNarrow;        // where they are few
+// Threads that registers leave room for on a multiprocessor. Small heads want many where tiles are many.
+constexpr int bound_of(int blocks, int threads) {
+  return blocks > 1 ? 2 * kNarrow : (threads == kWide ? 3 : 4) * kNarrow;
+}
 
 // A block's share of the work: neighbouring pieces, which are a key head and a tile each, tiles by turns.
 struct Pieces {
@@ -88,6 +92,7 @@ __device__ inline void make_queries(const KvLayer& layer, const AttendCall& call
   if (threadIdx.x < kTileQueries) views[threadIdx.x] = view_of(rule, tile, static_cast<int>(threadIdx.x));
   stage_queries<Cache<T>::kBF16, 2 * kBlocks>(
       operands[0], operands[1], tile.rows * rule.group, layer.head_dim, call.scale, static_cast<int>(blockDim.x),
+      halves_of(kBlocks, tile.rows * rule.group),
       [&](int query, int column) { return *reinterpret_cast<const float2*>(head_of(query) + column); });
   __syncthreads();
 }
@@ -124,8 +129,8 @@ __device__ inline void finish(const KvLayer& layer, const AttendCall& call, cons
 }
 
 // kBlocks: head_dim in units of 64 columns, rounded up.
-template <typename T, int kBlocks>
-__global__ void __launch_bounds__(bound_of(kBlocks)) attend_mma_kernel(const KvLayer layer, const AttendCall call) {
+template <typename T, int kBlocks, int kBound>
+__global__ void __launch_bounds__(kBound) attend_mma_kernel(const KvLayer layer, const AttendCall call) {
   __shared__ uint4 operands[2][4 * kBlocks][32];
   __shared__ RowView views[kTileQueries];
   __shared__ AttendTile tiles[3];  // the one before, this one, and the next one
@@ -175,31 +180,35 @@ __global__ void __launch_bounds__(bound_of(kBlocks)) attend_mma_kernel(const KvL
   }
 }
 
-// Blocks of so many threads that run on this GPU at once.
-template <typename T, int kBlocks>
-int blocks_here(int threads, size_t shared) {
-  int device = 0, multiprocessors = 0, of_one = 0;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
-  // Where this fails the launch does too, in every step, and the step says so.
-  cudaFuncSetAttribute(attend_mma_kernel<T, kBlocks>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                       static_cast<int>(shared));
-  cudaOccupancyMaxActiveBlocksPerMultiprocessor(&of_one, attend_mma_kernel<T, kBlocks>, threads, shared);
-  return multiprocessors * std::max(of_one, 1);
-}
+// How a kernel is launched with blocks of so many threads.
+struct Launch {
+  void (*kernel)(KvLayer, AttendCall);
+  int threads;
+  int most_blocks;  // that run on this GPU at once
+
+  Launch(void (*of_kernel)(KvLayer, AttendCall), int of_threads, size_t shared)
+      : kernel(of_kernel), threads(of_threads) {
+    int device = 0, multiprocessors = 0, of_one = 0;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+    // Where this fails the launch does too, in every step, and the step says so.
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
+    cudaOccupancyMaxActiveBlocksPerMultiprocessor(&of_one, kernel, threads, shared);
+    most_blocks = multiprocessors * std::max(of_one, 1);
+  }
+};
 
 template <typename T, int kBlocks>
 void attend_dim(cudaStream_t stream, const KvLayer& layer, const AttendCall& call) {
   constexpr size_t kStateBytes = sizeof(float) * states_of(kBlocks) * kTileQueries * state_floats(kBlocks);
   constexpr size_t kShared = std::max(kStateBytes, sizeof(Memory<kBlocks>));
-  constexpr int kWide = 32 * states_of(kBlocks);
-  constexpr int kNarrow = 32 * kPageWarps;
-  static const int most_wide = blocks_here<T, kBlocks>(kWide, kShared);
-  static const int most_narrow = blocks_here<T, kBlocks>(kNarrow, kShared);
+  constexpr int kMostThreads = 32 * states_of(kBlocks);
+  static const Launch wide(attend_mma_kernel<T, kBlocks, bound_of(kBlocks, kMostThreads)>, kMostThreads, kShared);
+  static const Launch narrow(attend_mma_kernel<T, kBlocks, bound_of(kBlocks, kNarrow)>, kNarrow, kShared);
   const int pieces = call.most_tiles * layer.kv_heads;
-  const bool wide = pieces <= most_wide;
-  launch(attend_mma_kernel<T, kBlocks>, dim3(static_cast<unsigned>(std::min(pieces, most_narrow))),
-         wide ? kWide : kNarrow, kShared, stream, layer, call);
+  const Launch& how = pieces <= wide.most_blocks ? wide : narrow;
+  launch(how.kernel, dim3(static_cast<unsigned>(std::min(pieces, how.most_blocks))), how.threads, kShared, stream,
+         layer, call);
 }
 
 template <typename T>

@@ -37,6 +37,15 @@ class PageWalk {
 
   // Leaves the states of turn t as those of warps 4t to 4t + 3 (leave_states()).
   __device__ __forceinline__ void walk(float* states) {
+    if (halves_of(kBlocks, queries()) == 1)
+      walk_halves<1>(states);
+    else
+      walk_halves<2>(states);
+  }
+
+ private:
+  template <int kHalves>
+  __device__ __forceinline__ void walk_halves(float* states) {
     const int end = tile_->page_end;
     const int groups = static_cast<int>(blockDim.x) / (32 * kPageWarps);
     int turn = group();
@@ -59,7 +68,7 @@ class PageWalk {
       const bool more = next < end;
       if constexpr (!kAhead) ask_keys(head);
       float scores[2][4];
-      score(scores);
+      score<kHalves>(scores);
       if constexpr (!kAhead) ask_values(head);
       if (more) {
         head = head_of(next);
@@ -67,10 +76,10 @@ class PageWalk {
       }
       if (!sees_all(rule_, *tile_, p * kPageSlots + token_)) {
         const RowView rows[2] = {rows_[g_], rows_[g_ + 8]};
-        mask_scores(rule_, *tile_, rows, p * kPageSlots + token_ + t_ * 4, scores);
+        mask_scores<kHalves>(rule_, *tile_, rows, p * kPageSlots + token_ + t_ * 4, scores);
       }
       uint32_t high[4], low[4];
-      weigh(scores, high, low);
+      weigh<kHalves>(scores, high, low);
       add_values(high, low);
       if (kAhead && more) ask_values(head);
       p = next;
@@ -83,7 +92,6 @@ class PageWalk {
     for (; turn < kTurns; turn += groups) leave_nothing(states, turn);
   }
 
- private:
   using Word = typename Eight<T>::Word;
   static constexpr bool kBF16 = Cache<T>::kBF16;
   static constexpr bool kScaled = Cache<T>::kScaled;
@@ -176,12 +184,14 @@ class PageWalk {
   }
 
   // Column c of the two tiles of scores is token c / 2 * 4 + c % 2, and that + 2: where the other product wants it.
+  template <int kHalves>
   __device__ __forceinline__ void score(float (&scores)[2][4]) const {
     float low_scores[2][4] = {};
 #pragma unroll
     for (int i = 0; i < 8; ++i) scores[i / 4][i % 4] = 0;
     uint4 next_high = q_high_[0][lane_];
-    uint4 next_low = q_low_[0][lane_];
+    uint4 next_low = {};
+    if (kHalves == 2) next_low = q_low_[0][lane_];
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
       uint32_t key[2][4];
@@ -193,36 +203,42 @@ class PageWalk {
         const uint4 low = next_low;
         const int next = min(step * 2 + half + 1, 2 * kSteps - 1);
         next_high = q_high_[next][lane_];
-        next_low = q_low_[next][lane_];
+        if (kHalves == 2) next_low = q_low_[next][lane_];
         const uint32_t a[4] = {high.x, high.y, high.z, high.w};
         const uint32_t b[4] = {low.x, low.y, low.z, low.w};
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           multiply_tile<kBF16>(scores[i], a, key[i][2 * half], key[i][2 * half + 1]);
-          multiply_tile<kBF16>(low_scores[i], b, key[i][2 * half], key[i][2 * half + 1]);
+          if (kHalves == 2) multiply_tile<kBF16>(low_scores[i], b, key[i][2 * half], key[i][2 * half + 1]);
         }
       }
     }
     const float scale[4] = {key_scales_.x, key_scales_.y, key_scales_.z, key_scales_.w};
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
+      if (i % 4 / 2 >= kHalves) continue;
       float& score = scores[i / 4][i % 4];
-      score += low_scores[i / 4][i % 4] * (1.0f / kLowFactor<kBF16>);
+      score += (kHalves == 2 ? low_scores[i / 4][i % 4] : scores[i / 4][i % 4 + 2]) * (1.0f / kLowFactor<kBF16>);
       if constexpr (kScaled) score *= scale[i / 4 * 2 + i % 2];
     }
   }
 
   // Scores as weights of tokens, operands of 16 bits.
+  template <int kHalves>
   __device__ __forceinline__ void weigh(float (&scores)[2][4], uint32_t (&high)[4], uint32_t (&low)[4]) {
     float now[2] = {largest_[0], largest_[1]};
 #pragma unroll
-    for (int i = 0; i < 8; ++i) now[i % 4 / 2] = fmaxf(now[i % 4 / 2], scores[i / 4][i % 4]);
-    raise_largest(now, largest_, sum_, sums_, [](float x) { return exp_of(x); });
+    for (int i = 0; i < 8; ++i) {
+      if (i % 4 / 2 < kHalves) now[i % 4 / 2] = fmaxf(now[i % 4 / 2], scores[i / 4][i % 4]);
+    }
+    raise_largest<kHalves>(now, largest_, sum_, sums_, [](float x) { return exp_of(x); });
     // Where a row has seen nothing yet: exp(-inf) is zero, and that of -inf less -inf is no number.
     const float base[2] = {fmaxf(largest_[0], -1e30f), fmaxf(largest_[1], -1e30f)};
     const float scale[4] = {value_scales_.x, value_scales_.y, value_scales_.z, value_scales_.w};
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
+      high[r] = low[r] = 0;
+      if (r % 2 >= kHalves) continue;
       float pair[2];
 #pragma unroll
       for (int j = 0; j < 2; ++j) {

@@ -109,7 +109,7 @@ struct Rows {
     float now[2] = {largest[m][0], largest[m][1]};
 #pragma unroll
     for (int i = 0; i < S::kTokens / 2; ++i) now[i % 4 / 2] = fmaxf(now[i % 4 / 2], scores[i / 4][i % 4]);
-    raise_largest(now, largest[m], sum[m], values[m], exp2_of);
+    raise_largest<2>(now, largest[m], sum[m], values[m], exp2_of);
     // A row that has seen nothing yet has nothing to subtract.
     const float base[2] = {now[0] == -INFINITY ? 0.0f : now[0], now[1] == -INFINITY ? 0.0f : now[1]};
 #pragma unroll

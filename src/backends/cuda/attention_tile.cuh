@@ -16,6 +16,9 @@
 namespace edgewise::cuda {
 
 inline constexpr int kTileQueries = 16;
+// Lanes have scores and values of two queries, g and g + 8. Where a tile has no more than 8, the second may be left
+// out, with the same bits. `blocks`: head_dim in units of 64 columns, rounded up; larger heads want the registers.
+constexpr int halves_of(int blocks, int queries) { return blocks <= 2 && queries <= kTileQueries / 2 ? 1 : 2; }
 
 // `tile` in shared memory: registers have no order.
 __device__ inline int page_of(const AttendTile& tile, const int32_t* pages, int number) {
@@ -81,11 +84,12 @@ __device__ inline bool sees(const RowView& row, int tree_begin, int slot) {
   return position <= row.position && position >= row.oldest;
 }
 
-// The operands of a tile's queries, by step of 32 columns and its halves; first what is high, then what is low. By so
-// many threads; `at(query, column)` gives two neighbours.
+// The operands of a tile's queries, by step of 32 columns and its halves; first what is high, then what is low. Where
+// lanes have one query each (halves_of()), its low part takes the other one's place, and there is no second operand. By
+// so many threads; `at(query, column)` gives two neighbours.
 template <bool kBF16, int kSteps, typename At>
 __device__ inline void stage_queries(uint4 (*q_high)[32], uint4 (*q_low)[32], int queries, int dim, float scale,
-                                     int threads, At at) {
+                                     int threads, int halves, At at) {
   for (int i = threadIdx.x; i < kSteps * 2 * 32; i += threads) {
     const int step = i / 64;
     const int half = i / 32 % 2;
@@ -99,8 +103,9 @@ __device__ inline void stage_queries(uint4 (*q_high)[32], uint4 (*q_low)[32], in
       if (query < queries && column < dim) value = at(query, column);
       split_pair<kBF16>(value.x * scale, value.y * scale, high[r], low[r]);
     }
-    q_high[step * 2 + half][of_lane] = make_uint4(high[0], high[1], high[2], high[3]);
-    q_low[step * 2 + half][of_lane] = make_uint4(low[0], low[1], low[2], low[3]);
+    const bool both = halves == 2;
+    q_high[step * 2 + half][of_lane] = make_uint4(high[0], both ? high[1] : low[0], high[2], both ? high[3] : low[2]);
+    if (both) q_low[step * 2 + half][of_lane] = make_uint4(low[0], low[1], low[2], low[3]);
   }
 }
 
@@ -145,22 +150,27 @@ __device__ inline bool sees_all(const AttendRule& rule, const AttendTile& tile, 
 }
 
 // The soft cap, and what rows do not see. `first_slot`: of the lane's four.
+template <int kHalves>
 __device__ inline void mask_scores(const AttendRule& rule, const AttendTile& tile, const RowView (&rows)[2],
                                    int first_slot, float (&scores)[2][4]) {
   if (rule.softcap > 0) {
     const float inverse = __fdividef(1.0f, rule.softcap);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) scores[i / 4][i % 4] = rule.softcap * soft_tanh(scores[i / 4][i % 4] * inverse);
+    for (int i = 0; i < 8; ++i) {
+      if (i % 4 / 2 < kHalves) scores[i / 4][i % 4] = rule.softcap * soft_tanh(scores[i / 4][i % 4] * inverse);
+    }
   }
   if (tile.tree_begin != INT_MAX) {
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
+      if (i % 4 / 2 >= kHalves) continue;
       if (!sees(rows[i % 4 / 2], tile.tree_begin, first_slot + i / 4 * 2 + i % 2)) scores[i / 4][i % 4] = -INFINITY;
     }
   } else {
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       const int slot = first_slot + i / 4 * 2 + i % 2;
+      if (i % 4 / 2 >= kHalves) continue;
       if (slot > rows[i % 4 / 2].position || slot < rows[i % 4 / 2].oldest) scores[i / 4][i % 4] = -INFINITY;
     }
   }
@@ -182,17 +192,17 @@ __device__ inline void split_weights(const float (&pair)[2], uint32_t& high, uin
 
 // A larger score than before makes what was added up so far count for less. `now` is the largest of a lane's scores of
 // either row, and of those before.
-template <int kTiles, typename Exp>
+template <int kHalves, int kTiles, typename Exp>
 __device__ inline void raise_largest(float (&now)[2], float (&largest)[2], float (&sum)[2], float (&values)[kTiles][4],
                                      Exp exp) {
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
+  for (int r = 0; r < kHalves; ++r) {
     now[r] = fmaxf(now[r], __shfl_xor_sync(~0u, now[r], 1));
     now[r] = fmaxf(now[r], __shfl_xor_sync(~0u, now[r], 2));
   }
-  if (__all_sync(~0u, now[0] <= largest[0] && now[1] <= largest[1])) return;
+  if (__all_sync(~0u, now[0] <= largest[0] && (kHalves == 1 || now[1] <= largest[1]))) return;
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
+  for (int r = 0; r < kHalves; ++r) {
     const float shrink = now[r] == -INFINITY ? 1.0f : exp(largest[r] - now[r]);
     largest[r] = now[r];
     sum[r] *= shrink;

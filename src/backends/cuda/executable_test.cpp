@@ -339,6 +339,29 @@ TEST_F(CudaExecutableTest, ManyTilesChangeNoBit) {
   }
 }
 
+// Nor on how many queries share a tile: one row's are 7 here, two rows' 14.
+TEST_F(CudaExecutableTest, RowsOfATileChangeNoBit) {
+  for (const int64_t head_dim : {64, 128}) {
+    for (const DType kv : {DType::kBF16, DType::kI8}) {
+      TestModel model;
+      model.weight = DType::kBF16;
+      model.heads = 14;
+      model.head_dim = head_dim;
+      const Graph graph = packed(model.build(), CudaBackend());
+      const auto feed = [&](const std::vector<std::vector<Feed>>& last) {
+        StepMaker steps(3, 1500, model.vocabulary, 5);
+        CudaExecutable executable(graph, options_for(steps, kv));
+        std::vector<std::vector<Feed>> script(4, {{0, 310}});
+        script.insert(script.end(), last.begin(), last.end());
+        return logits_of_first(executable, steps, script, model.vocabulary);
+      };
+      EXPECT_EQ(feed({{{0, 1}, {1, 5}}, {{0, 1}, {2, 5}}, {{0, 1}, {2, 5}}}),
+                feed({{{0, 2}, {1, 5}}, {{0, 1}, {2, 5}}}))
+          << head_dim << " " << dtype_name(kv);
+    }
+  }
+}
+
 TEST_F(CudaExecutableTest, ManySequencesChangeNoBit) {
   TestModel model;
   model.heads = 16;

@@ -190,7 +190,7 @@ __device__ inline void attend_tile(const TileWork& work) {
   walk_heads<T>(work);
   sync_block();
   stage_queries<Cache<T>::kBF16, AttendMemory::kSteps>(
-      work.memory.q[0], work.memory.q[1], work.queries(), work.dim(), work.op.scale, kStepThreads,
+      work.memory.q[0], work.memory.q[1], work.queries(), work.dim(), work.op.scale, kStepThreads, 2,
       [&](int query, int column) { return *reinterpret_cast<const float2*>(&work.memory.queries[query][column]); });
   sync_block();
 #pragma unroll 1

@@ -121,11 +121,11 @@ struct WarpSoftmax {
       scores[of_two][i % 4] = score;
     }
     if (!sees_all(rule, work.tile(), page * kPageSlots + at.token()))
-      mask_scores(rule, work.tile(), rows, page * kPageSlots + at.token() + t * 4, scores);
+      mask_scores<2>(rule, work.tile(), rows, page * kPageSlots + at.token() + t * 4, scores);
     float now[2] = {largest[0], largest[1]};
 #pragma unroll
     for (int i = 0; i < 8; ++i) now[i % 4 / 2] = fmaxf(now[i % 4 / 2], scores[i / 4][i % 4]);
-    raise_largest(now, largest, sum, values, [](float x) { return exp_of(x); });
+    raise_largest<2>(now, largest, sum, values, [](float x) { return exp_of(x); });
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
       float pair[2];
