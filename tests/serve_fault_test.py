@@ -2,6 +2,7 @@
 
 Usage: serve_fault_test.py build/tests/frail_edgewise. EDGEWISE_FRAIL_DEVICE=frail-cuda lets a GPU fail. Prints "N passed, N failed".
 """
+import concurrent.futures
 import json
 import os
 import signal
@@ -44,6 +45,13 @@ class Server:
         self.reader = threading.Thread(target=self.read, daemon=True)
         self.reader.start()
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+
     def read(self):
         for line in self.process.stderr:
             self.log.append(line)
@@ -56,9 +64,9 @@ class Server:
                 raise RuntimeError(f"start {number} of the server: {''.join(self.log)}")
             time.sleep(0.01)
 
-    def ask(self):
+    def ask(self, tokens=20):
         """Status and body."""
-        body = json.dumps({"model": "tiny", "prompt": "The sea is", "max_tokens": 20, "temperature": 0}).encode()
+        body = json.dumps({"model": "tiny", "prompt": "The sea is", "max_tokens": tokens, "temperature": 0}).encode()
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}/v1/completions", body)
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT) as reply:
@@ -90,36 +98,49 @@ class ServeFaultTest:
         pass
 
     def parts(self):
-        return [self.goes_on, self.gives_up]
+        return [self.goes_on, self.gives_up, self.ends_when_told]
 
     def goes_on(self):
-        server = Server(self.program, self.engine)
-        server.wait_for_start(1)
-        status, first = server.ask()
-        self.checks.that(status == 200 and len(first["choices"][0]["text"]) > 20, f"the first answer is {first}")
-        memory = gpu_megabytes()
-        for life in range(2, LIVES + 1):
-            server.burn()
-            status, reply = server.ask()
-            self.checks.that(status == 500 and ERROR in reply["error"]["message"], f"the device failed, and the answer is {status} {reply}")
-            server.wait_for_start(life)
-            status, again = server.ask()
-            self.checks.that(status == 200 and again["choices"] == first["choices"], f"life {life} answers {again}, the first one {first}")
-        more = gpu_megabytes() - memory
-        self.checks.that(more < 50, f"{LIVES - 1} engines left {more} MB on the GPU")
-        self.checks.that(server.process.poll() is None, "the process has ended")
-        server.process.terminate()
-        self.checks.that(server.end() == 0, "exit code 0")
-        self.checks.that(sum("starting anew" in line for line in server.log) == LIVES - 1, f"it says so: {server.log}")
+        with Server(self.program, self.engine) as server:
+            server.wait_for_start(1)
+            status, first = server.ask()
+            self.checks.that(status == 200 and len(first["choices"][0]["text"]) > 20, f"the first answer is {first}")
+            memory = gpu_megabytes()
+            for life in range(2, LIVES + 1):
+                server.burn()
+                status, reply = server.ask()
+                self.checks.that(status == 500 and ERROR in reply["error"]["message"], f"the device failed, and the answer is {status} {reply}")
+                server.wait_for_start(life)
+                status, again = server.ask()
+                self.checks.that(status == 200 and again["choices"] == first["choices"], f"life {life} answers {again}, the first one {first}")
+            more = gpu_megabytes() - memory
+            self.checks.that(more < 50, f"{LIVES - 1} engines left {more} MB on the GPU")
+            self.checks.that(server.process.poll() is None, "the process has ended")
+            server.process.terminate()
+            self.checks.that(server.end() == 0, "exit code 0")
+            self.checks.that(sum("starting anew" in line for line in server.log) == LIVES - 1, f"it says so: {server.log}")
 
     def gives_up(self):
-        server = Server(self.program, self.engine)
-        server.wait_for_start(1)
-        server.burn()
-        status, reply = server.ask()
-        self.checks.that(status == 500 and ERROR in reply["error"]["message"], f"the answer is {status} {reply}")
-        self.checks.that(server.end() == 2, "an engine that never answered is not loaded anew: exit code 2")
-        self.checks.that(server.log[-1].startswith("error: ") and ERROR in server.log[-1], f"the last line is {server.log[-1]}")
+        with Server(self.program, self.engine) as server:
+            server.wait_for_start(1)
+            server.burn()
+            status, reply = server.ask()
+            self.checks.that(status == 500 and ERROR in reply["error"]["message"], f"the answer is {status} {reply}")
+            self.checks.that(server.end() == 2, "an engine that never answered is not loaded anew: exit code 2")
+            self.checks.that(server.log[-1].startswith("error: ") and ERROR in server.log[-1], f"the last line is {server.log[-1]}")
+
+    def ends_when_told(self):
+        with Server(self.program, self.engine) as server:
+            server.wait_for_start(1)
+            server.ask()
+            with concurrent.futures.ThreadPoolExecutor(40) as clients:
+                asked = [clients.submit(server.ask, 150) for _ in range(40)]
+                concurrent.futures.wait(asked, return_when=concurrent.futures.FIRST_COMPLETED)
+                server.process.terminate()
+                server.burn()
+                failed = sum(each.result()[0] == 500 for each in asked)
+            self.checks.that(failed > 0, f"the device failed under {failed} of 40 answers")
+            self.checks.that(server.end() == 2 and server.starts == 1, f"a server that was told to end ends: {server.log}")
 
 
 if __name__ == "__main__":
