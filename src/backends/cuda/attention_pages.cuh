@@ -218,6 +218,7 @@ class PageWalk {
     for (int i = 0; i < 8; ++i) {
       if (i % 4 / 2 >= kHalves) continue;
       float& score = scores[i / 4][i % 4];
+      // Where there is one half, the other one's scores are what is low.
       score += (kHalves == 2 ? low_scores[i / 4][i % 4] : scores[i / 4][i % 4 + 2]) * (1.0f / kLowFactor<kBF16>);
       if constexpr (kScaled) score *= scale[i / 4 * 2 + i % 2];
     }

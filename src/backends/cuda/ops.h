@@ -45,7 +45,7 @@ struct StepContext {
   bool several_pages = false;        // whether a tile of the step has several
   bool program = false;              // whether the step's program runs it
   bool whole_tiles = false;          // whether each sequence's rows are one tile, of every shape
-  bool drawn = false;                // whether a row's token is one of several; they then take further kernels
+  bool drawn = false;                // whether some row draws its token, which takes further kernels
 
   int count(bool of_rows) const { return of_rows ? rows : tokens; }
 };
