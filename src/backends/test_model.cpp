@@ -265,6 +265,17 @@ const StepInput& StepMaker::next(const std::vector<Feed>& feeds) {
   return input_;
 }
 
+LoadOptions options_for(const StepMaker& steps, DType kv, int threads) {
+  LoadOptions options;
+  options.max_tokens = 300;
+  options.max_sequences = 4;
+  options.max_rows = 300;
+  options.kv_pages = steps.pages();
+  options.kv_dtype = kv;
+  options.threads = threads;
+  return options;
+}
+
 std::vector<float> logits_of_first(Executable& executable, StepMaker& steps,
                                    const std::vector<std::vector<Feed>>& script, int64_t vocabulary) {
   std::vector<float> result;

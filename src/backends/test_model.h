@@ -68,6 +68,9 @@ class StepMaker {
   StepInput input_;
 };
 
+// For steps of up to 300 tokens of four sequences, with logits of all.
+LoadOptions options_for(const StepMaker& steps, DType kv, int threads = 2);
+
 // Logits of sequence 0's tokens, however it is fed.
 std::vector<float> logits_of_first(Executable& executable, StepMaker& steps,
                                    const std::vector<std::vector<Feed>>& script, int64_t vocabulary);

@@ -20,17 +20,6 @@
 namespace edgewise::cpu {
 namespace {
 
-LoadOptions options_for(const StepMaker& steps, DType kv, int threads) {
-  LoadOptions options;
-  options.max_tokens = 300;
-  options.max_sequences = 4;
-  options.max_rows = 300;
-  options.kv_pages = steps.pages();
-  options.kv_dtype = kv;
-  options.threads = threads;
-  return options;
-}
-
 void compare_with_reference(const TestModel& model, DType kv, double tolerance) {
   SCOPED_TRACE(dtype_name(model.weight));
   const Graph graph = model.build();

@@ -17,15 +17,4 @@ class CudaExecutableTest : public testing::Test {
   }
 };
 
-inline LoadOptions options_for(const StepMaker& steps, DType kv) {
-  LoadOptions options;
-  options.max_tokens = 300;
-  options.max_sequences = 4;
-  options.max_rows = 300;
-  options.kv_pages = steps.pages();
-  options.kv_dtype = kv;
-  options.threads = 2;
-  return options;
-}
-
 }  // namespace edgewise::cuda
