@@ -3,22 +3,18 @@
 Usage: serve_fault_test.py build/tests/frail_edgewise. EDGEWISE_FRAIL_DEVICE=frail-cuda lets a GPU fail. Prints "N passed, N failed".
 """
 import concurrent.futures
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-import urllib.error
-import urllib.request
 
-from cli_support import MODEL, SLOWNESS, Checks, run_parts
+from cli_support import MODEL, Checks, run_parts
+from server_support import TIMEOUT, Server
 
 DEVICE = os.environ.get("EDGEWISE_FRAIL_DEVICE", "frail-cpu")
 ERROR = {"frail-cpu": "the device burnt down", "frail-cuda": "cudaErrorIllegalAddress"}[DEVICE]
-TIMEOUT = 60 * SLOWNESS
 LIVES = 4
 
 
@@ -35,53 +31,33 @@ def gpu_megabytes():
     return int(subprocess.check_output(["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"], text=True).split()[0])
 
 
-class Server:
+class FrailServer(Server):
     def __init__(self, program, engine):
-        self.port = free_port()
-        self.process = subprocess.Popen([str(program.path), "serve", str(engine), "--port", str(self.port), "--model_name", "tiny"],
-                                        stderr=subprocess.PIPE, text=True)
-        self.log = []
-        self.starts = 0
-        self.reader = threading.Thread(target=self.read, daemon=True)
-        self.reader.start()
+        super().__init__(program, engine, port=free_port())  # which a new start keeps
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self.process.kill()
-        self.process.wait()
+        self.close()
 
-    def read(self):
-        for line in self.process.stderr:
-            self.log.append(line)
-            self.starts += line.startswith("serving ")
+    def starts(self):
+        return 1 + sum(line.startswith("serving ") for line in self.log)
 
     def wait_for_start(self, number):
         end = time.time() + TIMEOUT
-        while self.starts < number:
+        while self.starts() < number:
             if self.process.poll() is not None or time.time() > end:
                 raise RuntimeError(f"start {number} of the server: {''.join(self.log)}")
             time.sleep(0.01)
 
     def ask(self, tokens=20):
         """Status and body."""
-        body = json.dumps({"model": "tiny", "prompt": "The sea is", "max_tokens": tokens, "temperature": 0}).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/v1/completions", body)
-        try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT) as reply:
-                return reply.status, json.loads(reply.read())
-        except urllib.error.HTTPError as error:
-            return error.code, json.loads(error.read())
+        return self.post("/v1/completions", {"model": "tiny", "prompt": "The sea is", "max_tokens": tokens, "temperature": 0})
 
     def burn(self):
         self.process.send_signal(signal.SIGUSR1)
         time.sleep(0.1)  # until it has come
-
-    def end(self):
-        code = self.process.wait(TIMEOUT)
-        self.reader.join(TIMEOUT)
-        return code
 
 
 class ServeFaultTest:
@@ -101,8 +77,7 @@ class ServeFaultTest:
         return [self.goes_on, self.gives_up, self.ends_when_told]
 
     def goes_on(self):
-        with Server(self.program, self.engine) as server:
-            server.wait_for_start(1)
+        with FrailServer(self.program, self.engine) as server:
             status, first = server.ask()
             self.checks.that(status == 200 and len(first["choices"][0]["text"]) > 20, f"the first answer is {first}")
             memory = gpu_megabytes()
@@ -116,13 +91,11 @@ class ServeFaultTest:
             more = gpu_megabytes() - memory
             self.checks.that(more < 50, f"{LIVES - 1} engines left {more} MB on the GPU")
             self.checks.that(server.process.poll() is None, "the process has ended")
-            server.process.terminate()
-            self.checks.that(server.end() == 0, "exit code 0")
+            self.checks.that(server.stop() == 0, "exit code 0")
             self.checks.that(sum("starting anew" in line for line in server.log) == LIVES - 1, f"it says so: {server.log}")
 
     def gives_up(self):
-        with Server(self.program, self.engine) as server:
-            server.wait_for_start(1)
+        with FrailServer(self.program, self.engine) as server:
             server.burn()
             status, reply = server.ask()
             self.checks.that(status == 500 and ERROR in reply["error"]["message"], f"the answer is {status} {reply}")
@@ -130,8 +103,7 @@ class ServeFaultTest:
             self.checks.that(server.log[-1].startswith("error: ") and ERROR in server.log[-1], f"the last line is {server.log[-1]}")
 
     def ends_when_told(self):
-        with Server(self.program, self.engine) as server:
-            server.wait_for_start(1)
+        with FrailServer(self.program, self.engine) as server:
             server.ask()
             with concurrent.futures.ThreadPoolExecutor(40) as clients:
                 asked = [clients.submit(server.ask, 150) for _ in range(40)]
@@ -140,7 +112,7 @@ class ServeFaultTest:
                 server.burn()
                 failed = sum(each.result()[0] == 500 for each in asked)
             self.checks.that(failed > 0, f"the device failed under {failed} of 40 answers")
-            self.checks.that(server.end() == 2 and server.starts == 1, f"a server that was told to end ends: {server.log}")
+            self.checks.that(server.end() == 2 and server.starts() == 1, f"a server that was told to end ends: {server.log}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """`edgewise serve` as a child process, for the tests of the API."""
+import functools
 import json
 import re
 import signal
@@ -8,8 +9,6 @@ import time
 import urllib.error
 import urllib.request
 
-import openai
-
 from cli_support import SLOWNESS
 
 KEY = "a-key-for-tests"
@@ -17,10 +16,11 @@ TIMEOUT = 60 * SLOWNESS
 
 
 class Server:
-    """`edgewise serve` on a free port."""
+    """`edgewise serve`, on a free port unless told."""
 
-    def __init__(self, program, engine, *flags, key=KEY):
-        self.process = subprocess.Popen([str(program.path), "serve", str(engine), "--port", "0", "--model_name", "tiny", "--api_key", key,
+    def __init__(self, program, engine, *flags, key=KEY, port=0):
+        self.key = key
+        self.process = subprocess.Popen([str(program.path), "serve", str(engine), "--port", str(port), "--model_name", "tiny", "--api_key", key,
                                          "--grace", str(30 * SLOWNESS),
                                          *map(str, flags)], stderr=subprocess.PIPE, text=True)
         for line in self.process.stderr:
@@ -30,10 +30,18 @@ class Server:
         else:
             raise RuntimeError("the server did not start")
         self.log = []
-        self.reader = threading.Thread(target=lambda: self.log.extend(self.process.stderr), daemon=True)
+        self.reader = threading.Thread(target=self.read, daemon=True)
         self.reader.start()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.client = openai.OpenAI(base_url=self.url + "/v1", api_key=key, max_retries=0, timeout=TIMEOUT)
+
+    def read(self):
+        for line in self.process.stderr:
+            self.log.append(line)
+
+    @functools.cached_property
+    def client(self):
+        import openai  # which a GPU machine need not have
+        return openai.OpenAI(base_url=self.url + "/v1", api_key=self.key, max_retries=0, timeout=TIMEOUT)
 
     def post(self, path, body, key=KEY, method="POST"):
         """Status and parsed body of a plain request; `body` is JSON or bytes."""
@@ -66,6 +74,10 @@ class Server:
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
+        return self.end()
+
+    def end(self):
+        """The exit code, once all it said is in the log."""
         code = self.process.wait(TIMEOUT)
-        self.reader.join(TIMEOUT)  # what it said last is in the log
+        self.reader.join(TIMEOUT)
         return code

@@ -4,6 +4,13 @@
 namespace edgewise::cuda {
 namespace {
 
+// Of sequence 0, in an executable of its own.
+std::vector<float> logits_of(const TestModel& model, const Graph& graph, DType kv, int length, const Script& script) {
+  StepMaker steps(3, length, model.vocabulary, 5);
+  CudaExecutable executable(graph, options_for(steps, kv));
+  return logits_of_first(executable, steps, script, model.vocabulary);
+}
+
 // They do not depend on what else is in the step.
 TEST_F(CudaExecutableTest, CompanyChangesNoBit) {
   for (const DType weight : {DType::kF32, DType::kBF16, DType::kI4}) {
@@ -11,11 +18,7 @@ TEST_F(CudaExecutableTest, CompanyChangesNoBit) {
     model.weight = weight;
     model.block = 64;
     const Graph graph = packed(model.build(), CudaBackend());
-    const auto feed = [&](const std::vector<std::vector<Feed>>& script) {
-      StepMaker steps(3, 700, model.vocabulary, 5);
-      CudaExecutable executable(graph, options_for(steps, DType::kBF16));
-      return logits_of_first(executable, steps, script, model.vocabulary);
-    };
+    const auto feed = [&](const Script& script) { return logits_of(model, graph, DType::kBF16, 700, script); };
     // The kernels for up to four tokens, then those for up to 64: within each, company changes nothing.
     const auto few = feed({{{0, 4}}, {{0, 1}}, {{0, 1}}, {{0, 2}}});
     EXPECT_EQ(feed({{{0, 4}}, {{0, 1}, {1, 2}}, {{2, 3}, {0, 1}}, {{2, 1}, {0, 2}, {1, 1}}}), few);
@@ -35,11 +38,7 @@ TEST_F(CudaExecutableTest, HeadsPreparedApartChangeNoBit) {
       model.heads = 14;
       model.head_dim = head_dim;
       const Graph graph = packed(model.build(), CudaBackend());
-      const auto feed = [&](const std::vector<std::vector<Feed>>& script) {
-        StepMaker steps(3, 700, model.vocabulary, 5);
-        CudaExecutable executable(graph, options_for(steps, kv));
-        return logits_of_first(executable, steps, script, model.vocabulary);
-      };
+      const auto feed = [&](const Script& script) { return logits_of(model, graph, kv, 700, script); };
       const auto together = feed({{{0, 127}},
                                   {{0, 2}, {1, 2}, {2, 1}},
                                   {{0, 254}},
@@ -67,15 +66,13 @@ TEST_F(CudaExecutableTest, ManyTilesChangeNoBit) {
     model.heads = 14;
     model.head_dim = head_dim;
     const Graph graph = packed(model.build(), CudaBackend());
-    const auto feed = [&](const std::vector<std::vector<Feed>>& last) {
-      StepMaker steps(3, 800, model.vocabulary, 5);
-      CudaExecutable executable(graph, options_for(steps, DType::kBF16));
-      std::vector<std::vector<Feed>> script;
+    const auto feed = [&](const Script& last) {
+      Script script;
       for (const int sequence : {1, 2, 0}) {
         for (const int tokens : {300, 300, 70}) script.push_back({{sequence, tokens}});
       }
       script.insert(script.end(), last.begin(), last.end());
-      return logits_of_first(executable, steps, script, model.vocabulary);
+      return logits_of(model, graph, DType::kBF16, 800, script);
     };
     EXPECT_EQ(feed({{{1, 28}, {0, 9}, {2, 27}}, {{0, 6}}}), feed({{{0, 9}}, {{2, 29}, {0, 6}, {1, 29}}}));
   }
@@ -90,12 +87,10 @@ TEST_F(CudaExecutableTest, RowsOfATileChangeNoBit) {
       model.heads = 14;
       model.head_dim = head_dim;
       const Graph graph = packed(model.build(), CudaBackend());
-      const auto feed = [&](const std::vector<std::vector<Feed>>& last) {
-        StepMaker steps(3, 1500, model.vocabulary, 5);
-        CudaExecutable executable(graph, options_for(steps, kv));
-        std::vector<std::vector<Feed>> script(4, {{0, 300}});
+      const auto feed = [&](const Script& last) {
+        Script script(4, {{0, 300}});
         script.insert(script.end(), last.begin(), last.end());
-        return logits_of_first(executable, steps, script, model.vocabulary);
+        return logits_of(model, graph, kv, 1500, script);
       };
       EXPECT_EQ(feed({{{0, 1}, {1, 5}}, {{0, 1}, {2, 5}}, {{0, 1}, {2, 5}}}),
                 feed({{{0, 2}, {1, 5}}, {{0, 1}, {2, 5}}}))
@@ -116,7 +111,7 @@ TEST_F(CudaExecutableTest, ManySequencesChangeNoBit) {
     LoadOptions options = options_for(steps, DType::kBF16);
     options.max_sequences = kMost;
     CudaExecutable executable(graph, options);
-    std::vector<std::vector<Feed>> script;
+    Script script;
     for (int i = 0; i < sequences; ++i) {
       for (const int tokens : {300, 300, 45}) script.push_back({{i, tokens}});
     }
@@ -135,11 +130,7 @@ TEST_F(CudaExecutableTest, CompanyChangesNoBitOfProgram) {
     model.head_dim = 64;
     model.block = 64;
     const Graph graph = packed(model.build_decoder(2), CudaBackend());
-    const auto feed = [&](const std::vector<std::vector<Feed>>& script) {
-      StepMaker steps(3, 700, model.vocabulary, 5);
-      CudaExecutable executable(graph, options_for(steps, DType::kBF16));
-      return logits_of_first(executable, steps, script, model.vocabulary);
-    };
+    const auto feed = [&](const Script& script) { return logits_of(model, graph, DType::kBF16, 700, script); };
     const auto alone = feed({{{0, 300}}, {{0, 150}}, {{0, 4}}, {{0, 1}}, {{0, 1}}, {{0, 2}}});
     EXPECT_EQ(feed({{{0, 300}}, {{0, 150}}, {{0, 4}}, {{0, 1}, {1, 2}}, {{2, 3}, {0, 1}}, {{2, 1}, {0, 2}, {1, 1}}}),
               alone);

@@ -11,8 +11,6 @@
 namespace edgewise::cuda {
 namespace {
 
-using Script = std::vector<std::vector<Feed>>;
-
 // Plain decoders, in steps that mix one to four tokens with longer ones; the program runs the former.
 void compare_decoder(TestModel model, DType kv, double tolerance, const Script& script) {
   SCOPED_TRACE(std::string(dtype_name(model.weight)) + " " + std::string(dtype_name(kv)));

@@ -9,6 +9,8 @@
 
 namespace edgewise::cuda {
 
+using Script = std::vector<std::vector<Feed>>;  // what each step is fed
+
 // Skipped, and says so, where there is no GPU.
 class CudaExecutableTest : public testing::Test {
  protected:
